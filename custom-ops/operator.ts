@@ -1,0 +1,67 @@
+import type { FunctionSpec } from '../rewriter/onnx/spec.js';
+import type { AttentionSite } from '../rewriter/site.js';
+
+/** Operator domain of every custom operator. */
+export const DOMAIN = 'ai.onnxrewrite';
+/** Version of that domain. */
+export const DOMAIN_VERSION = 1;
+
+/**
+ * What a replacement preserves (operator specification, section 5): `exact` equals the original up to
+ * rounding; `approximates-softmax` approximates pretrained softmax attention; `needs-trained-weights` is only
+ * right in a model trained with it.
+ */
+export type Fidelity = 'exact' | 'approximates-softmax' | 'needs-trained-weights';
+
+export type AttributeValue = number | string | readonly number[];
+
+/** One attribute of an operator: its name on the node, its ONNX type, and what the user may set. */
+export interface AttributeDefinition {
+  readonly name: string;
+  readonly type: 'int' | 'float' | 'string' | 'ints';
+  /** One sentence for `--help` and the report. */
+  readonly description: string;
+  /** Allowed strings, or the inclusive lower bound of a number. */
+  readonly oneOf?: readonly string[];
+  readonly least?: number;
+}
+
+/** Complete attributes of one node, every name of the definition present. */
+export type Attributes = Readonly<Record<string, AttributeValue>>;
+
+/** Dense float32 tensor of the references, row-major. */
+export interface Tensor {
+  readonly dims: readonly number[];
+  readonly data: Float32Array;
+}
+
+export type Acceptance = { readonly ok: true } | { readonly ok: false; readonly reason: string };
+
+/**
+ * A custom operator, independent of where attention was found. The function body is the operator's portable
+ * form: standard ONNX nodes that compute what `reference.ts` computes.
+ */
+export interface OperatorDefinition {
+  /** Name on the command line: `multipole-attention`. */
+  readonly id: string;
+  /** Operator type in the graph: `MultipoleAttention`. */
+  readonly opType: string;
+  readonly summary: string;
+  readonly fidelity: Fidelity;
+  readonly inputs: readonly { readonly name: string; readonly optional: boolean }[];
+  readonly outputs: readonly { readonly name: string; readonly optional: boolean }[];
+  readonly attributes: readonly AttributeDefinition[];
+  /** Named sets of attribute overrides; `default` is present. */
+  readonly presets: Readonly<Record<string, Attributes>>;
+  /** Shortest key length at which the operator pays (measured); shorter sequences stay exact at run time. */
+  readonly defaultMinLength: number;
+  /** Whether the operator can stand in for this site; a refusal gives the reason. */
+  accepts(site: AttentionSite): Acceptance;
+  /**
+   * All attributes of the node that replaces `site`.
+   * @throws InputError for an unknown name, a wrong type or a value out of range.
+   */
+  resolve(site: AttentionSite, settings: Readonly<Record<string, AttributeValue>>): Attributes;
+  /** The body for one attribute set, with the inputs that the node connects (optional ones by flag). */
+  functionBody(attributes: Attributes, connected: readonly string[]): FunctionSpec;
+}

@@ -1,0 +1,83 @@
+import type { Node } from './graph/node.js';
+
+/** What the mask of a site hides, strongest description first (see `masks/`). */
+export type MaskKind =
+  | 'none'
+  | 'all-true'
+  | 'key-padding'
+  | 'causal'
+  | 'causal+padding'
+  | 'sliding-window'
+  | 'additive-bias'
+  | 'relative-bias'
+  | 'other';
+
+/**
+ * How a value of the graph lays out batch (B), heads (H), sequence (N) and head size (D):
+ * 'BHND' is the operator's own layout; 'BHDN' a key transposed for the score product; 'BNHD' before the
+ * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them.
+ */
+export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)';
+
+/** A value of the graph together with its layout. */
+export interface Operand {
+  readonly value: string;
+  readonly layout: Layout;
+}
+
+/**
+ * One place in a model that computes attention: softmax(scale * q k^T + mask) v.
+ * Patterns produce sites; operators accept or refuse them; neither knows the other.
+ */
+export interface AttentionSite {
+  /** Stable and unique in the model: the layer's scope where the exporter left one, else the output's name. */
+  readonly id: string;
+  /** Module path of the layer (for instance `blocks.0.attn`), null when the exporter left none. */
+  readonly scope: string | null;
+  /** Names of the nodes that own the enclosing subgraphs, outermost first; empty in the main graph. */
+  readonly graphPath: readonly string[];
+  /** Name of the pattern that matched. */
+  readonly pattern: string;
+  /** Nodes that exist only for this attention: dead once the output is computed otherwise. */
+  readonly nodes: readonly Node[];
+
+  readonly query: Operand;
+  readonly key: Operand;
+  readonly value: Operand;
+  readonly output: Operand;
+
+  /** Heads and head sizes as the graph states them; null where it does not. */
+  readonly queryHeads: number | null;
+  readonly kvHeads: number | null;
+  readonly headDim: number | null;
+  /** Total factor on q.k, wherever the graph applies it. */
+  readonly scale: number | null;
+  /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
+  readonly operatorScale: number | null;
+
+  readonly mask: MaskKind;
+  /** True whenever no later key is visible, whatever the mask. */
+  readonly causal: boolean;
+  /** Keys visible per batch row: a value of shape [B,S] where nonzero or true means visible; null when none. */
+  readonly keyMask: string | null;
+  /** Which corner the causal diagonal starts from when query and key lengths differ. */
+  readonly alignment: 'bottom-right' | 'upper-left' | 'equal';
+  /** What the graph gives for a row that sees no key. */
+  readonly emptyRow: 'zeros' | 'mean' | 'nan' | 'unknown';
+  /** True when keys and values of earlier steps are concatenated in front. */
+  readonly past: boolean;
+
+  readonly kind: 'self' | 'cross' | 'cached';
+  readonly dtype: 'float32' | 'float16' | 'bfloat16' | 'float64' | null;
+  /** False when no operator may replace the site as it stands; `reason` says why. */
+  readonly replaceable: boolean;
+  readonly reason: string | null;
+}
+
+/** A place that looked like attention and matched no pattern entirely. */
+export interface NearMiss {
+  /** Name of the node where the best partial match ended. */
+  readonly node: string;
+  readonly pattern: string;
+  readonly reason: string;
+}
