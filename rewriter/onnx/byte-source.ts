@@ -4,7 +4,7 @@
 export interface ByteSource {
   readonly length: number;
   /**
-   * The bytes `[start, end)`, valid until the next call; callers that keep them copy them.
+   * The bytes `[start, end)`, possibly a view of a larger buffer: not to be written to.
    * @throws RangeError when the range leaves the source
    */
   bytes(start: number, end: number): Uint8Array;

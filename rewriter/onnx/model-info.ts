@@ -20,8 +20,8 @@ export interface ModelInfo {
   readonly metadata: ReadonlyMap<string, string>;
   readonly graph: GraphInfo;
   readonly functions: readonly FunctionInfo[];
-  /** Field `ir_version`, when the file has it. */
-  readonly irVersionField: FieldRange | null;
+  /** Field `ir_version`. */
+  readonly irVersionRange: FieldRange;
 }
 
 /** Half-open range of bytes of the model's source. */
@@ -110,6 +110,8 @@ export type AttributeInfo = {
   | { readonly type: 'type_protos'; readonly value: readonly TypeInfo[] }
   /** In a function body: the value of the named attribute of the calling node. */
   | { readonly type: 'reference'; readonly value: string }
+  /** Of a type that ONNX added later. */
+  | { readonly type: 'unknown'; readonly value: null }
 );
 
 /** A type; `dataType` and `dims` describe the elements of a tensor and are UNDEFINED and null for the rest. */

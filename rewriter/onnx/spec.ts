@@ -33,6 +33,8 @@ export enum DataType {
   FLOAT8E8M0 = 24,
   UINT2 = 25,
   INT2 = 26,
+  FLOAT6E2M3 = 27,
+  FLOAT6E3M2 = 28,
 }
 
 /** A tensor by value; `data` holds little-endian elements as TensorProto.raw_data does. */

@@ -1,0 +1,479 @@
+import onnxProto, { type onnx as proto } from 'onnx-proto';
+import { InputError } from '../errors.js';
+import { type ByteSource, MemorySource } from './byte-source.js';
+import { describeForeignFile } from './foreign-file.js';
+import type {
+  AttributeInfo,
+  ByteRange,
+  FieldRange,
+  FunctionInfo,
+  GraphInfo,
+  ModelInfo,
+  NodeInfo,
+  Sidecars,
+  SparseTensorInfo,
+  TensorInfo,
+  TensorStorage,
+  TypedField,
+  TypeInfo,
+  ValueInfo,
+} from './model-info.js';
+import { DataType } from './spec.js';
+import { type Field, fields, WireError, WireType } from './wire.js';
+
+const { onnx } = onnxProto;
+const { AttributeType } = onnx.AttributeProto;
+
+/**
+ * Decodes a model without its weights.
+ * @param source the bytes of the model file
+ * @param options `file` names the model in messages; `sidecars` opens its external data
+ * @throws InputError when the bytes are not an ONNX model, saying what they look like instead
+ */
+export function decodeModel(
+  source: Uint8Array | ByteSource,
+  options: { readonly file?: string; readonly sidecars?: Sidecars } = {},
+): ModelInfo {
+  const bytes = source instanceof Uint8Array ? new MemorySource(source) : source;
+  const file = options.file ?? null;
+  try {
+    return new Decoder(bytes).model(file, options.sidecars ?? null);
+  } catch (error) {
+    if (!(error instanceof WireError)) throw error;
+    const foreign = describeForeignFile(bytes, file);
+    throw new InputError(
+      `${file ?? 'model'}: ${foreign?.what ?? `not a readable ONNX model: ${error.message} (byte ${error.offset})`}`,
+      {
+        ...(file === null ? {} : { file }),
+        remedy: foreign?.remedy ?? 'Export or download the model again; the file is damaged or incomplete.',
+      },
+      { cause: error },
+    );
+  }
+}
+
+/** Subgraphs deeper than this are an attack, not a model. */
+const MAX_GRAPH_DEPTH = 64;
+
+const INT = [WireType.varint];
+const INTS = [WireType.varint, WireType.bytes];
+const FLOAT = [WireType.fixed32];
+const FLOATS = [WireType.fixed32, WireType.bytes];
+const DOUBLES = [WireType.fixed64, WireType.bytes];
+const BYTES = [WireType.bytes];
+
+/** Field numbers of a message with the wire types they may have; a field of another type is unknown. */
+type Expected = Readonly<Record<number, readonly WireType[]>>;
+
+/**
+ * The small fields of each message, which onnx-proto decodes. The others hold weights, hold messages whose
+ * place in the file matters, or are newer than onnx-proto (ONNX 1.10): the decoder handles those itself.
+ */
+const SMALL = {
+  // ir_version, producer_name, producer_version, opset_import, metadata_props
+  ModelProto: { 1: INT, 2: BYTES, 3: BYTES, 8: BYTES, 14: BYTES },
+  // name
+  GraphProto: { 2: BYTES },
+  // name, input, output, attribute, opset_import, domain
+  FunctionProto: { 1: BYTES, 4: BYTES, 5: BYTES, 6: BYTES, 9: BYTES, 10: BYTES },
+  // input, output, name, op_type, doc_string, domain
+  NodeProto: { 1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 6: BYTES, 7: BYTES },
+  // name, f, i, floats, ints, type, ref_attr_name
+  AttributeProto: { 1: BYTES, 2: FLOAT, 3: INT, 7: FLOATS, 8: INTS, 20: INT, 21: BYTES },
+  // dims, data_type, name, external_data, data_location
+  TensorProto: { 1: INTS, 2: INT, 8: BYTES, 13: BYTES, 14: INT },
+  // dims
+  SparseTensorProto: { 3: INTS },
+} satisfies Record<string, Expected>;
+
+/** Called with each field of the number it is listed under, if the field has one of these wire types. */
+type Visitors = Readonly<Record<number, readonly [readonly WireType[], (field: Field) => void]>>;
+
+/** Decodes the part of a message that onnx-proto knows; the static side of its classes. */
+interface MessageType<T> {
+  readonly name: string;
+  decode(bytes: Uint8Array): T;
+}
+
+class Decoder {
+  constructor(private readonly source: ByteSource) {}
+
+  model(file: string | null, sidecars: Sidecars | null): ModelInfo {
+    const range = { start: 0, end: this.source.length };
+    const graphs: GraphInfo[] = [];
+    const irVersion: FieldRange[] = [];
+    const functions: FunctionInfo[] = [];
+    const message = this.message(onnx.ModelProto, SMALL.ModelProto, range, {
+      1: [INT, field => irVersion.push(place(field))],
+      7: [BYTES, field => graphs.push(this.graph(field, []))],
+      25: [BYTES, field => functions.push(this.function(field))],
+    });
+    const irVersionRange = irVersion.at(-1);
+    if (irVersionRange === undefined) throw new WireError('it has no ir_version', 0);
+    return {
+      source: this.source,
+      file,
+      sidecars,
+      irVersion: toNumber(message.irVersion),
+      opsetImports: opsets(message.opsetImport, range),
+      producerName: message.producerName,
+      producerVersion: message.producerVersion,
+      metadata: entries(message.metadataProps),
+      graph: only(graphs, 'graph', range),
+      functions,
+      irVersionRange,
+    };
+  }
+
+  private graph(field: Field, around: readonly FieldRange[]): GraphInfo {
+    const enclosing = [...around, place(field)];
+    // Each level of nesting adds three fields: the node, its attribute, the graph.
+    if (enclosing.length > 3 * MAX_GRAPH_DEPTH)
+      throw new WireError('its subgraphs nest too deeply', field.start);
+    const nodes: NodeInfo[] = [];
+    const inputs: ValueInfo[] = [];
+    const outputs: ValueInfo[] = [];
+    const valueInfos: ValueInfo[] = [];
+    const initializers: TensorInfo[] = [];
+    const sparseInitializers: SparseTensorInfo[] = [];
+    const { name } = this.message(onnx.GraphProto, SMALL.GraphProto, payload(field), {
+      1: [BYTES, child => nodes.push(this.node(child, enclosing))],
+      5: [BYTES, child => initializers.push(this.tensor(child))],
+      11: [BYTES, child => inputs.push(this.value(child))],
+      12: [BYTES, child => outputs.push(this.value(child))],
+      13: [BYTES, child => valueInfos.push(this.value(child))],
+      15: [BYTES, child => sparseInitializers.push(this.sparseTensor(child))],
+    });
+    const range = place(field);
+    return { name, nodes, inputs, outputs, valueInfos, initializers, sparseInitializers, range, enclosing };
+  }
+
+  private function(field: Field): FunctionInfo {
+    const range = place(field);
+    const enclosing = [range];
+    const nodes: NodeInfo[] = [];
+    const valueInfos: ValueInfo[] = [];
+    const attributeDefaults = new Map<string, AttributeInfo>();
+    const metadata = new Map<string, string>();
+    let overload = '';
+    const message = this.message(onnx.FunctionProto, SMALL.FunctionProto, payload(field), {
+      7: [BYTES, child => nodes.push(this.node(child, enclosing))],
+      11: [BYTES, child => this.addAttribute(attributeDefaults, child, enclosing)],
+      12: [BYTES, child => valueInfos.push(this.value(child))],
+      13: [BYTES, child => (overload = this.text(child))],
+      14: [BYTES, child => this.addEntry(metadata, child)],
+    });
+    return {
+      name: message.name,
+      domain: domainName(message.domain),
+      overload,
+      inputs: message.input,
+      outputs: message.output,
+      attributes: message.attribute,
+      attributeDefaults,
+      opsetImports: opsets(message.opsetImport, range),
+      nodes,
+      valueInfos,
+      metadata,
+      range,
+      enclosing,
+    };
+  }
+
+  private node(field: Field, around: readonly FieldRange[]): NodeInfo {
+    const range = place(field);
+    const enclosing = [...around, range];
+    const attributes = new Map<string, AttributeInfo>();
+    const metadata = new Map<string, string>();
+    let overload = '';
+    const message = this.message(onnx.NodeProto, SMALL.NodeProto, payload(field), {
+      5: [BYTES, child => this.addAttribute(attributes, child, enclosing)],
+      8: [BYTES, child => (overload = this.text(child))],
+      9: [BYTES, child => this.addEntry(metadata, child)],
+    });
+    return {
+      name: message.name,
+      opType: message.opType,
+      domain: domainName(message.domain),
+      overload,
+      inputs: message.input,
+      outputs: message.output,
+      attributes,
+      docString: message.docString,
+      metadata,
+      range,
+    };
+  }
+
+  private addAttribute(
+    attributes: Map<string, AttributeInfo>,
+    field: Field,
+    around: readonly FieldRange[],
+  ): void {
+    const attribute = this.attribute(field, around);
+    if (attributes.has(attribute.name)) {
+      throw new WireError(`attribute '${attribute.name}' occurs twice`, field.start);
+    }
+    attributes.set(attribute.name, attribute);
+  }
+
+  private attribute(field: Field, around: readonly FieldRange[]): AttributeInfo {
+    const range = place(field);
+    const enclosing = [...around, range];
+    const strings: Field[] = [];
+    const tensors: TensorInfo[] = [];
+    const graphs: GraphInfo[] = [];
+    const sparseTensors: SparseTensorInfo[] = [];
+    const types: TypeInfo[] = [];
+    const addTensor = (child: Field) => tensors.push(this.tensor(child));
+    const addGraph = (child: Field) => graphs.push(this.graph(child, enclosing));
+    const addSparseTensor = (child: Field) => sparseTensors.push(this.sparseTensor(child));
+    const addType = (child: Field) => types.push(this.type(child));
+    const message = this.message(onnx.AttributeProto, SMALL.AttributeProto, payload(field), {
+      4: [BYTES, child => strings.push(child)],
+      5: [BYTES, addTensor],
+      6: [BYTES, addGraph],
+      9: [BYTES, child => strings.push(child)],
+      10: [BYTES, addTensor],
+      11: [BYTES, addGraph],
+      14: [BYTES, addType],
+      15: [BYTES, addType],
+      22: [BYTES, addSparseTensor],
+      23: [BYTES, addSparseTensor],
+    });
+    const { name } = message;
+    if (message.refAttrName !== '') return { name, range, type: 'reference', value: message.refAttrName };
+    const what = `value in attribute '${name}'`;
+    switch (message.type) {
+      case AttributeType.FLOAT:
+        return { name, range, type: 'float', value: message.f };
+      case AttributeType.INT:
+        return { name, range, type: 'int', value: toNumber(message.i) };
+      case AttributeType.STRING:
+        return this.lazyString(name, range, strings.at(-1));
+      case AttributeType.TENSOR:
+        return { name, range, type: 'tensor', value: only(tensors, what, range) };
+      case AttributeType.GRAPH:
+        return { name, range, type: 'graph', value: only(graphs, what, range) };
+      case AttributeType.SPARSE_TENSOR:
+        return { name, range, type: 'sparse_tensor', value: only(sparseTensors, what, range) };
+      case AttributeType.TYPE_PROTO:
+        return { name, range, type: 'type_proto', value: only(types, what, range) };
+      case AttributeType.FLOATS:
+        return { name, range, type: 'floats', value: message.floats };
+      case AttributeType.INTS:
+        return { name, range, type: 'ints', value: message.ints.map(toNumber) };
+      case AttributeType.STRINGS:
+        return { name, range, type: 'strings', value: strings.map(child => this.text(child)) };
+      case AttributeType.TENSORS:
+        return { name, range, type: 'tensors', value: tensors };
+      case AttributeType.GRAPHS:
+        return { name, range, type: 'graphs', value: graphs };
+      case AttributeType.SPARSE_TENSORS:
+        return { name, range, type: 'sparse_tensors', value: sparseTensors };
+      case AttributeType.TYPE_PROTOS:
+        return { name, range, type: 'type_protos', value: types };
+      default:
+        return { name, range, type: 'unknown', value: null };
+    }
+  }
+
+  private lazyString(name: string, range: FieldRange, field: Field | undefined): AttributeInfo {
+    const text = () => (field === undefined ? '' : this.text(field));
+    return {
+      name,
+      range,
+      type: 'string',
+      get value() {
+        return text();
+      },
+    };
+  }
+
+  private tensor(field: Field): TensorInfo {
+    const range = place(field);
+    const raw: ByteRange[] = [];
+    const runs = new Map<TypedField, { start: number; end: number }[]>();
+    const addTyped = (name: TypedField, { start, end }: Field) => {
+      const list = runs.get(name) ?? [];
+      runs.set(name, list);
+      const last = list.at(-1);
+      if (last?.end === start) last.end = end;
+      else list.push({ start, end });
+    };
+    const message = this.message(onnx.TensorProto, SMALL.TensorProto, payload(field), {
+      4: [FLOATS, child => addTyped('float_data', child)],
+      5: [INTS, child => addTyped('int32_data', child)],
+      6: [BYTES, child => addTyped('string_data', child)],
+      7: [INTS, child => addTyped('int64_data', child)],
+      9: [BYTES, child => raw.push(payload(child))],
+      10: [DOUBLES, child => addTyped('double_data', child)],
+      11: [INTS, child => addTyped('uint64_data', child)],
+    });
+    const { name, dataType } = message;
+    const dims = message.dims.map(toNumber);
+    if (dims.some(dim => dim < 0)) throw new WireError(`tensor '${name}' has a negative size`, range.start);
+    return { name, dims, dataType, storage: storage(message, raw, runs, range), range };
+  }
+
+  private sparseTensor(field: Field): SparseTensorInfo {
+    const range = place(field);
+    const values: TensorInfo[] = [];
+    const indices: TensorInfo[] = [];
+    const message = this.message(onnx.SparseTensorProto, SMALL.SparseTensorProto, payload(field), {
+      1: [BYTES, child => values.push(this.tensor(child))],
+      2: [BYTES, child => indices.push(this.tensor(child))],
+    });
+    return {
+      dims: message.dims.map(toNumber),
+      values: only(values, 'tensor of values in a sparse tensor', range),
+      indices: only(indices, 'tensor of indices in a sparse tensor', range),
+      range,
+    };
+  }
+
+  private value(field: Field): ValueInfo {
+    const { name, type } = this.parse(onnx.ValueInfoProto, this.bytes(payload(field)), field);
+    return { name, ...typeInfo(type), range: place(field) };
+  }
+
+  private type(field: Field): TypeInfo {
+    return typeInfo(this.parse(onnx.TypeProto, this.bytes(payload(field)), field));
+  }
+
+  private addEntry(map: Map<string, string>, field: Field): void {
+    const { key, value } = this.parse(onnx.StringStringEntryProto, this.bytes(payload(field)), field);
+    map.set(key, value);
+  }
+
+  private text(field: Field): string {
+    return new TextDecoder().decode(this.bytes(payload(field)));
+  }
+
+  private bytes(range: ByteRange): Uint8Array {
+    return this.source.bytes(range.start, range.end);
+  }
+
+  /** Decodes the small fields of a message with onnx-proto and sends the listed ones to their visitors. */
+  private message<T>(type: MessageType<T>, small: Expected, range: ByteRange, visitors: Visitors): T {
+    const parts: Uint8Array[] = [];
+    for (const field of fields(this.source, range)) {
+      if (small[field.number]?.includes(field.wireType)) parts.push(this.bytes(field));
+      const [types, visit] = visitors[field.number] ?? [];
+      if (types?.includes(field.wireType)) visit?.(field);
+    }
+    return this.parse(type, concatenate(parts), range);
+  }
+
+  private parse<T>(type: MessageType<T>, bytes: Uint8Array, range: ByteRange): T {
+    try {
+      return type.decode(bytes);
+    } catch (error) {
+      throw new WireError(`malformed ${type.name}`, range.start, { cause: error });
+    }
+  }
+}
+
+function place(field: Field): FieldRange {
+  return { start: field.start, body: field.body, end: field.end };
+}
+
+function payload(field: Field): ByteRange {
+  return { start: field.body, end: field.end };
+}
+
+/** A field that must occur once; protobuf would merge repeated ones, which no exporter writes. */
+function only<T>(found: readonly T[], what: string, range: ByteRange): T {
+  const [first] = found;
+  if (first === undefined) throw new WireError(`it has no ${what}`, range.start);
+  if (found.length > 1) throw new WireError(`it has more than one ${what}`, range.start);
+  return first;
+}
+
+function concatenate(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** protobufjs gives 64-bit integers as Long objects, or as numbers where the long package is absent. */
+function toNumber(value: number | { toNumber(): number }): number {
+  return typeof value === 'number' ? value : value.toNumber();
+}
+
+/** ONNX lets the default domain be spelled both ways. */
+function domainName(domain: string): string {
+  return domain === 'ai.onnx' ? '' : domain;
+}
+
+function entries(list: readonly proto.IStringStringEntryProto[]): Map<string, string> {
+  return new Map(list.map(({ key, value }) => [key ?? '', value ?? '']));
+}
+
+function opsets(list: readonly proto.IOperatorSetIdProto[], range: ByteRange): Map<string, number> {
+  const versions = new Map<string, number>();
+  for (const { domain, version } of list) {
+    const name = domainName(domain ?? '');
+    const number = toNumber(version ?? 0);
+    if ((versions.get(name) ?? number) !== number) {
+      throw new WireError(`it imports domain '${name}' in two versions`, range.start);
+    }
+    versions.set(name, number);
+  }
+  return versions;
+}
+
+function storage(
+  message: proto.TensorProto,
+  raw: readonly ByteRange[],
+  runs: ReadonlyMap<TypedField, readonly ByteRange[]>,
+  range: ByteRange,
+): TensorStorage {
+  const named = `tensor '${message.name}'`;
+  if (message.dataLocation === onnx.TensorProto.DataLocation.EXTERNAL) {
+    const external = entries(message.externalData);
+    const location = external.get('location');
+    if (location === undefined)
+      throw new WireError(`${named} has external data without a location`, range.start);
+    const count = (key: string): number | null => {
+      const text = external.get(key);
+      if (text === undefined) return null;
+      if (!/^\d{1,15}$/.test(text)) throw new WireError(`${named} has ${key} '${text}'`, range.start);
+      return Number(text);
+    };
+    return { kind: 'external', location, offset: count('offset') ?? 0, length: count('length') };
+  }
+  if (raw.length > 0) return { kind: 'raw', range: only(raw, `raw_data in ${named}`, range) };
+  const [typed] = runs;
+  return typed ? { kind: 'typed', field: typed[0], runs: typed[1] } : { kind: 'empty' };
+}
+
+const KINDS = {
+  tensorType: 'tensor',
+  sparseTensorType: 'sparse-tensor',
+  sequenceType: 'sequence',
+  mapType: 'map',
+  optionalType: 'optional',
+} as const;
+const TYPE_FIELDS = Object.keys(KINDS) as (keyof typeof KINDS)[];
+
+function typeInfo(type: proto.ITypeProto | null | undefined): TypeInfo {
+  const tensor = type?.tensorType ?? type?.sparseTensorType;
+  const field = TYPE_FIELDS.find(key => type?.[key] != null);
+  return {
+    kind: field ? KINDS[field] : 'unknown',
+    dataType: tensor?.elemType ?? DataType.UNDEFINED,
+    dims: tensor?.shape ? (tensor.shape.dim ?? []).map(dimension) : null,
+  };
+}
+
+/** Some exporters write -1 for a size they do not know. */
+function dimension({ dimValue, dimParam }: proto.TensorShapeProto.IDimension): number | string | null {
+  if (dimParam) return dimParam;
+  const size = dimValue == null ? -1 : toNumber(dimValue);
+  return size < 0 ? null : size;
+}
