@@ -1,4 +1,5 @@
 import type { Node } from './graph/node.js';
+import type { DataType } from './onnx/spec.js';
 
 /** What the mask of a site hides, strongest description first (see `masks/`). */
 export type MaskKind =
@@ -25,6 +26,14 @@ export interface Operand {
   readonly layout: Layout;
 }
 
+/** Keys visible per batch row: a value of the graph of shape [B,S]. */
+export interface KeyMask {
+  readonly value: string;
+  readonly dataType: DataType;
+  /** Which elements mark a visible key: exporters write both `attention_mask` and `key_padding_mask`. */
+  readonly visible: 'nonzero' | 'zero';
+}
+
 /**
  * One place in a model that computes attention: softmax(scale * q k^T + mask) v.
  * Patterns produce sites; operators accept or refuse them; neither knows the other.
@@ -41,6 +50,7 @@ export interface AttentionSite {
   /** Nodes that exist only for this attention: dead once the output is computed otherwise. */
   readonly nodes: readonly Node[];
 
+  /** Operands of the attention itself; where an operator projects inside, all three are its input. */
   readonly query: Operand;
   readonly key: Operand;
   readonly value: Operand;
@@ -58,12 +68,12 @@ export interface AttentionSite {
   readonly mask: MaskKind;
   /** True whenever no later key is visible, whatever the mask. */
   readonly causal: boolean;
-  /** Keys visible per batch row: a value of shape [B,S] where nonzero or true means visible; null when none. */
-  readonly keyMask: string | null;
+  /** Null when no key is hidden by data. */
+  readonly keyMask: KeyMask | null;
   /** Which corner the causal diagonal starts from when query and key lengths differ. */
   readonly alignment: 'bottom-right' | 'upper-left' | 'equal';
-  /** What the graph gives for a row that sees no key. */
-  readonly emptyRow: 'zeros' | 'mean' | 'nan' | 'unknown';
+  /** What the graph gives for a row that sees no key: 'mean' is the mean of all values, 'never' no such row. */
+  readonly emptyRow: 'zeros' | 'mean' | 'nan' | 'unknown' | 'never';
   /** True when keys and values of earlier steps are concatenated in front. */
   readonly past: boolean;
 
