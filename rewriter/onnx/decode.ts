@@ -1,6 +1,7 @@
 import onnxProto, { type onnx as proto } from 'onnx-proto';
 import { InputError } from '../errors.js';
 import { type ByteSource, MemorySource } from './byte-source.js';
+import { concatenate } from './bytes.js';
 import { describeForeignFile } from './foreign-file.js';
 import type {
   AttributeInfo,
@@ -388,16 +389,6 @@ function only<T>(found: readonly T[], what: string, range: ByteRange): T {
   if (first === undefined) throw new WireError(`it has no ${what}`, range.start);
   if (found.length > 1) throw new WireError(`it has more than one ${what}`, range.start);
   return first;
-}
-
-function concatenate(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
 
 /** protobufjs gives 64-bit integers as Long objects, or as numbers where the long package is absent. */

@@ -37,13 +37,18 @@ export enum DataType {
   FLOAT6E3M2 = 28,
 }
 
-/** A tensor by value; `data` holds little-endian elements as TensorProto.raw_data does. */
-export interface TensorSpec {
+/** A tensor by value, or by its place in an external data file. */
+export type TensorSpec = {
   readonly name?: string;
   readonly dataType: DataType;
   readonly dims: readonly number[];
-  readonly data: Uint8Array;
-}
+} & (
+  | {
+      /** Little-endian elements, as TensorProto.raw_data holds them. */
+      readonly data: Uint8Array;
+    }
+  | { readonly external: { readonly location: string; readonly offset: number; readonly length: number } }
+);
 
 export type AttributeSpec =
   | { readonly type: 'int'; readonly value: number | bigint }
@@ -80,6 +85,8 @@ export interface GraphSpec {
   readonly inputs: readonly ValueSpec[];
   readonly outputs: readonly ValueSpec[];
   readonly initializers?: readonly TensorSpec[];
+  /** Types of inner values. */
+  readonly values?: readonly ValueSpec[];
 }
 
 /** A model-local function: the portable body of an operator. */
@@ -93,4 +100,14 @@ export interface FunctionSpec {
   readonly attributes?: readonly string[];
   readonly opsetImports: Readonly<Record<string, number>>;
   readonly nodes: readonly NodeSpec[];
+}
+
+export interface ModelSpec {
+  readonly irVersion: number;
+  /** Domain to version; the default domain is the empty string. */
+  readonly opsetImports: Readonly<Record<string, number>>;
+  readonly graph: GraphSpec;
+  readonly functions?: readonly FunctionSpec[];
+  readonly producerName?: string;
+  readonly metadata?: Readonly<Record<string, string>>;
 }

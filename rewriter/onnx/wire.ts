@@ -25,7 +25,7 @@ export class WireError extends Error {
 }
 
 /** Most bytes that a 64-bit varint takes. */
-const MAX_VARINT = 10;
+export const MAX_VARINT = 10;
 const MAX_FIELD_NUMBER = 2 ** 29 - 1;
 
 /**
