@@ -2,6 +2,15 @@ import onnxProto, { type onnx as proto } from 'onnx-proto';
 import { InputError } from '../errors.js';
 import { type ByteSource, MemorySource } from './byte-source.js';
 import { concatenate } from './bytes.js';
+import {
+  AttributeField,
+  FunctionField,
+  GraphField,
+  ModelField,
+  NodeField,
+  SparseTensorField,
+  TensorField,
+} from './field-numbers.js';
 import { describeForeignFile } from './foreign-file.js';
 import type {
   AttributeInfo,
@@ -71,20 +80,47 @@ type Expected = Readonly<Record<number, readonly WireType[]>>;
  * place in the file matters, or are newer than onnx-proto (ONNX 1.10): the decoder handles those itself.
  */
 const SMALL = {
-  // ir_version, producer_name, producer_version, opset_import, metadata_props
-  ModelProto: { 1: INT, 2: BYTES, 3: BYTES, 8: BYTES, 14: BYTES },
-  // name
-  GraphProto: { 2: BYTES },
-  // name, input, output, attribute, opset_import, domain
-  FunctionProto: { 1: BYTES, 4: BYTES, 5: BYTES, 6: BYTES, 9: BYTES, 10: BYTES },
-  // input, output, name, op_type, doc_string, domain
-  NodeProto: { 1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 6: BYTES, 7: BYTES },
-  // name, f, i, floats, ints, type, ref_attr_name
-  AttributeProto: { 1: BYTES, 2: FLOAT, 3: INT, 7: FLOATS, 8: INTS, 20: INT, 21: BYTES },
-  // dims, data_type, name, external_data, data_location
-  TensorProto: { 1: INTS, 2: INT, 8: BYTES, 13: BYTES, 14: INT },
-  // dims
-  SparseTensorProto: { 3: INTS },
+  ModelProto: {
+    [ModelField.irVersion]: INT,
+    [ModelField.producerName]: BYTES,
+    [ModelField.producerVersion]: BYTES,
+    [ModelField.opsetImport]: BYTES,
+    [ModelField.metadataProps]: BYTES,
+  },
+  GraphProto: { [GraphField.name]: BYTES },
+  FunctionProto: {
+    [FunctionField.name]: BYTES,
+    [FunctionField.input]: BYTES,
+    [FunctionField.output]: BYTES,
+    [FunctionField.attribute]: BYTES,
+    [FunctionField.opsetImport]: BYTES,
+    [FunctionField.domain]: BYTES,
+  },
+  NodeProto: {
+    [NodeField.input]: BYTES,
+    [NodeField.output]: BYTES,
+    [NodeField.name]: BYTES,
+    [NodeField.opType]: BYTES,
+    [NodeField.docString]: BYTES,
+    [NodeField.domain]: BYTES,
+  },
+  AttributeProto: {
+    [AttributeField.name]: BYTES,
+    [AttributeField.f]: FLOAT,
+    [AttributeField.i]: INT,
+    [AttributeField.floats]: FLOATS,
+    [AttributeField.ints]: INTS,
+    [AttributeField.type]: INT,
+    [AttributeField.refAttrName]: BYTES,
+  },
+  TensorProto: {
+    [TensorField.dims]: INTS,
+    [TensorField.dataType]: INT,
+    [TensorField.name]: BYTES,
+    [TensorField.externalData]: BYTES,
+    [TensorField.dataLocation]: INT,
+  },
+  SparseTensorProto: { [SparseTensorField.dims]: INTS },
 } satisfies Record<string, Expected>;
 
 /** Called with each field of the number it is listed under, if the field has one of these wire types. */
@@ -105,9 +141,9 @@ class Decoder {
     const irVersion: FieldRange[] = [];
     const functions: FunctionInfo[] = [];
     const message = this.message(onnx.ModelProto, SMALL.ModelProto, range, {
-      1: [INT, field => irVersion.push(place(field))],
-      7: [BYTES, field => graphs.push(this.graph(field, []))],
-      25: [BYTES, field => functions.push(this.function(field))],
+      [ModelField.irVersion]: [INT, field => irVersion.push(place(field))],
+      [ModelField.graph]: [BYTES, field => graphs.push(this.graph(field, []))],
+      [ModelField.functions]: [BYTES, field => functions.push(this.function(field))],
     });
     const irVersionRange = irVersion.at(-1);
     if (irVersionRange === undefined) throw new WireError('it has no ir_version', 0);
@@ -138,15 +174,26 @@ class Decoder {
     const initializers: TensorInfo[] = [];
     const sparseInitializers: SparseTensorInfo[] = [];
     const { name } = this.message(onnx.GraphProto, SMALL.GraphProto, payload(field), {
-      1: [BYTES, child => nodes.push(this.node(child, enclosing))],
-      5: [BYTES, child => initializers.push(this.tensor(child))],
-      11: [BYTES, child => inputs.push(this.value(child))],
-      12: [BYTES, child => outputs.push(this.value(child))],
-      13: [BYTES, child => valueInfos.push(this.value(child))],
-      15: [BYTES, child => sparseInitializers.push(this.sparseTensor(child))],
+      [GraphField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
+      [GraphField.initializer]: [BYTES, child => initializers.push(this.tensor(child))],
+      [GraphField.input]: [BYTES, child => inputs.push(this.value(child))],
+      [GraphField.output]: [BYTES, child => outputs.push(this.value(child))],
+      [GraphField.valueInfo]: [BYTES, child => valueInfos.push(this.value(child))],
+      [GraphField.sparseInitializer]: [BYTES, child => sparseInitializers.push(this.sparseTensor(child))],
     });
     const range = place(field);
-    return { name, nodes, inputs, outputs, valueInfos, initializers, sparseInitializers, range, enclosing };
+    return {
+      kind: 'graph',
+      name,
+      nodes,
+      inputs,
+      outputs,
+      valueInfos,
+      initializers,
+      sparseInitializers,
+      range,
+      enclosing,
+    };
   }
 
   private function(field: Field): FunctionInfo {
@@ -158,13 +205,17 @@ class Decoder {
     const metadata = new Map<string, string>();
     let overload = '';
     const message = this.message(onnx.FunctionProto, SMALL.FunctionProto, payload(field), {
-      7: [BYTES, child => nodes.push(this.node(child, enclosing))],
-      11: [BYTES, child => this.addAttribute(attributeDefaults, child, enclosing)],
-      12: [BYTES, child => valueInfos.push(this.value(child))],
-      13: [BYTES, child => (overload = this.text(child))],
-      14: [BYTES, child => this.addEntry(metadata, child)],
+      [FunctionField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
+      [FunctionField.attributeProto]: [
+        BYTES,
+        child => this.addAttribute(attributeDefaults, child, enclosing),
+      ],
+      [FunctionField.valueInfo]: [BYTES, child => valueInfos.push(this.value(child))],
+      [FunctionField.overload]: [BYTES, child => (overload = this.text(child))],
+      [FunctionField.metadataProps]: [BYTES, child => this.addEntry(metadata, child)],
     });
     return {
+      kind: 'function',
       name: message.name,
       domain: domainName(message.domain),
       overload,
@@ -188,9 +239,9 @@ class Decoder {
     const metadata = new Map<string, string>();
     let overload = '';
     const message = this.message(onnx.NodeProto, SMALL.NodeProto, payload(field), {
-      5: [BYTES, child => this.addAttribute(attributes, child, enclosing)],
-      8: [BYTES, child => (overload = this.text(child))],
-      9: [BYTES, child => this.addEntry(metadata, child)],
+      [NodeField.attribute]: [BYTES, child => this.addAttribute(attributes, child, enclosing)],
+      [NodeField.overload]: [BYTES, child => (overload = this.text(child))],
+      [NodeField.metadataProps]: [BYTES, child => this.addEntry(metadata, child)],
     });
     return {
       name: message.name,
@@ -231,16 +282,16 @@ class Decoder {
     const addSparseTensor = (child: Field) => sparseTensors.push(this.sparseTensor(child));
     const addType = (child: Field) => types.push(this.type(child));
     const message = this.message(onnx.AttributeProto, SMALL.AttributeProto, payload(field), {
-      4: [BYTES, child => strings.push(child)],
-      5: [BYTES, addTensor],
-      6: [BYTES, addGraph],
-      9: [BYTES, child => strings.push(child)],
-      10: [BYTES, addTensor],
-      11: [BYTES, addGraph],
-      14: [BYTES, addType],
-      15: [BYTES, addType],
-      22: [BYTES, addSparseTensor],
-      23: [BYTES, addSparseTensor],
+      [AttributeField.s]: [BYTES, child => strings.push(child)],
+      [AttributeField.t]: [BYTES, addTensor],
+      [AttributeField.g]: [BYTES, addGraph],
+      [AttributeField.strings]: [BYTES, child => strings.push(child)],
+      [AttributeField.tensors]: [BYTES, addTensor],
+      [AttributeField.graphs]: [BYTES, addGraph],
+      [AttributeField.tp]: [BYTES, addType],
+      [AttributeField.typeProtos]: [BYTES, addType],
+      [AttributeField.sparseTensor]: [BYTES, addSparseTensor],
+      [AttributeField.sparseTensors]: [BYTES, addSparseTensor],
     });
     const { name } = message;
     if (message.refAttrName !== '') return { name, range, type: 'reference', value: message.refAttrName };
@@ -303,13 +354,13 @@ class Decoder {
       else list.push({ start, end });
     };
     const message = this.message(onnx.TensorProto, SMALL.TensorProto, payload(field), {
-      4: [FLOATS, child => addTyped('float_data', child)],
-      5: [INTS, child => addTyped('int32_data', child)],
-      6: [BYTES, child => addTyped('string_data', child)],
-      7: [INTS, child => addTyped('int64_data', child)],
-      9: [BYTES, child => raw.push(payload(child))],
-      10: [DOUBLES, child => addTyped('double_data', child)],
-      11: [INTS, child => addTyped('uint64_data', child)],
+      [TensorField.floatData]: [FLOATS, child => addTyped('float_data', child)],
+      [TensorField.int32Data]: [INTS, child => addTyped('int32_data', child)],
+      [TensorField.stringData]: [BYTES, child => addTyped('string_data', child)],
+      [TensorField.int64Data]: [INTS, child => addTyped('int64_data', child)],
+      [TensorField.rawData]: [BYTES, child => raw.push(payload(child))],
+      [TensorField.doubleData]: [DOUBLES, child => addTyped('double_data', child)],
+      [TensorField.uint64Data]: [INTS, child => addTyped('uint64_data', child)],
     });
     const { name, dataType } = message;
     const dims = message.dims.map(toNumber);
@@ -322,8 +373,8 @@ class Decoder {
     const values: TensorInfo[] = [];
     const indices: TensorInfo[] = [];
     const message = this.message(onnx.SparseTensorProto, SMALL.SparseTensorProto, payload(field), {
-      1: [BYTES, child => values.push(this.tensor(child))],
-      2: [BYTES, child => indices.push(this.tensor(child))],
+      [SparseTensorField.values]: [BYTES, child => values.push(this.tensor(child))],
+      [SparseTensorField.indices]: [BYTES, child => indices.push(this.tensor(child))],
     });
     return {
       dims: message.dims.map(toNumber),

@@ -1,5 +1,13 @@
 import onnxProto, { type onnx as proto } from 'onnx-proto';
 import { concatenate, type Pieces, totalLength } from './bytes.js';
+import {
+  AttributeField,
+  FunctionField,
+  GraphField,
+  ModelField,
+  NodeField,
+  TensorField,
+} from './field-numbers.js';
 import type {
   AttributeSpec,
   FunctionSpec,
@@ -31,8 +39,8 @@ export function buildModel(model: ModelSpec): Uint8Array<ArrayBuffer> {
       opsetImport,
       metadataProps: entries(metadata),
     }).finish(),
-    ...field(7, encodeGraph(model.graph)),
-    ...(model.functions ?? []).flatMap(body => field(25, encodeFunction(body))),
+    ...field(ModelField.graph, encodeGraph(model.graph)),
+    ...(model.functions ?? []).flatMap(body => field(ModelField.functions, encodeFunction(body))),
   ]);
 }
 
@@ -45,11 +53,11 @@ export function field(number: number, payload: Pieces): Pieces {
 export function encodeGraph(graph: GraphSpec): Pieces {
   return [
     onnx.GraphProto.encode({ name: graph.name }).finish(),
-    ...graph.nodes.flatMap(node => field(1, encodeNode(node))),
-    ...(graph.initializers ?? []).flatMap(tensor => field(5, encodeTensor(tensor))),
-    ...graph.inputs.flatMap(value => field(11, [encodeValue(value)])),
-    ...graph.outputs.flatMap(value => field(12, [encodeValue(value)])),
-    ...(graph.values ?? []).flatMap(value => field(13, [encodeValue(value)])),
+    ...graph.nodes.flatMap(node => field(GraphField.node, encodeNode(node))),
+    ...(graph.initializers ?? []).flatMap(tensor => field(GraphField.initializer, encodeTensor(tensor))),
+    ...graph.inputs.flatMap(value => field(GraphField.input, [encodeValue(value)])),
+    ...graph.outputs.flatMap(value => field(GraphField.output, [encodeValue(value)])),
+    ...(graph.values ?? []).flatMap(value => field(GraphField.valueInfo, [encodeValue(value)])),
   ];
 }
 
@@ -58,9 +66,13 @@ export function encodeNode(node: NodeSpec): Pieces {
   const { inputs, outputs, opType, name = '', domain = '', overload = '', metadata = {} } = node;
   return [
     onnx.NodeProto.encode({ input: [...inputs], output: [...outputs], name, opType, domain }).finish(),
-    ...Object.entries(node.attributes ?? {}).flatMap(entry => field(5, encodeAttribute(...entry))),
-    ...(overload === '' ? [] : field(8, [utf8(overload)])),
-    ...entries(metadata).flatMap(entry => field(9, [onnx.StringStringEntryProto.encode(entry).finish()])),
+    ...Object.entries(node.attributes ?? {}).flatMap(entry =>
+      field(NodeField.attribute, encodeAttribute(...entry)),
+    ),
+    ...(overload === '' ? [] : field(NodeField.overload, [utf8(overload)])),
+    ...entries(metadata).flatMap(entry =>
+      field(NodeField.metadataProps, [onnx.StringStringEntryProto.encode(entry).finish()]),
+    ),
   ];
 }
 
@@ -77,8 +89,8 @@ export function encodeFunction(body: FunctionSpec): Pieces {
   });
   return [
     known.finish(),
-    ...body.nodes.flatMap(node => field(7, encodeNode(node))),
-    ...(overload === '' ? [] : field(13, [utf8(overload)])),
+    ...body.nodes.flatMap(node => field(FunctionField.node, encodeNode(node))),
+    ...(overload === '' ? [] : field(FunctionField.overload, [utf8(overload)])),
   ];
 }
 
@@ -86,7 +98,8 @@ export function encodeFunction(body: FunctionSpec): Pieces {
 export function encodeTensor(tensor: TensorSpec): Pieces {
   const { name = '', dataType, dims } = tensor;
   const head = { name, dataType, dims: [...dims] };
-  if ('data' in tensor) return [onnx.TensorProto.encode(head).finish(), ...field(9, [tensor.data])];
+  if ('data' in tensor)
+    return [onnx.TensorProto.encode(head).finish(), ...field(TensorField.rawData, [tensor.data])];
   const { location, offset, length } = tensor.external;
   const externalData = entries({ location, offset: String(offset), length: String(length) });
   const dataLocation = onnx.TensorProto.DataLocation.EXTERNAL;
@@ -123,9 +136,15 @@ function encodeAttribute(name: string, attribute: AttributeSpec): Pieces {
     case 'strings':
       return [encode({ type: AttributeType.STRINGS, strings: attribute.value.map(utf8) })];
     case 'tensor':
-      return [encode({ type: AttributeType.TENSOR }), ...field(5, encodeTensor(attribute.value))];
+      return [
+        encode({ type: AttributeType.TENSOR }),
+        ...field(AttributeField.t, encodeTensor(attribute.value)),
+      ];
     case 'graph':
-      return [encode({ type: AttributeType.GRAPH }), ...field(6, encodeGraph(attribute.value))];
+      return [
+        encode({ type: AttributeType.GRAPH }),
+        ...field(AttributeField.g, encodeGraph(attribute.value)),
+      ];
   }
 }
 

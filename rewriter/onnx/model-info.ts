@@ -43,6 +43,7 @@ export interface Sidecars {
 
 /** A list of nodes with its place in the file: what graphs and functions have in common. */
 export interface NodeListInfo {
+  readonly kind: 'graph' | 'function';
   readonly name: string;
   readonly nodes: readonly NodeInfo[];
   readonly valueInfos: readonly ValueInfo[];
@@ -52,6 +53,7 @@ export interface NodeListInfo {
 }
 
 export interface GraphInfo extends NodeListInfo {
+  readonly kind: 'graph';
   readonly inputs: readonly ValueInfo[];
   readonly outputs: readonly ValueInfo[];
   readonly initializers: readonly TensorInfo[];
@@ -59,6 +61,7 @@ export interface GraphInfo extends NodeListInfo {
 }
 
 export interface FunctionInfo extends NodeListInfo {
+  readonly kind: 'function';
   readonly domain: string;
   readonly overload: string;
   readonly inputs: readonly string[];
