@@ -24,6 +24,18 @@ export interface SaveOptions {
   readonly onProgress?: (written: number, total: number) => void;
 }
 
+/** A model written under temporary names, its external data with it: complete, and not yet visible. */
+export interface StagedModel {
+  /** The model file under its temporary name; external data is found in the folder of the input. */
+  readonly file: string;
+  /** For the user. */
+  readonly notices: readonly string[];
+  /** Gives the files their names. */
+  commit(): void;
+  /** Removes them. */
+  rollback(): void;
+}
+
 /**
  * Writes an edited model and puts its external data beside it, all or nothing. Locations and offsets stay as
  * the model has them. Node only.
@@ -36,7 +48,19 @@ export async function saveModel(
   segments: readonly Segment[],
   output: string,
   options: SaveOptions,
-): Promise<string[]> {
+): Promise<readonly string[]> {
+  const staged = await stageModel(input, segments, output, options);
+  staged.commit();
+  return staged.notices;
+}
+
+/** Like `saveModel`, but leaves it to the caller to commit, once the written model has been looked at. */
+export async function stageModel(
+  input: ModelFile,
+  segments: readonly Segment[],
+  output: string,
+  options: SaveOptions,
+): Promise<StagedModel> {
   const notices: string[] = [];
   checkOutput(input, output);
   const transaction = new FileTransaction();
@@ -44,9 +68,9 @@ export async function saveModel(
     for (const location of externalLocations(input.model)) {
       notices.push(...(await placeSidecar(input, location, output, options.externalData, transaction)));
     }
-    await writeSegments(input.model.source, segments, transaction.stage(output), options);
-    transaction.commit();
-    return notices;
+    const file = transaction.stage(output);
+    await writeSegments(input.model.source, segments, file, options);
+    return { file, notices, commit: () => transaction.commit(), rollback: () => transaction.rollback() };
   } catch (error) {
     transaction.rollback();
     const { code } = error as NodeJS.ErrnoException;
