@@ -1,5 +1,13 @@
 import type { Pieces } from './bytes.js';
-import { encodeFunction, encodeNode, encodeOpsetImport, encodeTensor, encodeValue, field } from './encode.js';
+import {
+  encodeFunction,
+  encodeNode,
+  encodeOpsetImport,
+  encodeTensor,
+  encodeUntypedValue,
+  encodeValue,
+  field,
+} from './encode.js';
 import { FunctionField, GraphField, ModelField } from './field-numbers.js';
 import type { FieldRange, GraphInfo, ModelInfo, NodeInfo, NodeListInfo } from './model-info.js';
 import type { FunctionSpec, NodeSpec, TensorSpec, ValueSpec } from './spec.js';
@@ -19,6 +27,8 @@ export type ModelEdit =
   | { readonly kind: 'remove'; readonly from: NodeListInfo; readonly item: { readonly range: FieldRange } }
   | { readonly kind: 'add-initializer'; readonly to: GraphInfo; readonly tensor: TensorSpec }
   | { readonly kind: 'add-value'; readonly to: GraphInfo; readonly value: ValueSpec }
+  /** Makes a value an output of a graph; its type is left to inference. */
+  | { readonly kind: 'add-output'; readonly to: GraphInfo; readonly name: string }
   | { readonly kind: 'add-function'; readonly body: FunctionSpec }
   | { readonly kind: 'import-opset'; readonly domain: string; readonly version: number }
   | { readonly kind: 'set-ir-version'; readonly version: number };
@@ -52,6 +62,8 @@ function toSplice(model: ModelInfo, edit: ModelEdit): Splice {
       return appendTo(edit.to, field(GraphField.initializer, encodeTensor(edit.tensor)));
     case 'add-value':
       return appendTo(edit.to, field(GraphField.valueInfo, [encodeValue(edit.value)]));
+    case 'add-output':
+      return appendTo(edit.to, field(GraphField.output, [encodeUntypedValue(edit.name)]));
     case 'add-function':
       return appendToModel(field(ModelField.functions, encodeFunction(edit.body)));
     case 'import-opset':

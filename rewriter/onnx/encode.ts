@@ -115,6 +115,11 @@ export function encodeValue({ name, dataType, dims }: ValueSpec): Uint8Array {
   }).finish();
 }
 
+/** A ValueInfoProto that says nothing about the type. */
+export function encodeUntypedValue(name: string): Uint8Array {
+  return onnx.ValueInfoProto.encode({ name }).finish();
+}
+
 /** An OperatorSetIdProto. */
 export function encodeOpsetImport(domain: string, version: number): Uint8Array {
   return onnx.OperatorSetIdProto.encode({ domain, version }).finish();
