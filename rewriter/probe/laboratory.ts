@@ -1,0 +1,106 @@
+import type { ModelGraph } from '../graph/model-graph.js';
+import { allPresent, type Feed } from './feed.js';
+import { Probe } from './probe.js';
+import { SizeConflict, UnknownSample } from './sample.js';
+import { type SizePlan, Sizes } from './sizes.js';
+
+/** Free sizes of the two small trials: distinct within a trial and different from one trial to the other. */
+const TRIALS: readonly SizePlan[] = [
+  primes(2, [5, 7, 11, 13, 17, 19, 23, 29]),
+  primes(3, [6, 10, 14, 22, 26, 34, 38, 46]),
+];
+
+function primes(batch: number, sizes: readonly number[]): SizePlan {
+  return { batch, other: n => sizes[n % sizes.length]! * 10 ** Math.floor(n / sizes.length) };
+}
+
+/** Models whose free sizes are pixels or frames need more of them than a sequence does. */
+const ENLARGEMENTS: readonly ((plan: SizePlan) => SizePlan)[] = [
+  plan => plan,
+  plan => ({ ...plan, other: n => 16 * plan.other(n) }),
+  plan => ({ ...plan, other: () => 224 }),
+];
+
+/** Sample sizes together with everything known about the graph at them. */
+export interface Trial {
+  readonly sizes: Sizes;
+  /** The probe of a feed; the same object for the same feed. */
+  probe(feed: Feed): Probe;
+}
+
+/** Every token present, in the trials' own probe: what shapes are read from. */
+export const PLAIN: Feed = allPresent(0);
+
+/** Finds sizes that fit together and probes a model at them. */
+export class Laboratory {
+  /** Two small trials; only one when the model has no free size. */
+  readonly trials: readonly Trial[];
+  private readonly long = new Map<number, Trial | null>();
+
+  constructor(private readonly graph: ModelGraph) {
+    const found = TRIALS.map(plan => this.settle(ENLARGEMENTS.map(enlarge => enlarge(plan))));
+    this.trials = found[0]!.sizes.free === 0 ? found.slice(0, 1) : found;
+  }
+
+  /** A trial with every free size that is no batch near `length`; null when the model has no free size. */
+  longTrial(length: number): Trial | null {
+    let trial = this.long.get(length);
+    if (trial === undefined) {
+      const plan = { batch: 2, other: (n: number) => length + 2 * n };
+      trial = this.trials.length === 1 ? null : this.settle([plan]);
+      this.long.set(length, trial);
+    }
+    return trial;
+  }
+
+  /** The plan at which most of the graph can be followed. */
+  private settle(plans: readonly SizePlan[]): Trial {
+    let best: { trial: Trial; failures: number } | null = null;
+    for (const plan of plans) {
+      const sizes = new Sizes(this.graph.main, plan);
+      let outcome = this.attempt(sizes);
+      // Each round settles one size; there are never more to settle than there are symbols.
+      for (let round = 0; outcome.conflict !== null && round < 2 * sizes.free; round++) {
+        const { left, right } = outcome.conflict;
+        if (!sizes.rebind(right, left) && !sizes.rebind(left, right)) break;
+        outcome = this.attempt(sizes);
+      }
+      if (best === null || outcome.failures < best.failures) best = outcome;
+      if (best.failures === 0 || sizes.free === 0) break;
+    }
+    return best!.trial;
+  }
+
+  private attempt(sizes: Sizes): { trial: Trial; conflict: SizeConflict | null; failures: number } {
+    const { constants, main } = this.graph;
+    const probes = new Map<Feed, Probe>();
+    const trial: Trial = {
+      sizes,
+      probe: feed => {
+        let probe = probes.get(feed);
+        if (probe === undefined) {
+          probe = new Probe(constants, sizes, feed);
+          probes.set(feed, probe);
+        }
+        return probe;
+      },
+    };
+    const probe = trial.probe(PLAIN);
+    let conflict: SizeConflict | null = null;
+    let failures = 0;
+    for (const graph of main.withSubgraphs()) {
+      for (const node of graph.nodes) {
+        const output = node.outputs.find(value => value !== null);
+        if (output === undefined) continue;
+        try {
+          probe.sample(output!);
+        } catch (error) {
+          if (!(error instanceof UnknownSample)) throw error;
+          failures++;
+          if (error instanceof SizeConflict) conflict ??= error;
+        }
+      }
+    }
+    return { trial, conflict, failures };
+  }
+}

@@ -1,0 +1,17 @@
+import type { Node } from '../../graph/node.js';
+import { control } from './control.js';
+import { elementwise } from './elementwise.js';
+import { generators } from './generators.js';
+import { networks } from './networks.js';
+import { reductions } from './reductions.js';
+import type { Rule } from './rule.js';
+import { views } from './views.js';
+
+const RULES: ReadonlyMap<string, Rule> = new Map(
+  [views, elementwise, generators, reductions, networks, control].flatMap(group => Object.entries(group)),
+);
+
+/** How a node's outputs follow from its inputs; null for operators that are not known. */
+export function ruleOf(node: Node): Rule | null {
+  return RULES.get(node.type) ?? null;
+}

@@ -1,0 +1,98 @@
+import type { Graph } from '../graph/graph.js';
+import type { Value } from '../graph/value.js';
+
+/** Sizes of sample batches and of other free dimensions: pairwise distinct, so that a size names its symbol. */
+export interface SizePlan {
+  readonly batch: number;
+  /** Size of the n-th free dimension that is no batch. */
+  readonly other: (n: number) => number;
+}
+
+/**
+ * Sizes for the free dimensions of a graph's inputs. Inputs share the batch: exporters give it a symbol per
+ * input. Sizes that turn out to have to agree are made to agree by `rebind`.
+ */
+export class Sizes {
+  private readonly sizes = new Map<string, number>();
+  private readonly batchSymbols: ReadonlySet<string>;
+
+  constructor(graph: Graph, plan: SizePlan) {
+    const leading = new Set<string>();
+    const inner = new Set<string>();
+    for (const input of graph.inputs) {
+      this.symbolsOf(input).forEach((symbol, axis) => {
+        if (typeof symbol === 'string') (axis === 0 ? leading : inner).add(symbol);
+      });
+    }
+    this.batchSymbols = new Set([...leading].filter(symbol => !inner.has(symbol)));
+    let count = 0;
+    const bind = (symbol: string) => {
+      if (!this.sizes.has(symbol)) {
+        this.sizes.set(symbol, this.batchSymbols.has(symbol) ? plan.batch : plan.other(count++));
+      }
+    };
+    for (const symbol of [...leading, ...inner]) {
+      const expression = parseExpression(symbol);
+      if (expression === null) bind(symbol);
+      else for (const name of expression.names) bind(name);
+    }
+  }
+
+  /** Number of free sizes. */
+  get free(): number {
+    return this.sizes.size;
+  }
+
+  /** Shape of a graph input; null when its rank is unknown. */
+  dimsOf(input: Value): number[] | null {
+    if (input.declared?.dims == null) return null;
+    return this.symbolsOf(input).map(dim => (typeof dim === 'number' ? dim : this.size(dim)!));
+  }
+
+  /** Size of a symbol or of a sum or product of symbols; null when one of them belongs to no input. */
+  size(symbol: string): number | null {
+    const known = this.sizes.get(symbol);
+    if (known !== undefined) return known;
+    return parseExpression(symbol)?.evaluate(name => this.sizes.get(name) ?? null) ?? null;
+  }
+
+  /** Gives the symbols of one size another size; false when no symbol has that size. */
+  rebind(from: number, to: number): boolean {
+    const symbols = [...this.sizes].filter(([, size]) => size === from);
+    for (const [symbol] of symbols) this.sizes.set(symbol, to);
+    return symbols.length > 0;
+  }
+
+  /** Dimensions of an input, the unnamed ones under a name of their own. */
+  private symbolsOf(input: Value): (number | string)[] {
+    return (input.declared?.dims ?? []).map((dim, axis) => dim ?? `${input.name}[${axis}]`);
+  }
+}
+
+interface Expression {
+  readonly names: readonly string[];
+  evaluate(size: (name: string) => number | null): number | null;
+}
+
+/** Sums and products of symbols and numbers, as exporters name computed dimensions; null for a plain symbol. */
+function parseExpression(text: string): Expression | null {
+  if (!/^[\w.\s]+([+*][\w.\s]+)+$/.test(text)) return null;
+  const terms = text.split('+').map(term => term.split('*').map(factor => factor.trim()));
+  const names = terms.flat().filter(factor => !/^\d+$/.test(factor));
+  return {
+    names,
+    evaluate: size => {
+      let sum = 0;
+      for (const factors of terms) {
+        let product = 1;
+        for (const factor of factors) {
+          const value = /^\d+$/.test(factor) ? Number(factor) : size(factor);
+          if (value === null) return null;
+          product *= value;
+        }
+        sum += product;
+      }
+      return sum;
+    },
+  };
+}
