@@ -218,6 +218,7 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
     { queryHeads: 4, kvHeads: 2, headDim: 64, valueDim: 64, large: true },
     {
       ...defaultParameters(true),
+      retrieve: [8],
     },
   ),
 ];

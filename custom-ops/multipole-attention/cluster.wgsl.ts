@@ -1,0 +1,239 @@
+import { booleans, type FloatType, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+
+/**
+ * k-means over sets of rows (README, steps 3 and 4). A set is a range of rows of every head: the keys of a
+ * segment, all queries, or the queries of a prefix. Sets are cut in chunks of {@link CHUNK} rows. Tables:
+ * `sets` holds (begin, end, first chunk, first slot) by set, `chunks` holds (set, begin, end, 0) by chunk.
+ */
+
+/** Rows of a chunk: one per thread. */
+export const CHUNK = 256;
+/** Cluster of a row that belongs to none. */
+export const NO_CLUSTER = 0xffffffff;
+
+export interface ClusterShape {
+  readonly type: FloatType;
+  /** Columns of the points. */
+  readonly columns: number;
+  readonly clusters: number;
+  /** Whether a key mask hides rows. */
+  readonly masked: boolean;
+}
+
+const mask = (masked: boolean) => (masked ? ({ mask: booleans } as const) : ({} as { mask?: never }));
+
+/** `visible(head, row)` under the mask, whose rows are those of `heads_per_mask` heads each. */
+const visibility = (masked: boolean) =>
+  `fn visible(head: u32, row: u32) -> bool { return ${
+    masked ? 'read_mask(head / params.heads_per_mask * params.rows + row)' : 'true'
+  }; }`;
+
+/** Initial centroids: visible rows of evenly spaced rank; zeros for a set without any. One group per (head, set). */
+export const seeds = (shape: ClusterShape) =>
+  kernel({
+    label: 'cluster seeds',
+    parameters: { rows: 'u32', sets: 'u32', heads_per_mask: 'u32' },
+    bindings: {
+      points: tensorRows(shape.type, shape.columns),
+      set_table: storage('read', 'vec4<u32>'),
+      centroids: storage('read_write', 'vec4<f32>'),
+      ...mask(shape.masked),
+    },
+    declarations: `const CLUSTERS = ${shape.clusters}u;
+const QUADS = ${quads(shape.columns)}u;
+var<workgroup> counts: array<u32, 256>;
+${visibility(shape.masked)}`,
+    body: `let head = group / params.sets;
+let bounds = set_table[group % params.sets].xy;
+let strip = (bounds.y - bounds.x + 255u) / 256u;
+let begin = bounds.x + thread * strip;
+var count = 0u;
+for (var row = begin; row < min(begin + strip, bounds.y); row++) { count += u32(visible(head, row)); }
+counts[thread] = count;
+workgroupBarrier();
+var total = 0u;
+for (var i = 0u; i < 256u; i++) { total += counts[i]; }
+for (var cluster = thread; cluster < CLUSTERS; cluster += 256u) {
+  let into = (group * CLUSTERS + cluster) * QUADS;
+  if (total == 0u) {
+    for (var quad = 0u; quad < QUADS; quad++) { centroids[into + quad] = vec4<f32>(); }
+    continue;
+  }
+  var rank = cluster * total / CLUSTERS;
+  var owner = 0u;
+  while (rank >= counts[owner]) {
+    rank -= counts[owner];
+    owner++;
+  }
+  var row = bounds.x + owner * strip;
+  loop {
+    if (visible(head, row)) {
+      if (rank == 0u) { break; }
+      rank--;
+    }
+    row++;
+  }
+  for (var quad = 0u; quad < QUADS; quad++) {
+    centroids[into + quad] = read_points(head * params.rows + row, quad);
+  }
+}`,
+  });
+
+/** Workgroup memory for centroids. */
+const CENTROID_QUADS = 512;
+
+/** Nearest centroid of every row, the lowest one among equals. One group per (head, chunk). */
+export const assign = (shape: ClusterShape) => {
+  const width = quads(shape.columns);
+  const held = Math.max(1, Math.floor(CENTROID_QUADS / width));
+  const columns = Array.from({ length: width }, (_, quad) => quad);
+  return kernel({
+    label: 'nearest centroids',
+    parameters: { rows: 'u32', sets: 'u32', chunks: 'u32', heads_per_mask: 'u32' },
+    bindings: {
+      points: tensorRows(shape.type, shape.columns),
+      chunk_table: storage('read', 'vec4<u32>'),
+      centroids: storage('read', 'vec4<f32>'),
+      assignment: storage('read_write', 'u32'),
+      ...mask(shape.masked),
+    },
+    declarations: `const CLUSTERS = ${shape.clusters}u;
+const QUADS = ${width}u;
+const HELD = ${held}u;
+var<workgroup> held: array<vec4<f32>, ${held * width}>;
+${visibility(shape.masked)}`,
+    body: `let head = group / params.chunks;
+let chunk = chunk_table[group % params.chunks];
+let row = chunk.y + thread;
+let source = head * params.rows + min(row, chunk.z - 1u);
+${columns.map(quad => `let point_${quad} = read_points(source, ${quad}u);`).join('\n')}
+var nearest = 0u;
+var least = 3e38;
+for (var first = 0u; first < CLUSTERS; first += HELD) {
+  let count = min(HELD, CLUSTERS - first);
+  let origin = ((head * params.sets + chunk.x) * CLUSTERS + first) * QUADS;
+  for (var i = thread; i < count * QUADS; i += 256u) { held[i] = centroids[origin + i]; }
+  workgroupBarrier();
+  for (var c = 0u; c < count; c++) {
+    var distance = 0.0;
+${columns
+  .map(quad => `    { let d = point_${quad} - held[c * QUADS + ${quad}u]; distance += dot(d, d); }`)
+  .join('\n')}
+    if (distance < least) {
+      least = distance;
+      nearest = first + c;
+    }
+  }
+  workgroupBarrier();
+}
+if (row < chunk.z) {
+  assignment[head * params.rows + row] = select(${NO_CLUSTER}u, nearest, visible(head, row));
+}`,
+  });
+};
+
+/** Clusters that are runs of `run` neighbouring rows of a set. One group per (head, chunk). */
+export const runs = (masked: boolean) =>
+  kernel({
+    label: 'contiguous clusters',
+    parameters: { rows: 'u32', chunks: 'u32', heads_per_mask: 'u32', run: 'u32' },
+    bindings: {
+      set_table: storage('read', 'vec4<u32>'),
+      chunk_table: storage('read', 'vec4<u32>'),
+      assignment: storage('read_write', 'u32'),
+      ...mask(masked),
+    },
+    declarations: visibility(masked),
+    body: `let head = group / params.chunks;
+let chunk = chunk_table[group % params.chunks];
+let row = chunk.y + thread;
+if (row < chunk.z) {
+  let cluster = (row - set_table[chunk.x].x) / params.run;
+  assignment[head * params.rows + row] = select(${NO_CLUSTER}u, cluster, visible(head, row));
+}`,
+  });
+
+/** Sums and counts of the members of each cluster by chunk. One group per (head, chunk, cluster). */
+export const chunkSums = (shape: ClusterShape) => {
+  const width = quads(shape.columns);
+  const lanes = Math.min(256, 2 ** Math.ceil(Math.log2(width)));
+  return kernel({
+    label: 'cluster sums',
+    parameters: { rows: 'u32', chunks: 'u32' },
+    bindings: {
+      points: tensorRows(shape.type, shape.columns),
+      chunk_table: storage('read', 'vec4<u32>'),
+      assignment: storage('read', 'u32'),
+      sums: storage('read_write', 'vec4<f32>'),
+      counts: storage('read_write', 'u32'),
+    },
+    declarations: `const CLUSTERS = ${shape.clusters}u;
+const QUADS = ${width}u;
+const LANES = ${lanes}u;
+const STRIPS = ${256 / lanes}u;
+var<workgroup> members: array<bool, 256>;
+var<workgroup> partial: array<vec4<f32>, 256>;`,
+    body: `let cluster = group % CLUSTERS;
+let part = group / CLUSTERS;
+let head = part / params.chunks;
+let chunk = chunk_table[part % params.chunks];
+let size = chunk.z - chunk.y;
+let origin = head * params.rows + chunk.y;
+members[thread] = thread < size && assignment[origin + min(thread, size - 1u)] == cluster;
+workgroupBarrier();
+let lane = thread % LANES;
+let strip = thread / LANES;
+for (var first = 0u; first < QUADS; first += LANES) {
+  let quad = first + lane;
+  var sum = vec4<f32>();
+  if (quad < QUADS) {
+    for (var n = strip; n < size; n += STRIPS) {
+      if (members[n]) { sum += read_points(origin + n, quad); }
+    }
+  }
+  partial[thread] = sum;
+  workgroupBarrier();
+  if (strip == 0u && quad < QUADS) {
+    for (var s = 1u; s < STRIPS; s++) { sum += partial[s * LANES + lane]; }
+    sums[group * QUADS + quad] = sum;
+  }
+  workgroupBarrier();
+}
+if (thread == 0u) {
+  var count = 0u;
+  for (var n = 0u; n < size; n++) { count += u32(members[n]); }
+  counts[group] = count;
+}`,
+  });
+};
+
+/** Centroids as the means of their members; without members they stay. One thread per (head, set, cluster, quad). */
+export const means = (shape: Pick<ClusterShape, 'columns' | 'clusters'>) =>
+  kernel({
+    label: 'cluster means',
+    parameters: { sets: 'u32', chunks: 'u32', threads: 'u32' },
+    bindings: {
+      set_table: storage('read', 'vec4<u32>'),
+      sums: storage('read', 'vec4<f32>'),
+      counts: storage('read', 'u32'),
+      centroids: storage('read_write', 'vec4<f32>'),
+    },
+    declarations: `const CLUSTERS = ${shape.clusters}u;
+const QUADS = ${quads(shape.columns)}u;`,
+    body: `let index = group * 256u + thread;
+if (index >= params.threads) { return; }
+let quad = index % QUADS;
+let cluster = index / QUADS % CLUSTERS;
+let member_set = index / (QUADS * CLUSTERS) % params.sets;
+let head = index / (QUADS * CLUSTERS * params.sets);
+let bounds = set_table[member_set];
+let chunks = (bounds.y - bounds.x + ${CHUNK - 1}u) / ${CHUNK}u;
+var sum = vec4<f32>();
+var count = 0u;
+for (var chunk = 0u; chunk < chunks; chunk++) {
+  let part = (head * params.chunks + bounds.z + chunk) * CLUSTERS + cluster;
+  sum += sums[part * QUADS + quad];
+  count += counts[part];
+}
+if (count > 0u) { centroids[index] = sum / f32(count); }`,
+  });

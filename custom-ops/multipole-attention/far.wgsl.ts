@@ -1,0 +1,236 @@
+import { AttentionTile, HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
+import { kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import { geometry, geometryParameters } from './geometry.wgsl.js';
+import { stateOf, stateQuads } from './near.wgsl.js';
+import type { MultipoleParameters } from './parameters.js';
+import { poolOf } from './pool.wgsl.js';
+import type { HeadShape } from './summarize.wgsl.js';
+
+/** Clusters that one workgroup of {@link estimates} goes through. */
+export const PANEL = 256;
+
+/** A block of rows whose estimates are in memory together, and their place in `order`. */
+export const blockParameters = {
+  /** Rows [block_begin, block_end). */
+  block_begin: 'u32',
+  block_end: 'u32',
+  /** Clusters in each row of `masses` and of the summaries. */
+  clusters: 'u32',
+} as const;
+
+/**
+ * Rows of a tile: `order` sorts the block's rows by query cluster and starts every cluster at a multiple of the
+ * tile's rows, so all rows of a tile share their cluster, and only the last ones may be missing.
+ */
+const tileRows = (rows: number): string => `var<workgroup> slot_rows: array<u32, ${rows}>;`;
+const loadTileRows = (rows: number): string => `let first_slot = (head * params.tiles + tile) * ${rows}u;
+if (order[first_slot] == 0u) { return; }
+if (thread < ${rows}u) { slot_rows[thread] = order[first_slot + thread]; }
+let query_cluster = row_clusters[head * params.rows + order[first_slot] - 1u];
+workgroupBarrier();`;
+
+/**
+ * Estimated logits of a block's rows over their far field (README, step 6), [heads, block, clusters], hidden
+ * outside. One group per (head, tile of `order`, panel of clusters).
+ */
+export const estimates = (shape: HeadShape, parameters: MultipoleParameters) => {
+  const { headDim } = shape;
+  const tile = new AttentionTile(shape.tile);
+  const keyQuads = quads(headDim);
+  const { rows, keys } = shape.tile;
+  const loadQuery = (row: string, quad: string) => `load_residual(head, query_cluster, slot_rows[${row}], ${quad})`;
+  return kernel({
+    label: 'far estimates',
+    parameters: {
+      ...geometryParameters,
+      ...blockParameters,
+      scale: 'f32',
+      sets: 'u32',
+      centroid_set: 'u32',
+      /** Tiles and panels by head. */
+      tiles: 'u32',
+      panels: 'u32',
+    },
+    bindings: {
+      query: tensorRows(shape.type, headDim),
+      centroids: storage('read', 'vec4<f32>'),
+      order: storage('read', 'u32'),
+      row_clusters: storage('read', 'u32'),
+      summary_weights: storage('read', 'f32'),
+      summary_keys: storage('read', 'vec4<f32>'),
+      masses: storage('read_write', 'f32'),
+    },
+    declarations: `${geometry(parameters)}
+const QUERY_CLUSTERS = ${parameters.queryClusters}u;
+${tile.declarations}
+${tileRows(rows)}
+fn load_residual(head: u32, query_cluster: u32, slot: u32, quad: u32) -> vec4<f32> {
+  if (slot == 0u) { return vec4<f32>(); }
+  let centroid = (head * params.sets + params.centroid_set) * QUERY_CLUSTERS + query_cluster;
+  return params.scale *
+    (read_query(query_head(head) * params.rows + slot - 1u, quad) - centroids[centroid * ${keyQuads}u + quad]);
+}`,
+    body: `let panel = group % params.panels;
+let tile = group / params.panels % params.tiles;
+let head = group / params.panels / params.tiles;
+${loadTileRows(rows)}
+let ty = thread / 16u;
+let tx = thread % 16u;
+let summaries = (head * QUERY_CLUSTERS + query_cluster) * params.clusters;
+let end = min((panel + 1u) * ${PANEL}u, params.clusters);
+${tile.loadQuery(headDim, loadQuery)}
+for (var base = panel * ${PANEL}u; base < end; base += ${keys}u) {
+  ${tile.logits(headDim, loadQuery, (key, quad) => `summary_keys[(summaries + min(base + ${key}, end - 1u)) * ${keyQuads}u + ${quad}]`)}
+${tile.keys
+  .map(
+    c => `  {
+    let cluster = base + tx + ${16 * c}u;
+    if (cluster < end) {
+      let weight = summary_weights[summaries + cluster];
+${tile.rows
+  .map(
+    r => `      {
+        let slot = slot_rows[${tile.row(r)}];
+        if (slot != 0u) {
+          let row = slot - 1u;
+          let seen = weight > ${HIDDEN} && is_far(row, cluster);
+          masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster] =
+            select(${HIDDEN}, weight + logit_${c}[${r}], seen);
+        }
+      }`,
+  )
+  .join('\n')}
+    }
+  }`,
+  )
+  .join('\n')}
+}`,
+  });
+};
+
+/**
+ * Turns a row's estimated logits into a_j (README, step 8), in place, and notes the log-sum-exp over near keys
+ * and estimates in the row's state. One group per (head, row of the block).
+ */
+export const normalize = (shape: HeadShape, parameters: MultipoleParameters) =>
+  kernel({
+    label: 'far masses',
+    parameters: { ...geometryParameters, ...blockParameters },
+    bindings: {
+      masses: storage('read_write', 'f32'),
+      state: storage('read_write', 'vec4<f32>'),
+    },
+    declarations: `${geometry(parameters)}
+${stateOf(shape.valueDim)}
+var<workgroup> partial: array<f32, 256>;
+var<workgroup> near_lse: f32;`,
+    body: `let size = params.block_end - params.block_begin;
+let head = group / size;
+let masses_of_row = group * params.clusters;
+let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(shape.valueDim) - 1}u;
+if (thread == 0u) { near_lse = state[statistics].z; }
+var top = ${HIDDEN};
+for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+  top = max(top, masses[masses_of_row + cluster]);
+}
+partial[thread] = top;
+workgroupBarrier();
+top = near_lse;
+for (var i = 0u; i < 256u; i++) { top = max(top, partial[i]); }
+workgroupBarrier();
+var total = 0.0;
+for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+  let logit = masses[masses_of_row + cluster];
+  total += select(0.0, exp(logit - top), logit > ${HIDDEN});
+}
+partial[thread] = total;
+workgroupBarrier();
+total = select(0.0, exp(near_lse - top), near_lse > ${HIDDEN});
+for (var i = 0u; i < 256u; i++) { total += partial[i]; }
+let lse = select(${HIDDEN}, top + log(total), total > 0.0);
+for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+  let logit = masses[masses_of_row + cluster];
+  masses[masses_of_row + cluster] = select(0.0, exp(logit - lse), logit > ${HIDDEN});
+}
+if (thread == 0u) { state[statistics].z = lse; }`,
+  });
+
+/**
+ * Adds the summaries of the far field, without the retrieved clusters, to the state of a block's rows. One
+ * group per (head, tile of `order`).
+ */
+export const farValues = (shape: HeadShape, parameters: MultipoleParameters, retrieves: boolean) => {
+  const { valueDim } = shape;
+  const tile = new AttentionTile(shape.tile);
+  const { rows, keys } = shape.tile;
+  const width = stateQuads(valueDim);
+  return kernel({
+    label: 'far values',
+    parameters: { ...geometryParameters, ...blockParameters, ...poolOf.parameters, tiles: 'u32' },
+    bindings: {
+      order: storage('read', 'u32'),
+      row_clusters: storage('read', 'u32'),
+      masses: storage('read', 'f32'),
+      summary_values: storage('read', 'vec4<f32>'),
+      state: storage('read_write', 'vec4<f32>'),
+      ...(retrieves ? poolOf.bindings(parameters) : {}),
+    },
+    declarations: `${geometry(parameters)}
+${stateOf(valueDim)}
+const QUERY_CLUSTERS = ${parameters.queryClusters}u;
+${tile.declarations}
+${retrieves ? poolOf.declarations(parameters) : ''}
+${tileRows(rows)}
+fn mass(head: u32, slot: u32, cluster: u32) -> f32 {
+  if (slot == 0u || cluster >= params.clusters) { return 0.0; }
+  ${retrieves ? 'if (is_retrieved(head, slot - 1u, cluster)) { return 0.0; }' : ''}
+  let row = head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin;
+  return masses[row * params.clusters + cluster];
+}`,
+    body: `let tile = group % params.tiles;
+let head = group / params.tiles;
+${loadTileRows(rows)}
+${tile.start(valueDim)}
+let summaries = (head * QUERY_CLUSTERS + query_cluster) * params.clusters;
+for (var base = 0u; base < params.clusters; base += ${keys}u) {
+${tile.keys
+  .map(
+    c => `  {
+    let weights = row_vec(${tile.rows.map(r => `mass(head, slot_rows[${tile.row(r)}], base + tx + ${16 * c}u)`).join(', ')});
+    row_total += weights;
+    weight_tile[(tx + ${16 * c}u) * 16u + ty] = weights;
+  }`,
+  )
+  .join('\n')}
+  ${tile.accumulate(valueDim, (key, quad) => `summary_values[(summaries + min(base + ${key}, params.clusters - 1u)) * ${quads(valueDim)}u + ${quad}]`)}
+}
+${tile.finishTotals}
+${tile.rows
+  .map(
+    r => `let slot_${r} = slot_rows[${tile.row(r)}];
+let before_${r} = state_of(head, max(slot_${r}, 1u + params.block_begin) - 1u);
+let near_${r} = state[before_${r} + ${width - 1}u];
+let joint_${r} = max(near_${r}.x, near_${r}.z);
+let keep_${r} = exp(near_${r}.x - joint_${r});
+let add_${r} = exp(near_${r}.z - joint_${r});`,
+  )
+  .join('\n')}
+workgroupBarrier();
+${tile.eachSum(
+  valueDim,
+  (sum, r, quad) => `if (slot_${r} != 0u) {
+  state[before_${r} + ${quad}] = state[before_${r} + ${quad}] * keep_${r} + ${sum} * add_${r};
+}`,
+)}
+if (tx == 0u) {
+${tile.rows
+  .map(
+    r => `  if (slot_${r} != 0u) {
+    state[before_${r} + ${width - 1}u] =
+      vec4<f32>(joint_${r}, near_${r}.y * keep_${r} + row_total[${r}] * add_${r}, near_${r}.z, 0.0);
+  }`,
+  )
+  .join('\n')}
+}`,
+  });
+};

@@ -1,0 +1,90 @@
+import { AttentionTile, HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
+import { booleans, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import { geometry, geometryParameters } from './geometry.wgsl.js';
+import type { MultipoleParameters } from './parameters.js';
+import type { HeadShape } from './summarize.wgsl.js';
+
+/**
+ * State of a row between kernels: quads(E) groups of value columns, summed with weights relative to a maximum,
+ * then (maximum, sum of weights, log-sum-exp of all logits including estimates, 0).
+ */
+export const stateQuads = (valueDim: number): number => quads(valueDim) + 1;
+
+/**
+ * Exact attention over the keys near a row (README, step 7), or over all keys it may see when `exact` is set;
+ * writes the state of the rows from `first_row` on. One group per (head, tile of rows).
+ */
+export const near = (shape: HeadShape, parameters: MultipoleParameters, masked: boolean) => {
+  const { headDim, valueDim } = shape;
+  const tile = new AttentionTile(shape.tile);
+  const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
+  return kernel({
+    label: 'near attention',
+    parameters: { ...geometryParameters, scale: 'f32', tiles: 'u32' },
+    bindings: {
+      query: tensorRows(shape.type, headDim),
+      key: tensorRows(shape.type, headDim),
+      value: tensorRows(shape.type, valueDim),
+      state: storage('read_write', 'vec4<f32>'),
+      ...(masked ? ({ mask: booleans } as const) : ({} as { mask?: never })),
+    },
+    declarations: `${geometry(parameters)}
+${stateOf(valueDim)}
+${tile.declarations}
+fn load_query(head: u32, row: u32, quad: u32) -> vec4<f32> {
+  return read_query(query_head(head) * params.rows + min(row, params.rows - 1u), quad);
+}
+fn is_visible(kv: u32, key: u32) -> bool {
+  return ${masked ? 'read_mask(kv / params.kv_heads * params.keys + key)' : 'true'};
+}`,
+    body: `let head = group / params.tiles;
+let kv = kv_head(head);
+let first = params.first_row + group % params.tiles * ${shape.tile.rows}u;
+let last = min(first + ${shape.tile.rows}u, params.rows) - 1u;
+let begin = near_keys(first).x;
+let end = near_keys(last).y;
+${tile.start(valueDim)}
+${tile.rows.map(r => `let range_${r} = near_keys(first + ${tile.row(r)});`).join('\n')}
+${tile.loadQuery(headDim, loadQuery)}
+for (var base = begin; base < end; base += ${shape.tile.keys}u) {
+  ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(kv * params.keys + min(base + ${key}, params.keys - 1u), ${quad})`)}
+  ${tile.weights(
+    valueDim,
+    'params.scale',
+    (r, key) =>
+      `base + ${key} >= range_${r}.x && base + ${key} < range_${r}.y && is_visible(kv, base + ${key})`,
+  )}
+  ${tile.accumulate(valueDim, (key, quad) => `read_value(kv * params.keys + min(base + ${key}, params.keys - 1u), ${quad})`)}
+}
+${tile.finishTotals}
+${writeState(tile, valueDim, r => `(first + ${tile.row(r)})`)}`,
+  });
+};
+
+/**
+ * Writes sums, maximum, total and log-sum-exp of the thread's rows; `row(r)` is an expression of the row.
+ * Rows past the end are left out.
+ */
+export function writeState(tile: AttentionTile, valueDim: number, row: (r: number) => string): string {
+  const width = stateQuads(valueDim);
+  return `${tile.eachSum(
+    valueDim,
+    (sum, r, quad) => `if (${row(r)} < params.rows) { state[state_of(head, ${row(r)}) + ${quad}] = ${sum}; }`,
+  )}
+if (tx == 0u) {
+${tile.rows
+  .map(
+    r => `  if (${row(r)} < params.rows) {
+    let lse = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
+    state[state_of(head, ${row(r)}) + ${width - 1}u] = vec4<f32>(row_max[${r}], row_total[${r}], lse, 0.0);
+  }`,
+  )
+  .join('\n')}
+}`;
+}
+
+/** `state_of(head, row)`: where the state of a row starts. */
+export const stateOf = (valueDim: number): string =>
+  `fn state_of(head: u32, row: u32) -> u32 {
+  return (head * (params.rows - params.first_row) + row - params.first_row) * ${stateQuads(valueDim)}u;
+}`;

@@ -1,0 +1,104 @@
+import { AttentionTile, HIDDEN, type TileShape } from '../runtime/web/attention-tile.wgsl.js';
+import { type FloatType, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import { geometry, geometryParameters } from './geometry.wgsl.js';
+import type { MultipoleParameters } from './parameters.js';
+
+/** Element type and columns of query, key and value, and the tile that fits the device. */
+export interface HeadShape {
+  readonly type: FloatType;
+  /** D */
+  readonly headDim: number;
+  /** E */
+  readonly valueDim: number;
+  readonly tile: TileShape;
+}
+
+/**
+ * Stage 1 (README, step 5): for every query centroid and key cluster the log-weight and the tilted means of
+ * keys and values, [heads, query clusters, clusters] and as many rows of columns padded to fours. A cluster
+ * without members has the log-weight {@link HIDDEN}. One group per (head, tile of centroids, key cluster).
+ */
+export const summarize = (shape: HeadShape, parameters: MultipoleParameters) => {
+  const { headDim, valueDim } = shape;
+  const tile = new AttentionTile(shape.tile);
+  const keyQuads = quads(headDim);
+  const columns = 4 * (keyQuads + quads(valueDim));
+  const loadQuery = (row: string, quad: string) => `load_centroid(first + ${row}, origin + ${row}, ${quad})`;
+  return kernel({
+    label: 'cluster summaries',
+    parameters: {
+      ...geometryParameters,
+      scale: 'f32',
+      /** Sets of centroids by head, and the one to use. */
+      sets: 'u32',
+      centroid_set: 'u32',
+      /** Clusters of a head, of which the first `clusters` are summarized. */
+      all_clusters: 'u32',
+      clusters: 'u32',
+    },
+    bindings: {
+      centroids: storage('read', 'vec4<f32>'),
+      key: tensorRows(shape.type, headDim),
+      value: tensorRows(shape.type, valueDim),
+      starts: storage('read', 'u32'),
+      members: storage('read', 'u32'),
+      summary_weights: storage('read_write', 'f32'),
+      summary_keys: storage('read_write', 'vec4<f32>'),
+      summary_values: storage('read_write', 'vec4<f32>'),
+    },
+    declarations: `${geometry(parameters)}
+const QUERY_CLUSTERS = ${parameters.queryClusters}u;
+${tile.declarations}
+var<workgroup> tile_keys: array<u32, ${shape.tile.keys}>;
+fn load_centroid(cluster: u32, row: u32, quad: u32) -> vec4<f32> {
+  if (cluster >= QUERY_CLUSTERS) { return vec4<f32>(); }
+  return centroids[row * ${keyQuads}u + quad];
+}
+fn load_key_and_value(row: u32, quad: u32) -> vec4<f32> {
+  if (quad < ${keyQuads}u) { return read_key(row, quad); }
+  return read_value(row, quad - ${keyQuads}u);
+}`,
+    body: `let cluster = group % params.clusters;
+let tiles = (QUERY_CLUSTERS + ${shape.tile.rows - 1}u) / ${shape.tile.rows}u;
+let first = group / params.clusters % tiles * ${shape.tile.rows}u;
+let head = group / params.clusters / tiles;
+let kv = kv_head(head);
+let origin = (head * params.sets + params.centroid_set) * QUERY_CLUSTERS + first;
+let unit_starts = kv * (params.all_clusters / KEY_CLUSTERS) * (KEY_CLUSTERS + 1u) +
+  cluster / KEY_CLUSTERS * (KEY_CLUSTERS + 1u) + cluster % KEY_CLUSTERS;
+let begin = starts[unit_starts];
+let end = starts[unit_starts + 1u];
+${tile.start(columns)}
+${tile.loadQuery(headDim, loadQuery)}
+for (var base = begin; base < end; base += ${shape.tile.keys}u) {
+  let count = min(${shape.tile.keys}u, end - base);
+  if (thread < ${shape.tile.keys}u) {
+    tile_keys[thread] = kv * params.keys + members[kv * params.keys + base + min(thread, count - 1u)] - 1u;
+  }
+  workgroupBarrier();
+  ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(tile_keys[${key}], ${quad})`)}
+  ${tile.weights(columns, 'params.scale', (_, key) => `${key} < count`)}
+  ${tile.accumulate(columns, (key, quad) => `load_key_and_value(tile_keys[${key}], ${quad})`)}
+}
+${tile.finishTotals}
+for (var r = 0u; r < ${tile.rowsPerThread}u; r++) {
+  let row = first + ty * ${tile.rowsPerThread}u + r;
+  if (tx == 0u && row < QUERY_CLUSTERS) {
+    let index = (head * QUERY_CLUSTERS + row) * params.clusters + cluster;
+    summary_weights[index] = select(${HIDDEN}, row_max[r] + log(row_total[r]), row_total[r] > 0.0);
+  }
+}
+let inverse = select(row_vec(), 1.0 / row_total, row_total > row_vec());
+${tile.eachSum(
+  columns,
+  (sum, r, quad) => `{
+  let row = first + ${tile.row(r)};
+  if (row < QUERY_CLUSTERS) {
+    let index = (head * QUERY_CLUSTERS + row) * params.clusters + cluster;
+    if (${quad} < ${keyQuads}u) { summary_keys[index * ${keyQuads}u + ${quad}] = ${sum} * inverse[${r}]; }
+    else { summary_values[index * ${quads(valueDim)}u + ${quad} - ${keyQuads}u] = ${sum} * inverse[${r}]; }
+  }
+}`,
+)}`,
+  });
+};
