@@ -23,10 +23,11 @@ export type ModelEdit =
       readonly before: NodeInfo | null;
       readonly nodes: readonly NodeSpec[];
     }
-  /** Takes out a node, initializer or value info, with all that is inside. */
+  /** Takes out a node, initializer, input, output or value info, with all that is inside. */
   | { readonly kind: 'remove'; readonly from: NodeListInfo; readonly item: { readonly range: FieldRange } }
   | { readonly kind: 'add-initializer'; readonly to: GraphInfo; readonly tensor: TensorSpec }
   | { readonly kind: 'add-value'; readonly to: GraphInfo; readonly value: ValueSpec }
+  | { readonly kind: 'add-input'; readonly to: GraphInfo; readonly value: ValueSpec }
   /** Makes a value an output of a graph; its type is left to inference. */
   | { readonly kind: 'add-output'; readonly to: GraphInfo; readonly name: string }
   | { readonly kind: 'add-function'; readonly body: FunctionSpec }
@@ -62,6 +63,8 @@ function toSplice(model: ModelInfo, edit: ModelEdit): Splice {
       return appendTo(edit.to, field(GraphField.initializer, encodeTensor(edit.tensor)));
     case 'add-value':
       return appendTo(edit.to, field(GraphField.valueInfo, [encodeValue(edit.value)]));
+    case 'add-input':
+      return appendTo(edit.to, field(GraphField.input, [encodeValue(edit.value)]));
     case 'add-output':
       return appendTo(edit.to, field(GraphField.output, [encodeUntypedValue(edit.name)]));
     case 'add-function':
