@@ -9,7 +9,7 @@ import {
   field,
 } from './encode.js';
 import { FunctionField, GraphField, ModelField } from './field-numbers.js';
-import type { FieldRange, GraphInfo, ModelInfo, NodeInfo, NodeListInfo } from './model-info.js';
+import type { FieldRange, FunctionInfo, GraphInfo, ModelInfo, NodeInfo, NodeListInfo } from './model-info.js';
 import type { FunctionSpec, NodeSpec, TensorSpec, ValueSpec } from './spec.js';
 import { type Segment, type Splice, spliceMessage } from './splice.js';
 import { encodeVarint, WireType } from './wire.js';
@@ -31,7 +31,13 @@ export type ModelEdit =
   /** Makes a value an output of a graph; its type is left to inference. */
   | { readonly kind: 'add-output'; readonly to: GraphInfo; readonly name: string }
   | { readonly kind: 'add-function'; readonly body: FunctionSpec }
-  | { readonly kind: 'import-opset'; readonly domain: string; readonly version: number }
+  /** Imports an operator set into the model or, since functions have imports of their own, into a function. */
+  | {
+      readonly kind: 'import-opset';
+      readonly into: ModelInfo | FunctionInfo;
+      readonly domain: string;
+      readonly version: number;
+    }
   | { readonly kind: 'set-ir-version'; readonly version: number };
 
 /**
@@ -69,8 +75,12 @@ function toSplice(model: ModelInfo, edit: ModelEdit): Splice {
       return appendTo(edit.to, field(GraphField.output, [encodeUntypedValue(edit.name)]));
     case 'add-function':
       return appendToModel(field(ModelField.functions, encodeFunction(edit.body)));
-    case 'import-opset':
-      return appendToModel(field(ModelField.opsetImport, [encodeOpsetImport(edit.domain, edit.version)]));
+    case 'import-opset': {
+      const imported = [encodeOpsetImport(edit.domain, edit.version)];
+      return 'kind' in edit.into
+        ? appendTo(edit.into, field(FunctionField.opsetImport, imported))
+        : appendToModel(field(ModelField.opsetImport, imported));
+    }
     case 'set-ir-version':
       return {
         range: model.irVersionRange,

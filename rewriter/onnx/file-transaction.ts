@@ -31,13 +31,18 @@ export class FileTransaction {
   }
 
   /**
-   * Gives all files their names, in the order of staging. Only the last one may replace an existing file: when
-   * a renaming fails, `rollback` removes the files renamed before.
+   * Gives all files their names, in the order of staging, or none. Only the last one may replace an existing
+   * file: undoing removes the ones before.
    */
   commit(): void {
-    for (const file of this.staged) {
-      renameSync(file.name, file.target);
-      file.name = file.target;
+    try {
+      for (const file of this.staged) {
+        renameSync(file.name, file.target);
+        file.name = file.target;
+      }
+    } catch (error) {
+      this.rollback();
+      throw error;
     }
     open.delete(this);
   }

@@ -1,0 +1,179 @@
+import { DOMAIN, DOMAIN_VERSION } from '../custom-ops/operator.js';
+import { InputError } from './errors.js';
+import { planFunctions } from './function-overloads.js';
+import type { Graph } from './graph/graph.js';
+import type { ModelGraph } from './graph/model-graph.js';
+import type { Node } from './graph/node.js';
+import { deadNodes, readBy } from './graph/slices.js';
+import type { Value } from './graph/value.js';
+import type { ModelEdit } from './onnx/edit.js';
+import type { FunctionInfo, ModelInfo, NodeListInfo } from './onnx/model-info.js';
+import type { FunctionSpec } from './onnx/spec.js';
+import { connectedInputs, type Replacement, replacementNodes } from './replacement-nodes.js';
+
+/** Before this IR version every initializer is a graph input as well, by rule and not by intent. */
+const IR_WITH_FREE_INITIALIZERS = 4;
+
+/** A rewrite that is not written yet. */
+export interface Rewrite {
+  /** For `editModel`. */
+  readonly edits: readonly ModelEdit[];
+  /** Nodes that the rewrite removes: they computed nothing but what is now computed otherwise. */
+  readonly removed: readonly Node[];
+  /** Nodes that it adds. */
+  readonly added: number;
+}
+
+/** A replacement with its place in the graph. */
+interface Located {
+  readonly replacement: Replacement;
+  readonly output: Value;
+  readonly producer: Node;
+}
+
+/**
+ * Replaces attention sites by operators. Each new node takes the place of the node that computed the site's
+ * output, under the output's name, so order and consumers stay as they are. Nodes, initializers and value
+ * infos that the rewrite leaves without use are removed, whatever had no use before stays.
+ *
+ * IR version: at least 8 (functions), 10 when one operator needs several bodies. The model's own operator sets
+ * stay as they are.
+ * @throws InputError when the model uses the operators' domain in another version
+ */
+export function applyRewrite(graph: ModelGraph, replacements: readonly Replacement[]): Rewrite {
+  if (replacements.length === 0) return { edits: [], removed: [], added: 0 };
+  const { model } = graph;
+  const located = replacements.map(locate).sort((a, b) => position(a) - position(b));
+  const removed = removedNodes(located);
+  const functions = planFunctions(
+    model,
+    located.map(({ replacement }) => functionBody(replacement)),
+  );
+  const masks = new Map<Graph, Map<string, string>>();
+  const insertions = located.map(({ replacement, producer }, i): ModelEdit & { kind: 'insert-nodes' } => {
+    const shared = masks.get(producer.graph) ?? new Map<string, string>();
+    masks.set(producer.graph, shared);
+    const nodes = replacementNodes(replacement, functions.overloads[i]!, graph.names, shared);
+    return { kind: 'insert-nodes', into: producer.graph.info, before: producer.info, nodes };
+  });
+  return {
+    edits: [
+      ...insertions,
+      ...removed.map(node => ({ kind: 'remove', from: node.graph.info, item: node.info }) as const),
+      ...removalsOfUnused(model, new Set(removed), new Set(located.map(({ output }) => output))),
+      ...functions.added.map(body => ({ kind: 'add-function', body }) as const),
+      ...opsetImports(model, located),
+      ...irVersion(model, functions.irVersion),
+    ],
+    removed,
+    added: insertions.reduce((sum, { nodes }) => sum + nodes.length, 0),
+  };
+}
+
+/** @throws RangeError when the site does not fit the graph */
+function locate(replacement: Replacement): Located {
+  const { site } = replacement;
+  const output = site.nodes[0]?.graph.resolve(site.output.value);
+  if (!output?.producer) throw new RangeError(`the output of site ${site.id} is computed by no node`);
+  return { replacement, output, producer: output.producer };
+}
+
+function position({ producer }: Located): number {
+  return producer.info.range.start;
+}
+
+function functionBody(replacement: Replacement): FunctionSpec {
+  const connected = [...connectedInputs(replacement).keys()];
+  return replacement.operator.functionBody(replacement.attributes, connected);
+}
+
+/** @throws RangeError when a node computes the output of a site and something else that is in use */
+function removedNodes(located: readonly Located[]): readonly Node[] {
+  const kept = new Set<Value>();
+  for (const { replacement, producer } of located) {
+    for (const { value } of connectedInputs(replacement).values()) {
+      const operand = producer.graph.resolve(value);
+      if (operand === null)
+        throw new RangeError(`site ${replacement.site.id} reads '${value}', which is not there`);
+      kept.add(operand);
+    }
+  }
+  const removed = deadNodes(
+    located.map(({ output }) => output),
+    kept,
+  );
+  for (const { replacement, producer } of located) {
+    if (removed.includes(producer)) continue;
+    throw new RangeError(
+      `site ${replacement.site.id}: ${producer.label} computes more than the output of attention`,
+    );
+  }
+  return removed;
+}
+
+/** Removes the initializers that only removed nodes read, and the value infos of what they computed. */
+function* removalsOfUnused(
+  model: ModelInfo,
+  removed: ReadonlySet<Node>,
+  replaced: ReadonlySet<Value>,
+): Generator<ModelEdit> {
+  const gone = new Set<Value>();
+  for (const node of removed) {
+    for (const value of node.outputs) if (value !== null && !replaced.has(value)) gone.add(value);
+    for (const value of readBy(node)) {
+      const overridable = model.irVersion >= IR_WITH_FREE_INITIALIZERS && value.graph.inputs.includes(value);
+      const used = value.outputOf.length > 0 || value.uses.some(use => !isInside(use.node, removed));
+      if (value.initializer !== null && !overridable && !used) gone.add(value);
+    }
+  }
+  for (const { graph, name, initializer } of gone) {
+    if (initializer !== null) yield { kind: 'remove', from: graph.info, item: initializer };
+    for (const info of graph.info.valueInfos) {
+      if (info.name === name) yield { kind: 'remove', from: graph.info, item: info };
+    }
+  }
+}
+
+/** Whether a node is one of these or in a subgraph of one. */
+function isInside(node: Node, nodes: ReadonlySet<Node>): boolean {
+  return nodes.has(node) || (node.graph.owner !== null && isInside(node.graph.owner.node, nodes));
+}
+
+function opsetImports(model: ModelInfo, located: readonly Located[]): ModelEdit[] {
+  const functions = located.map(({ producer }) => outermost(producer.graph).info).filter(isFunction);
+  return [model, ...new Set(functions)].flatMap((into): ModelEdit[] => {
+    const version = into.opsetImports.get(DOMAIN);
+    if (version === DOMAIN_VERSION) return [];
+    if (version === undefined)
+      return [{ kind: 'import-opset', into, domain: DOMAIN, version: DOMAIN_VERSION }];
+    throw new InputError(`${model.file ?? 'model'}: it uses version ${version} of domain ${DOMAIN}`, {
+      ...(model.file === null ? {} : { file: model.file }),
+      remedy: `This program writes version ${DOMAIN_VERSION}: rewrite the original model instead.`,
+    });
+  });
+}
+
+function outermost(graph: Graph): Graph {
+  return graph.parent === null ? graph : outermost(graph.parent);
+}
+
+function isFunction(info: NodeListInfo): info is FunctionInfo {
+  return info.kind === 'function';
+}
+
+/**
+ * Raises the IR version where needed. Up to version 3, initializers are constants although they are listed as
+ * inputs; from version 4 on such a listing would let callers override them and keep runtimes from folding them.
+ */
+function irVersion(model: ModelInfo, least: number): ModelEdit[] {
+  if (model.irVersion >= least) return [];
+  const { graph } = model;
+  const stored = new Set(graph.initializers.map(({ name }) => name));
+  const listed = model.irVersion < IR_WITH_FREE_INITIALIZERS ? graph.inputs : [];
+  return [
+    { kind: 'set-ir-version', version: least },
+    ...listed
+      .filter(({ name }) => stored.has(name))
+      .map(item => ({ kind: 'remove', from: graph, item }) as const),
+  ];
+}
