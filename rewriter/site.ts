@@ -20,6 +20,9 @@ export type MaskKind =
  */
 export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)';
 
+/** The axis of queries or keys in each layout; batch is always the first. */
+export const SEQUENCE_AXIS: Readonly<Record<Layout, number>> = { BHND: 2, BHDN: 3, BNHD: 1, 'BN(HD)': 1 };
+
 /** A value of the graph together with its layout. */
 export interface Operand {
   readonly value: string;
