@@ -1,6 +1,6 @@
+import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { elementCount } from '../../rewriter/onnx/element-size.js';
 import type { ModelInput } from './model-inputs.js';
-import { Random } from './random.js';
 import { type TensorValue, tensorFrom } from './tensor.js';
 
 export interface GenerationOptions {
@@ -49,7 +49,7 @@ export function generateInputs(
   inputs: readonly ModelInput[],
   options: GenerationOptions,
 ): Map<string, TensorValue> {
-  const random = new Random(options.seed);
+  const random = new SeededRandom(options.seed);
   const symbols = new Map<string, number>();
   return new Map(
     inputs.map(input => {
@@ -92,7 +92,7 @@ function generateElements(
   input: ModelInput,
   dims: readonly number[],
   options: GenerationOptions,
-  random: Random,
+  random: SeededRandom,
 ): Float64Array {
   const elements = new Float64Array(elementCount(dims));
   const last = dims.at(-1) ?? 1;

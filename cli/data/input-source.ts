@@ -24,15 +24,18 @@ export interface InputSource {
 
 const SEED = 1;
 
-/** Random inputs that respect the model's types and conventions. Padded rows where a mask allows them. */
-export function generatedSource(inputs: readonly ModelInput[]): InputSource {
-  const batch = takesPadding(inputs) ? 2 : 1;
+/**
+ * Random inputs that respect the model's types and conventions; `padded` adds a second batch row that ends in
+ * padding where a mask can say so.
+ */
+export function generatedSource(inputs: readonly ModelInput[], rows: 'padded' | 'single'): InputSource {
+  const padded = rows === 'padded' && takesPadding(inputs);
   const anyLength = hasDynamicSequence(inputs);
   return {
     description: `generated (seed ${SEED})`,
     anyLength,
     longest: null,
-    at: length => generateInputs(inputs, { length: length ?? 1, batch, padded: true, seed: SEED }),
+    at: length => generateInputs(inputs, { length: length ?? 1, batch: padded ? 2 : 1, padded, seed: SEED }),
   };
 }
 

@@ -1,7 +1,7 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { ModelInfo, NodeInfo } from '../../rewriter/onnx/model-info.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
-import type { ElementType } from './tensor.js';
+import { type ElementType, elementTypeOf } from './tensor.js';
 
 /** What a model wants to be fed: one of its graph inputs that no initializer provides. */
 export interface ModelInput {
@@ -23,13 +23,13 @@ export function modelInputs(model: ModelInfo): ModelInput[] {
   return model.graph.inputs
     .filter(input => !initialized.has(input.name))
     .map(input => {
-      const type = ELEMENT_TYPES[input.dataType];
-      if (input.kind !== 'tensor' || type === undefined || input.dims === null) {
+      const type = elementTypeOf(input.dataType);
+      if (input.kind !== 'tensor' || type === null || input.dims === null) {
         throw new InputError(
           `${model.file ?? 'model'}: input "${input.name}" cannot be fed: ${
             input.kind !== 'tensor'
               ? `it is a ${input.kind}`
-              : type === undefined
+              : type === null
                 ? `its elements are ${DataType[input.dataType] ?? 'of an unknown type'}`
                 : 'its rank is unknown'
           }`,
@@ -39,21 +39,6 @@ export function modelInputs(model: ModelInfo): ModelInput[] {
       return { name: input.name, type, dims: input.dims, vocabulary: vocabularyOf(model, input.name) };
     });
 }
-
-const ELEMENT_TYPES: Readonly<Partial<Record<DataType, ElementType>>> = {
-  [DataType.FLOAT]: 'float32',
-  [DataType.DOUBLE]: 'float64',
-  [DataType.FLOAT16]: 'float16',
-  [DataType.INT8]: 'int8',
-  [DataType.INT16]: 'int16',
-  [DataType.INT32]: 'int32',
-  [DataType.INT64]: 'int64',
-  [DataType.UINT8]: 'uint8',
-  [DataType.UINT16]: 'uint16',
-  [DataType.UINT32]: 'uint32',
-  [DataType.UINT64]: 'uint64',
-  [DataType.BOOL]: 'bool',
-};
 
 /** Operators that hand on the elements of their first input. */
 const PASSES_ON = new Set(['Cast', 'Flatten', 'Identity', 'Reshape', 'Squeeze', 'Unsqueeze']);

@@ -1,5 +1,6 @@
 import { elementCount } from '../../rewriter/onnx/element-size.js';
 import { float16ToFloat32, float32ToFloat16 } from '../../rewriter/onnx/float16.js';
+import { DataType } from '../../rewriter/onnx/spec.js';
 
 /** Element types that a session takes and gives, by the names of onnxruntime-common. */
 export interface ElementArrays {
@@ -44,6 +45,28 @@ export const ARRAY_TYPES = {
   uint64: BigUint64Array,
   bool: Uint8Array,
 } as const satisfies Record<ElementType, unknown>;
+
+/** The same types as ONNX numbers them. */
+export const DATA_TYPES: Readonly<Record<ElementType, DataType>> = {
+  float32: DataType.FLOAT,
+  float64: DataType.DOUBLE,
+  float16: DataType.FLOAT16,
+  int8: DataType.INT8,
+  int16: DataType.INT16,
+  int32: DataType.INT32,
+  int64: DataType.INT64,
+  uint8: DataType.UINT8,
+  uint16: DataType.UINT16,
+  uint32: DataType.UINT32,
+  uint64: DataType.UINT64,
+  bool: DataType.BOOL,
+};
+
+/** The element type that ONNX numbers `dataType`; null for one without a JavaScript form. */
+export function elementTypeOf(dataType: DataType): ElementType | null {
+  const types = Object.keys(DATA_TYPES) as ElementType[];
+  return types.find(type => DATA_TYPES[type] === dataType) ?? null;
+}
 
 export function isElementType(name: string): name is ElementType {
   return Object.hasOwn(ARRAY_TYPES, name);

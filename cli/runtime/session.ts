@@ -1,0 +1,98 @@
+import { env, InferenceSession, Tensor } from 'onnxruntime-node';
+import { DOMAIN } from '../../custom-ops/operator.js';
+import type { ModelInfo } from '../../rewriter/onnx/model-info.js';
+import type { RuntimeDescription } from '../../rewriter/validation.js';
+import { isElementType, type TensorValue } from '../data/tensor.js';
+
+/** A model ready to run. */
+export interface ModelSession {
+  readonly runtime: RuntimeDescription;
+  readonly outputNames: readonly string[];
+  /**
+   * Runs the model.
+   * @param fetches names of the outputs to compute; all of them when absent
+   * @throws Error with the runtime's message
+   */
+  run(
+    feeds: ReadonlyMap<string, TensorValue>,
+    fetches?: readonly string[],
+  ): Promise<Map<string, TensorValue>>;
+  release(): Promise<void>;
+}
+
+/** A model file, or the bytes of a model whose external data is in `folder`. */
+export type ModelLocation =
+  | { readonly file: string }
+  | { readonly bytes: Uint8Array; readonly folder: string };
+
+export interface SessionOptions {
+  /** Threads of one operator; the runtime's choice when absent. */
+  readonly threads?: number;
+}
+
+const ERRORS_ONLY = 3;
+
+/**
+ * Opens a session: the one place that chooses what executes a model.
+ * @param usesCustomOperators whether the model has nodes of our domain, which `runtime` then accounts for
+ * @throws Error with the runtime's message
+ */
+export async function openSession(
+  location: ModelLocation,
+  usesCustomOperators: boolean,
+  options: SessionOptions = {},
+): Promise<ModelSession> {
+  const settings: InferenceSession.SessionOptions = {
+    executionProviders: ['cpu'],
+    logSeverityLevel: ERRORS_ONLY,
+    ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
+  };
+  const session =
+    'file' in location
+      ? await InferenceSession.create(location.file, settings)
+      : await InferenceSession.create(location.bytes, {
+          ...settings,
+          extra: { session: { model_external_initializers_file_folder_path: location.folder } },
+        });
+  return {
+    runtime: {
+      name: 'onnxruntime-node',
+      version: env.versions.node ?? 'of unknown version',
+      execution_provider: 'CPU',
+      custom_operators: usesCustomOperators ? 'function-body' : null,
+    },
+    outputNames: session.outputNames,
+    async run(feeds, fetches = session.outputNames) {
+      const results = await session.run(
+        Object.fromEntries(
+          [...feeds].map(([name, value]) => [name, new Tensor(value.type, value.data, value.dims)]),
+        ),
+        fetches,
+      );
+      return new Map(fetches.map(name => [name, fromRuntime(name, results[name])]));
+    },
+    release: () => session.release(),
+  };
+}
+
+/** Whether a model has nodes of our domain, in functions and subgraphs too. */
+export function usesCustomOperators(model: ModelInfo): boolean {
+  return model.opsetImports.has(DOMAIN);
+}
+
+/** For people: `onnxruntime-node 1.30.0, CPU, custom operators by their function bodies`. */
+export function describeRuntime(runtime: RuntimeDescription): string {
+  const how = {
+    'function-body': 'custom operators by their function bodies',
+    'native-kernels': 'custom operators by native kernels',
+  };
+  const operators = runtime.custom_operators === null ? '' : `, ${how[runtime.custom_operators]}`;
+  return `${runtime.name} ${runtime.version}, ${runtime.execution_provider}${operators}`;
+}
+
+function fromRuntime(name: string, value: Tensor | undefined): TensorValue {
+  if (value === undefined || !isElementType(value.type)) {
+    throw new Error(`output "${name}" is not a tensor of numbers (${value?.type ?? 'no tensor'})`);
+  }
+  return { type: value.type, dims: value.dims, data: value.data } as TensorValue;
+}

@@ -1,0 +1,186 @@
+import type { AttentionSite } from '../../rewriter/site.js';
+import type { Difference, SiteValidation } from '../../rewriter/validation.js';
+import type { TensorValue } from '../data/tensor.js';
+import { CheckFailure } from '../errors.js';
+import { openSession } from '../runtime/session.js';
+import { difference } from './difference.js';
+import { exactBelowOf, expose, isolate, type Replacement, siteId } from './replacement.js';
+import { keyLength, RowsWithoutKeys } from './rows-without-keys.js';
+import type { OpenModel } from './validate-models.js';
+
+type Tensors = ReadonlyMap<string, TensorValue>;
+
+/** One site, measured on the inputs of every length. */
+export interface MeasuredSite {
+  readonly lengths: readonly {
+    readonly result: SiteValidation;
+    readonly rowsWithoutKeys: RowsWithoutKeys | null;
+  }[];
+}
+
+/** Values of sites that are held in memory at a time. */
+const ALLOWANCE = 256 * 1024 * 1024;
+/** Size of one value, batch row and position where the graph does not tell heads or head size. */
+const ASSUMED_WIDTH = 1024;
+const FLOAT_BYTES = 4;
+
+/**
+ * Compares what each site computes: isolated, the operator on the original's own query, key and value; and
+ * propagated, the same value in the rewritten model. The values are had by making them outputs of copies of
+ * the models in memory.
+ * @param sites the original's attention sites by the value that they compute
+ * @param inputs one set of inputs for each length
+ */
+export async function compareSites(
+  original: OpenModel,
+  rewritten: OpenModel,
+  replacements: readonly Replacement[],
+  sites: ReadonlyMap<string, AttentionSite>,
+  inputs: readonly Tensors[],
+  onSite: (label: string) => void,
+): Promise<MeasuredSite[]> {
+  const measured: MeasuredSite[] = [];
+  for (const group of inGroups(replacements, sites, inputs)) {
+    const isolated = await measureIsolated(original, rewritten, group, sites, inputs, onSite);
+    const propagated = await runExposed(
+      rewritten,
+      group.map(({ output }) => output),
+      inputs,
+      (values, i) =>
+        group.map(({ output }, s) => {
+          const { expected, skip } = isolated[s]![i]!;
+          return difference(expected, values.get(output)!, skip);
+        }),
+    );
+    for (const [s, replacement] of group.entries()) {
+      measured.push({
+        lengths: inputs.map((_, i) => ({
+          result: describeSite(replacement, isolated[s]![i]!, propagated[i]![s]!),
+          rowsWithoutKeys: isolated[s]![i]!.rows,
+        })),
+      });
+    }
+  }
+  return measured;
+}
+
+/** A site at one length: what the original computes, and how far the operator is from it. */
+interface Isolated {
+  readonly expected: TensorValue;
+  readonly measured: Difference;
+  readonly keys: number | null;
+  readonly rows: RowsWithoutKeys | null;
+  readonly skip: ((element: number) => boolean) | undefined;
+}
+
+async function measureIsolated(
+  original: OpenModel,
+  rewritten: OpenModel,
+  group: readonly Replacement[],
+  sites: ReadonlyMap<string, AttentionSite>,
+  inputs: readonly Tensors[],
+  onSite: (label: string) => void,
+): Promise<Isolated[][]> {
+  const fed = new Set(original.model.graph.inputs.map(({ name }) => name));
+  const values = new Set(
+    group.flatMap(({ output, inputs }) => [output, ...inputs]).filter(name => !fed.has(name)),
+  );
+  const byLength = await runExposed(original, [...values], inputs, async (computed, i) => {
+    const valueOf = (name: string) => computed.get(name) ?? inputs[i]!.get(name)!;
+    const results: Isolated[] = [];
+    for (const replacement of group) {
+      onSite(`site ${siteId(replacement.node)}`);
+      const expected = valueOf(replacement.output);
+      const operands = new Map(replacement.inputs.map(name => [name, valueOf(name)]));
+      const actual = await runIsolated(rewritten, replacement, operands);
+      const site = sites.get(replacement.output) ?? null;
+      const keys = site && keyLength(site, valueOf(site.key.value));
+      const mask = site?.keyMask ? valueOf(site.keyMask.value) : null;
+      const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
+      const skip = site ? rows?.elementsInLayout(expected.dims, site.output.layout) : undefined;
+      results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
+    }
+    return results;
+  });
+  return group.map((_, s) => byLength.map(results => results[s]!));
+}
+
+async function runIsolated(
+  rewritten: OpenModel,
+  replacement: Replacement,
+  operands: Tensors,
+): Promise<TensorValue> {
+  const session = await openSession(
+    { bytes: isolate(rewritten.model, replacement, operands), folder: rewritten.folder },
+    true,
+  );
+  try {
+    return (await session.run(operands)).get(replacement.output)!;
+  } catch (error) {
+    throw new CheckFailure(
+      `${rewritten.label}: node "${replacement.node.name}" fails on the original's own values: ${(error as Error).message}`,
+      { cause: error },
+    );
+  } finally {
+    await session.release();
+  }
+}
+
+/** Runs a copy of the model that gives inner `values` too; `use` sees them, one set of inputs at a time. */
+async function runExposed<T>(
+  { model, folder }: OpenModel,
+  values: readonly string[],
+  inputs: readonly Tensors[],
+  use: (values: Tensors, index: number) => T | Promise<T>,
+): Promise<T[]> {
+  const session = await openSession({ bytes: expose(model, values), folder }, true);
+  try {
+    const results: T[] = [];
+    for (const [i, feeds] of inputs.entries()) results.push(await use(await session.run(feeds, values), i));
+    return results;
+  } finally {
+    await session.release();
+  }
+}
+
+/** Splits the replacements so that the values of one group at all lengths fit the allowance, where they can. */
+function inGroups(
+  replacements: readonly Replacement[],
+  sites: ReadonlyMap<string, AttentionSite>,
+  inputs: readonly Tensors[],
+): Replacement[][] {
+  const positions = inputs
+    .map(feeds =>
+      Math.max(...[...feeds.values()].map(({ dims }) => dims.slice(0, 2).reduce((a, b) => a * b, 1))),
+    )
+    .reduce((sum, count) => sum + count, 0);
+  const bytes = ({ output, inputs }: Replacement): number => {
+    const site = sites.get(output);
+    const width = site?.queryHeads && site.headDim ? site.queryHeads * site.headDim : ASSUMED_WIDTH;
+    return (inputs.length + 1) * width * positions * FLOAT_BYTES;
+  };
+  const groups: Replacement[][] = [];
+  let used = Number.POSITIVE_INFINITY;
+  for (const replacement of replacements) {
+    used += bytes(replacement);
+    if (used > ALLOWANCE) {
+      groups.push([]);
+      used = bytes(replacement);
+    }
+    groups.at(-1)!.push(replacement);
+  }
+  return groups;
+}
+
+function describeSite(replacement: Replacement, isolated: Isolated, propagated: Difference): SiteValidation {
+  const exactBelow = exactBelowOf(replacement.node);
+  const exact = isolated.keys !== null && isolated.keys < exactBelow;
+  return {
+    id: siteId(replacement.node),
+    isolated: isolated.measured.relative_squared_error,
+    propagated: propagated.relative_squared_error,
+    details: { isolated: isolated.measured, propagated },
+    rows_without_keys: isolated.rows?.count ?? 0,
+    note: exact ? `exact: ${isolated.keys} keys are fewer than exact_below, ${exactBelow}` : null,
+  };
+}

@@ -1,0 +1,116 @@
+import type { OperatorDefinition } from '../custom-ops/operator.js';
+import { tensorBytes } from './onnx/element-size.js';
+import { allTensors, externalLocations } from './onnx/external-data.js';
+import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
+import type { AttentionSite, MaskKind, NearMiss } from './site.js';
+
+/** What `inspect` tells of one model: the document that it prints with `--json`. */
+export interface Inspection {
+  readonly model: ModelHeader;
+  readonly sites: readonly SiteDescription[];
+  readonly near_misses: readonly NearMiss[];
+}
+
+export interface ModelHeader {
+  readonly file: string | null;
+  readonly ir_version: number;
+  /** Version by domain; the default domain is spelled `ai.onnx`. */
+  readonly opsets: Readonly<Record<string, number>>;
+  /** Name and version; empty where the model names none. */
+  readonly producer: string;
+  /** Nodes of the graph and of the subgraphs in it; bodies of functions are not counted. */
+  readonly nodes: number;
+  /** Bytes of all initializers, external ones included. */
+  readonly initializers_bytes: number;
+  /** Files of external data, as the model names them. */
+  readonly external_data: readonly string[];
+}
+
+/** A site as documents show it: numbers that the graph does not tell are null. */
+export interface SiteDescription {
+  readonly id: string;
+  readonly scope: string | null;
+  readonly pattern: string;
+  readonly query_heads: number | null;
+  readonly kv_heads: number | null;
+  readonly head_dim: number | null;
+  readonly scale: number | null;
+  readonly causal: boolean;
+  readonly mask: MaskKind;
+  readonly kind: AttentionSite['kind'];
+  readonly dtype: AttentionSite['dtype'];
+  readonly alignment: AttentionSite['alignment'];
+  readonly empty_row: AttentionSite['emptyRow'];
+  readonly past: boolean;
+  /** Whether any operator may take the place of the site. */
+  readonly replaceable: boolean;
+  /** Why none may; null otherwise. */
+  readonly reason: string | null;
+  /** Ids of the operators that accept the site. */
+  readonly operators: readonly string[];
+}
+
+export function describeModel(model: ModelInfo): ModelHeader {
+  const producer = [model.producerName, model.producerVersion].filter(part => part !== '').join(' ');
+  let bytes = 0;
+  for (const tensor of allTensors(model)) bytes += tensorBytes(tensor) ?? 0;
+  return {
+    file: model.file,
+    ir_version: model.irVersion,
+    opsets: Object.fromEntries(
+      [...model.opsetImports].map(([domain, version]) => [domain || 'ai.onnx', version]),
+    ),
+    producer,
+    nodes: [...allNodes(model.graph)].length,
+    initializers_bytes: bytes,
+    external_data: externalLocations(model),
+  };
+}
+
+export function describeSite(site: AttentionSite, operators: readonly OperatorDefinition[]): SiteDescription {
+  const answers = operators.map(operator => ({ operator, acceptance: operator.accepts(site) }));
+  const accepting = site.replaceable ? answers.filter(({ acceptance }) => acceptance.ok) : [];
+  const refusals = answers.flatMap(({ operator, acceptance }) =>
+    acceptance.ok ? [] : [`${operator.id}: ${acceptance.reason}`],
+  );
+  return {
+    id: site.id,
+    scope: site.scope,
+    pattern: site.pattern,
+    query_heads: site.queryHeads,
+    kv_heads: site.kvHeads,
+    head_dim: site.headDim,
+    scale: site.scale,
+    causal: site.causal,
+    mask: site.mask,
+    kind: site.kind,
+    dtype: site.dtype,
+    alignment: site.alignment,
+    empty_row: site.emptyRow,
+    past: site.past,
+    replaceable: accepting.length > 0,
+    reason: accepting.length > 0 ? null : (site.reason ?? refusals.join('; ')),
+    operators: accepting.map(({ operator }) => operator.id),
+  };
+}
+
+/** Number of nodes by operator, with its domain unless it is the default one. */
+export function countOperators(model: ModelInfo): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { domain, opType } of allNodes(model.graph)) {
+    const type = domain === '' ? opType : `${domain}.${opType}`;
+    counts[type] = (counts[type] ?? 0) + 1;
+  }
+  return counts;
+}
+
+/** Nodes of a graph and of all subgraphs inside. */
+function* allNodes(graph: GraphInfo): Generator<NodeInfo> {
+  for (const node of graph.nodes) {
+    yield node;
+    for (const attribute of node.attributes.values()) {
+      if (attribute.type === 'graph') yield* allNodes(attribute.value);
+      else if (attribute.type === 'graphs') for (const graph of attribute.value) yield* allNodes(graph);
+    }
+  }
+}

@@ -1,0 +1,246 @@
+import type { Attributes, AttributeValue, OperatorDefinition } from '../custom-ops/operator.js';
+import { InputError } from './errors.js';
+import type { Replacement } from './replacement-nodes.js';
+import { type AttentionSite, SEQUENCE_AXIS } from './site.js';
+
+export type Settings = Readonly<Record<string, AttributeValue>>;
+
+/**
+ * Which operator, with which attributes, is to take the place of each site. As a file it is JSON:
+ *
+ *     { "version": 1, "sites": [ { "id": "blocks.0.attn", "operator": "multipole-attention",
+ *                                  "attributes": { "retrieve": 32 } },
+ *                                { "id": "blocks.1.attn", "operator": null } ] }
+ *
+ * `operator` null keeps the site, as does leaving the site out. Attributes that are left out take the
+ * operator's defaults. What `rewrite --json` prints is a plan too: `decision`, `reason` and `error` are read
+ * over, except that a decision "kept" keeps the site.
+ */
+export interface Plan {
+  readonly version: typeof PLAN_VERSION;
+  readonly sites: readonly PlannedSite[];
+}
+
+export interface PlannedSite {
+  readonly id: string;
+  readonly operator: string | null;
+  readonly attributes: Settings;
+}
+
+export const PLAN_VERSION = 1;
+
+/** What happens to one site, and why. */
+export interface Decision {
+  readonly site: AttentionSite;
+  /** Null keeps the site. */
+  readonly replacement: Replacement | null;
+  readonly reason: string;
+}
+
+/** One operator for every site that is selected and that it accepts. */
+export interface UniformChoice {
+  readonly operator: OperatorDefinition;
+  readonly settings: Settings;
+  /** Ids of sites to consider. */
+  selects(id: string): boolean;
+}
+
+/** A decision as documents show it. */
+export interface DecisionDocument {
+  readonly id: string;
+  readonly decision: 'replaced' | 'kept';
+  readonly operator: string | null;
+  readonly attributes: Attributes | null;
+  readonly reason: string;
+  /** Largest isolated error over the validated lengths; null where none was measured. */
+  readonly error: number | null;
+}
+
+/**
+ * Decides on every site by one rule.
+ * @param minLength key length below which sites stay exact at run time; null for the operator's measured one
+ * @throws InputError for a setting that the operator does not take
+ */
+export function decideUniformly(
+  sites: readonly AttentionSite[],
+  choice: UniformChoice,
+  minLength: number | null,
+): Decision[] {
+  return sites.map(site =>
+    choice.selects(site.id)
+      ? decide(site, choice.operator, choice.settings, minLength)
+      : kept(site, 'not selected'),
+  );
+}
+
+/**
+ * Decides on every site by a plan.
+ * @throws InputError when the plan names a site or an operator that is not there, or demands a replacement
+ *   that the operator refuses
+ */
+export function decideByPlan(
+  sites: readonly AttentionSite[],
+  plan: Plan,
+  operators: readonly OperatorDefinition[],
+  minLength: number | null,
+): Decision[] {
+  const ids = new Set(sites.map(site => site.id));
+  for (const { id } of plan.sites) {
+    if (ids.has(id)) continue;
+    throw new InputError(`plan: the model has no attention site "${id}"`, {
+      remedy: `Its sites are ${[...ids].join(', ') || 'none'}.`,
+    });
+  }
+  const planned = new Map(plan.sites.map(site => [site.id, site]));
+  return sites.map(site => {
+    const wish = planned.get(site.id);
+    if (wish === undefined) return kept(site, 'not in the plan');
+    if (wish.operator === null) return kept(site, 'kept by the plan');
+    const decision = decide(site, operatorById(operators, wish.operator), wish.attributes, minLength);
+    if (decision.replacement !== null) return decision;
+    throw new InputError(
+      `plan: site "${site.id}" cannot be replaced by ${wish.operator}: ${decision.reason}`,
+      {
+        remedy: 'Set its operator to null in the plan.',
+      },
+    );
+  });
+}
+
+/** @throws InputError for an unknown id, naming the known ones */
+export function operatorById(operators: readonly OperatorDefinition[], id: string): OperatorDefinition {
+  const operator = operators.find(candidate => candidate.id === id);
+  if (operator) return operator;
+  throw new InputError(`unknown operator "${id}"`, {
+    remedy: `Known operators: ${operators.map(candidate => candidate.id).join(', ')}.`,
+  });
+}
+
+export function documentDecision(decision: Decision, error: number | null): DecisionDocument {
+  const { site, replacement, reason } = decision;
+  return {
+    id: site.id,
+    decision: replacement ? 'replaced' : 'kept',
+    operator: replacement?.operator.id ?? null,
+    attributes: replacement?.attributes ?? null,
+    reason,
+    error,
+  };
+}
+
+/**
+ * Reads a plan.
+ * @param text the content of the file
+ * @param file its name, for messages
+ * @throws InputError naming the place in the document and what is expected there
+ */
+export function parsePlan(text: string, file: string): Plan {
+  const fail = (place: string, message: string): InputError =>
+    new InputError(`${file}: ${place}: ${message}`, {
+      file,
+      remedy: 'A plan is { "version": 1, "sites": [ { "id", "operator", "attributes" } ] }.',
+    });
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch (error) {
+    throw fail('not a JSON document', (error as Error).message);
+  }
+  if (!isRecord(document)) throw fail('document', 'expected an object');
+  if (document['version'] !== PLAN_VERSION) {
+    throw fail('version', `expected ${PLAN_VERSION}, found ${JSON.stringify(document['version'])}`);
+  }
+  const { sites } = document;
+  if (!Array.isArray(sites)) throw fail('sites', 'expected an array');
+  const seen = new Set<string>();
+  return {
+    version: PLAN_VERSION,
+    sites: sites.map((entry: unknown, i) => {
+      const place = `sites[${i}]`;
+      if (!isRecord(entry)) throw fail(place, 'expected an object');
+      const unknown = Object.keys(entry).find(key => !SITE_KEYS.includes(key));
+      if (unknown !== undefined) throw fail(place, `unknown key "${unknown}"`);
+      const { id, operator = null, decision = 'replaced' } = entry;
+      const attributes = entry['attributes'] ?? {};
+      if (typeof id !== 'string') throw fail(`${place}.id`, 'expected the id of a site');
+      if (seen.has(id)) throw fail(`${place}.id`, `site "${id}" occurs twice`);
+      seen.add(id);
+      if (operator !== null && typeof operator !== 'string') {
+        throw fail(`${place}.operator`, 'expected the id of an operator, or null');
+      }
+      if (decision !== 'replaced' && decision !== 'kept') {
+        throw fail(`${place}.decision`, 'expected "replaced" or "kept"');
+      }
+      if (!isRecord(attributes)) throw fail(`${place}.attributes`, 'expected an object');
+      for (const [name, value] of Object.entries(attributes)) {
+        if (!isAttributeValue(value)) {
+          throw fail(`${place}.attributes.${name}`, 'expected a number, a string or an array of numbers');
+        }
+      }
+      return { id, operator: decision === 'kept' ? null : operator, attributes: attributes as Settings };
+    }),
+  };
+}
+
+const SITE_KEYS = ['id', 'operator', 'attributes', 'decision', 'reason', 'error'];
+
+/** The attribute that keeps sites exact at run time, for the operators that have it. */
+const EXACT_BELOW = 'exact_below';
+
+function decide(
+  site: AttentionSite,
+  operator: OperatorDefinition,
+  settings: Settings,
+  minLength: number | null,
+): Decision {
+  if (!site.replaceable) return kept(site, site.reason ?? 'not replaceable');
+  const acceptance = operator.accepts(site);
+  if (!acceptance.ok) return kept(site, acceptance.reason);
+  const hasThreshold = operator.attributes.some(({ name }) => name === EXACT_BELOW);
+  if (!hasThreshold && minLength !== null) {
+    throw new InputError(`${operator.id} has no minimum length`, { remedy: 'Leave --min-length out.' });
+  }
+  const threshold = hasThreshold ? { [EXACT_BELOW]: minLength ?? operator.defaultMinLength } : {};
+  const attributes = operator.resolve(site, { ...threshold, ...settings });
+  const exactBelow = Number(attributes[EXACT_BELOW] ?? 0);
+  const keys = staticKeyLength(site);
+  if (keys !== null && keys < exactBelow) {
+    return kept(site, `its ${keys} keys are fewer than the minimum length, ${exactBelow}`);
+  }
+  const limit = exactBelow > 0 ? `; exact attention at run time below ${exactBelow} keys` : '';
+  return {
+    site,
+    replacement: { site, operator, attributes },
+    reason: `${FIDELITY[operator.fidelity]}${limit}`,
+  };
+}
+
+const FIDELITY: Readonly<Record<OperatorDefinition['fidelity'], string>> = {
+  exact: 'equal to the original up to rounding',
+  'approximates-softmax': 'approximates the softmax attention of the original',
+  'needs-trained-weights': 'right only in a model trained with this operator',
+};
+
+function kept(site: AttentionSite, reason: string): Decision {
+  return { site, replacement: null, reason };
+}
+
+/** The number of keys where the graph fixes it. */
+function staticKeyLength(site: AttentionSite): number | null {
+  const { value, layout } = site.key;
+  const dims = site.nodes[0]?.graph.resolve(value)?.declared?.dims;
+  const dim = dims?.[SEQUENCE_AXIS[layout]];
+  return typeof dim === 'number' ? dim : null;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isAttributeValue(value: unknown): value is AttributeValue {
+  return (
+    typeof value === 'number' ||
+    typeof value === 'string' ||
+    (Array.isArray(value) && value.every(item => typeof item === 'number'))
+  );
+}
