@@ -147,8 +147,8 @@ export function parsePlan(text: string, file: string): Plan {
     throw fail('not a JSON document', (error as Error).message);
   }
   if (!isRecord(document)) throw fail('document', 'expected an object');
-  if (document['version'] !== PLAN_VERSION) {
-    throw fail('version', `expected ${PLAN_VERSION}, found ${JSON.stringify(document['version'])}`);
+  if (document.version !== PLAN_VERSION) {
+    throw fail('version', `expected ${PLAN_VERSION}, found ${JSON.stringify(document.version)}`);
   }
   const { sites } = document;
   if (!Array.isArray(sites)) throw fail('sites', 'expected an array');
@@ -161,7 +161,7 @@ export function parsePlan(text: string, file: string): Plan {
       const unknown = Object.keys(entry).find(key => !SITE_KEYS.includes(key));
       if (unknown !== undefined) throw fail(place, `unknown key "${unknown}"`);
       const { id, operator = null, decision = 'replaced' } = entry;
-      const attributes = entry['attributes'] ?? {};
+      const attributes = entry.attributes ?? {};
       if (typeof id !== 'string') throw fail(`${place}.id`, 'expected the id of a site');
       if (seen.has(id)) throw fail(`${place}.id`, `site "${id}" occurs twice`);
       seen.add(id);

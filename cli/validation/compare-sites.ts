@@ -86,16 +86,16 @@ async function measureIsolated(
     group.flatMap(({ output, inputs }) => [output, ...inputs]).filter(name => !fed.has(name)),
   );
   const byLength = await runExposed(original, [...values], inputs, async (computed, i) => {
-    const valueOf = (name: string) => computed.get(name) ?? inputs[i]!.get(name)!;
+    const tensorOf = (name: string) => computed.get(name) ?? inputs[i]!.get(name)!;
     const results: Isolated[] = [];
     for (const replacement of group) {
       onSite(`site ${siteId(replacement.node)}`);
-      const expected = valueOf(replacement.output);
-      const operands = new Map(replacement.inputs.map(name => [name, valueOf(name)]));
+      const expected = tensorOf(replacement.output);
+      const operands = new Map(replacement.inputs.map(name => [name, tensorOf(name)]));
       const actual = await runIsolated(rewritten, replacement, operands);
       const site = sites.get(replacement.output) ?? null;
-      const keys = site && keyLength(site, valueOf(site.key.value));
-      const mask = site?.keyMask ? valueOf(site.keyMask.value) : null;
+      const keys = site && keyLength(site, tensorOf(site.key.value));
+      const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
       const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
       const skip = site ? rows?.elementsInLayout(expected.dims, site.output.layout) : undefined;
       results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });

@@ -1,0 +1,288 @@
+import { formatBytes, formatDuration, formatError } from './format.js';
+import type { ModelHeader } from './inspection.js';
+import { html, type Markup } from './markup.js';
+import {
+  attributeGroups,
+  changedOperators,
+  errorText,
+  keyFacts,
+  lengthTitle,
+  ratio,
+  type RewriteReport,
+  VERDICT_TITLES,
+  verdictOf,
+  verdictOn,
+} from './report.js';
+import { STYLE } from './report-style.js';
+import type { Difference, LengthValidation, Validation } from './validation.js';
+
+/** A report as one self-contained HTML page: no scripts, no requests, light and dark, readable on a phone. */
+export function renderHtml(report: RewriteReport): string {
+  const verdict = verdictOf(report);
+  const file = report.input.file?.split(/[\\/]/).at(-1) ?? 'model';
+  const page = html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Rewrite of ${file}</title>
+<style>${STYLE}</style>
+</head>
+<body>
+<header>
+<p class="kicker">${report.tool.name} ${report.tool.version}</p>
+<h1>${file}</h1>
+<p class="verdict ${verdict}"><span aria-hidden="true">${VERDICT_SIGNS[verdict]}</span> ${VERDICT_TITLES[verdict]}</p>
+<dl class="facts">
+${keyFacts(report).map(
+  ({ label, value, detail }) => html`<div><dt>${label}</dt><dd><strong>${value}</strong><small>${detail}</small></dd></div>
+`,
+)}</dl>
+${notes(report.notices)}
+</header>
+<main>
+${sitesSection(report)}
+${nearMissesSection(report)}
+${report.validation && validationSection(report.validation)}
+${timingSection(report)}
+${metricsSection(report)}
+${attributesSection(report)}
+${operatorsSection(report)}
+${modelsSection(report.input, report.output)}
+</main>
+<footer>
+<h2>How this was made</h2>
+<pre>${report.command}</pre>
+<p>${report.created}. Node ${report.environment.node} on ${report.environment.platform}, ${report.environment.cpu},
+${report.environment.cores} cores, ${formatBytes(report.environment.memory_bytes)} of memory.</p>
+</footer>
+</body>
+</html>
+`;
+  return page.text;
+}
+
+const VERDICT_SIGNS = { passed: '✓', failed: '✕', 'not-validated': '!', 'not-written': '○' } as const;
+
+function sitesSection({ sites }: RewriteReport): Markup {
+  if (sites.length === 0) return html`<section><h2>Sites</h2><p>No attention was found.</p></section>`;
+  return section(
+    'Sites',
+    table(
+      'Attention sites, what was decided on each, and why',
+      ['Site', 'Attention', 'Heads', 'Mask', 'Decision'],
+      sites.map(site => [
+        html`<code>${site.id}</code><small>${site.pattern}</small>`,
+        html`${site.kind}${site.causal ? ', causal' : ''}<small>scale ${site.scale ?? 'unknown'}</small>`,
+        html`${site.query_heads ?? '?'}${
+          site.kv_heads === site.query_heads ? '' : html` / ${site.kv_heads ?? '?'}`
+        } × ${site.head_dim ?? '?'}<small>${site.dtype ?? 'unknown type'}</small>`,
+        html`${site.mask}`,
+        html`<span class="chip ${site.decision}">${site.operator ?? 'kept'}</span><small>${site.reason}</small>`,
+      ]),
+    ),
+  );
+}
+
+function nearMissesSection({ near_misses }: RewriteReport): Markup | null {
+  if (near_misses.length === 0) return null;
+  return section(
+    'Near misses',
+    html`<p>Places that look like attention and match no pattern entirely. They are left as they are.</p>`,
+    table(
+      'Near misses',
+      ['Node', 'Nearest pattern', 'Reason'],
+      near_misses.map(({ node, pattern, reason }) => [html`<code>${node}</code>`, html`${pattern}`, html`${reason}`]),
+    ),
+  );
+}
+
+function validationSection(validation: Validation): Markup {
+  const { runtime, budgets } = validation;
+  return section(
+    'Accuracy',
+    html`<p>Relative squared error against the original, on inputs: ${validation.inputs}. Isolated: the operator fed
+the original's own query, key and value. Propagated: the same value inside the rewritten model.
+Measured with ${runtime.name} ${runtime.version} on ${runtime.execution_provider}.</p>`,
+    notes(validation.notes),
+    ...validation.lengths.map(length => lengthSection(length, validation)),
+    html`<p class="legend"><span class="swatch isolated"></span> isolated <span class="swatch propagated"></span> propagated
+<span class="swatch budget"></span> budget of a site, ${formatError(budgets.max_error)}. Bars are logarithmic, from
+${formatError(10 ** LEAST_EXPONENT)} to 1.</p>`,
+  );
+}
+
+function lengthSection(length: LengthValidation, { budgets }: Validation): Markup {
+  const title = lengthTitle(length);
+  return html`<h3>At ${title} <span class="chip ${length.passed ? 'ok' : 'over'}">${length.passed ? 'passed' : 'failed'}</span></h3>
+${table(
+  `Error of the outputs at ${title}`,
+  ['Output', 'Error', 'Largest difference', 'Cosine', 'Within budget'],
+  length.outputs.map(output => [
+    html`<code>${output.name}</code>`,
+    html`${errorText(output)}`,
+    html`${formatError(output.max_abs_error)}`,
+    html`${output.cosine?.toFixed(6) ?? '–'}`,
+    html`${verdictOn(output, budgets.max_output_error)}`,
+  ]),
+)}
+${
+  length.sites.length === 0
+    ? null
+    : table(
+        `Error of each site at ${title}`,
+        ['Site', 'Error', 'Isolated', 'Propagated', 'Within budget'],
+        length.sites.map(({ id, details, note, rows_without_keys }) => [
+          html`<code>${id}</code>${note && html`<small>${note}</small>`}${
+            rows_without_keys > 0 ? html`<small>${rows_without_keys} rows without keys left out</small>` : null
+          }`,
+          bars(details.isolated, details.propagated, budgets.max_error),
+          html`${errorText(details.isolated)}`,
+          html`${errorText(details.propagated)}`,
+          html`${verdictOn(details.isolated, budgets.max_error)}`,
+        ]),
+      )
+}`;
+}
+
+/** Errors are shown from 10^LEAST_EXPONENT to 1. */
+const LEAST_EXPONENT = -6;
+
+function bars(isolated: Difference | null, propagated: Difference | null, budget: number): Markup {
+  const bar = (kind: string, measured: Difference | null) =>
+    measured === null ? null : html`<span class="bar ${kind}" style="width:${barWidth(measured)}%"></span>`;
+  return html`<div class="bars" aria-hidden="true">${bar('isolated', isolated)}${bar('propagated', propagated)}<span class="limit" style="left:${position(budget)}%"></span></div>`;
+}
+
+function barWidth(measured: Difference): string {
+  return measured.relative_squared_error === null ? '100' : position(measured.relative_squared_error);
+}
+
+/** Percent along the logarithmic axis. */
+function position(error: number): string {
+  const fraction = 1 - Math.log10(Math.max(error, 10 ** LEAST_EXPONENT)) / LEAST_EXPONENT;
+  return (100 * Math.min(Math.max(fraction, 0.01), 1)).toFixed(1);
+}
+
+function timingSection({ timings }: RewriteReport): Markup | null {
+  if (timings.length === 0) return null;
+  return section(
+    'Time and memory',
+    html`<p>Medians of interleaved runs; memory is the peak of a process that loads the model and runs it once.</p>`,
+    table(
+      'Time and memory, original and rewritten',
+      ['Tokens', 'Original', 'Rewritten', 'Ratio', 'Peak before', 'Peak after', 'Runs'],
+      timings.map(timing => [
+        html`${timing.length}`,
+        html`${formatDuration(timing.original_ms)}`,
+        html`${formatDuration(timing.rewritten_ms)}`,
+        html`<strong>${ratio(timing.original_ms, timing.rewritten_ms)}</strong>`,
+        html`${timing.original_peak_bytes === null ? '–' : formatBytes(timing.original_peak_bytes)}`,
+        html`${timing.rewritten_peak_bytes === null ? '–' : formatBytes(timing.rewritten_peak_bytes)}`,
+        html`${timing.runs}`,
+      ]),
+    ),
+  );
+}
+
+function metricsSection({ metrics }: RewriteReport): Markup | null {
+  if (metrics.length === 0) return null;
+  return section(
+    'Metrics of the model',
+    table(
+      'Metrics of the model, original and rewritten',
+      ['Metric', 'Original', 'Rewritten', 'Change'],
+      metrics.map(({ name, original, rewritten }) => [
+        html`${name}`,
+        html`${original.toFixed(4)}`,
+        html`${rewritten.toFixed(4)}`,
+        html`${signedPercent(rewritten / original - 1)}`,
+      ]),
+    ),
+  );
+}
+
+function attributesSection(report: RewriteReport): Markup | null {
+  const groups = attributeGroups(report);
+  if (groups.length === 0) return null;
+  return section(
+    'Attributes',
+    ...groups.map(
+      ({ sites, operator, attributes }) => html`<details${groups.length === 1 ? html` open` : null}>
+<summary>${operator} at ${sites.length === 1 ? '1 site' : `${sites.length} sites`}</summary>
+<p>${sites.map((site, i) => html`${i > 0 ? ', ' : ''}<code>${site}</code>`)}</p>
+<dl class="attributes">${attributes.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+</details>`,
+    ),
+  );
+}
+
+function operatorsSection(report: RewriteReport): Markup {
+  const changed = changedOperators(report);
+  if (changed.length === 0) return section('Operators', html`<p>No node was changed.</p>`);
+  return section(
+    'Operators',
+    table(
+      'Nodes by operator, where the number changed',
+      ['Operator', 'Before', 'After', 'Change'],
+      changed.map(({ type, before, after }) => [
+        html`<code>${type}</code>`,
+        html`${before}`,
+        html`${after}`,
+        html`${after > before ? '+' : '−'}${Math.abs(after - before)}`,
+      ]),
+    ),
+  );
+}
+
+function modelsSection(input: ModelHeader, output: ModelHeader | null): Markup {
+  const models = [{ role: 'Original', model: input }, ...(output === null ? [] : [{ role: 'Rewritten', model: output }])];
+  return section(
+    'Models',
+    table(
+      'Model files',
+      ['Model', 'File', 'IR', 'Opsets', 'Producer', 'Nodes', 'Initializers', 'External data'],
+      models.map(({ role, model }) => [
+        html`${role}`,
+        html`<code>${model.file ?? ''}</code>`,
+        html`${model.ir_version}`,
+        html`${Object.entries(model.opsets)
+          .map(([domain, version]) => `${domain} ${version}`)
+          .join(', ')}`,
+        html`${model.producer || '–'}`,
+        html`${model.nodes}`,
+        html`${formatBytes(model.initializers_bytes)}`,
+        html`${model.external_data.join(', ') || 'none'}`,
+      ]),
+    ),
+  );
+}
+
+function section(title: string, ...content: readonly (Markup | null)[]): Markup {
+  return html`<section>
+<h2>${title}</h2>
+${content}
+</section>`;
+}
+
+/** A table that scrolls in itself where the screen is narrow; the first cell of a row is its header. */
+function table(caption: string, titles: readonly string[], rows: readonly (readonly Markup[])[]): Markup {
+  return html`<div class="scroll" role="region" aria-label="${caption}" tabindex="0"><table>
+<caption>${caption}</caption>
+<thead><tr>${titles.map(title => html`<th scope="col">${title}</th>`)}</tr></thead>
+<tbody>
+${rows.map(
+  ([first, ...rest]) => html`<tr><th scope="row">${first!}</th>${rest.map(cell => html`<td>${cell}</td>`)}</tr>
+`,
+)}</tbody>
+</table></div>`;
+}
+
+function notes(texts: readonly string[]): Markup | null {
+  return texts.length === 0 ? null : html`<ul class="notes">${texts.map(text => html`<li>${text}</li>`)}</ul>`;
+}
+
+function signedPercent(change: number): string {
+  return `${change < 0 ? '−' : '+'}${(100 * Math.abs(change)).toFixed(2)}%`;
+}

@@ -1,0 +1,192 @@
+import { formatBytes, formatDuration, formatError } from './format.js';
+import type { ModelHeader } from './inspection.js';
+import {
+  attributeGroups,
+  changedOperators,
+  errorText,
+  keyFacts,
+  lengthTitle,
+  type RewriteReport,
+  ratio,
+  VERDICT_TITLES,
+  verdictOf,
+  verdictOn,
+} from './report.js';
+import { type Validation, within } from './validation.js';
+
+/** A report as GitHub-flavored Markdown. */
+export function renderMarkdown(report: RewriteReport): string {
+  const sections = [
+    `# Rewrite of ${escape(report.input.file ?? 'a model')}`,
+    `**${VERDICT_TITLES[verdictOf(report)]}**`,
+    keyFacts(report)
+      .map(({ label, value, detail }) => `- ${label}: **${value}** (${detail})`)
+      .join('\n'),
+    ...report.notices.map(notice => `> ${escape(notice)}`),
+    '## Sites',
+    renderSites(report),
+    ...renderNearMisses(report),
+    ...renderAttributes(report),
+    ...(report.validation ? renderValidation(report.validation) : []),
+    ...renderTimings(report),
+    ...renderMetrics(report),
+    '## Operators',
+    renderOperators(report),
+    '## Models',
+    renderModels(report.input, report.output),
+    '## Environment',
+    renderEnvironment(report),
+  ];
+  return `${sections.join('\n\n')}\n`;
+}
+
+function renderSites({ sites }: RewriteReport): string {
+  if (sites.length === 0) return 'No attention was found.';
+  return table(
+    ['site', 'pattern', 'heads', 'mask', 'decision', 'reason', 'error'],
+    sites.map(site => [
+      site.id,
+      site.pattern,
+      `${site.query_heads ?? '?'}/${site.kv_heads ?? '?'} x ${site.head_dim ?? '?'}`,
+      site.mask,
+      site.operator ?? site.decision,
+      site.reason,
+      formatError(site.error),
+    ]),
+  );
+}
+
+function renderNearMisses({ near_misses }: RewriteReport): string[] {
+  if (near_misses.length === 0) return [];
+  const rows = near_misses.map(({ node, pattern, reason }) => [node, pattern, reason]);
+  return ['## Near misses', table(['node', 'nearest pattern', 'reason'], rows)];
+}
+
+function renderAttributes(report: RewriteReport): string[] {
+  const groups = attributeGroups(report);
+  if (groups.length === 0) return [];
+  return [
+    '## Attributes',
+    groups
+      .map(({ sites, operator, attributes }) => {
+        const values = attributes.map(([name, value]) => `\`${name}=${value}\``).join(' ');
+        return `- ${sites.map(escape).join(', ')}: ${operator} ${values}`;
+      })
+      .join('\n'),
+  ];
+}
+
+function renderValidation(validation: Validation): string[] {
+  const { budgets, runtime } = validation;
+  return [
+    '## Validation',
+    `Inputs: ${escape(validation.inputs)}. Runtime: ${runtime.name} ${runtime.version} (${runtime.execution_provider}). ` +
+      'Errors are relative squared errors.',
+    ...validation.notes.map(note => `> ${escape(note)}`),
+    ...validation.lengths.flatMap(length => [
+      `### ${capitalize(lengthTitle(length))}: ${length.passed ? 'passed' : 'failed'}`,
+      table(
+        ['output', 'error', 'largest difference', 'cosine', `budget ${budgets.max_output_error}`],
+        length.outputs.map(output => [
+          output.name,
+          errorText(output),
+          formatError(output.max_abs_error),
+          output.cosine?.toFixed(6) ?? '–',
+          within(output, budgets.max_output_error) ? 'ok' : 'over budget',
+        ]),
+      ),
+      ...(length.sites.length === 0
+        ? []
+        : [
+            table(
+              ['site', 'isolated', 'propagated', 'rows without keys', `budget ${budgets.max_error}`, 'note'],
+              length.sites.map(({ id, details, rows_without_keys, note }) => [
+                id,
+                errorText(details.isolated),
+                errorText(details.propagated),
+                String(rows_without_keys),
+                verdictOn(details.isolated, budgets.max_error),
+                note ?? '',
+              ]),
+            ),
+          ]),
+    ]),
+  ];
+}
+
+function renderTimings({ timings }: RewriteReport): string[] {
+  if (timings.length === 0) return [];
+  return [
+    '## Time and memory',
+    table(
+      ['tokens', 'original', 'rewritten', 'ratio', 'peak memory before', 'peak memory after', 'runs'],
+      timings.map(timing => [
+        String(timing.length),
+        formatDuration(timing.original_ms),
+        formatDuration(timing.rewritten_ms),
+        ratio(timing.original_ms, timing.rewritten_ms),
+        timing.original_peak_bytes === null ? '–' : formatBytes(timing.original_peak_bytes),
+        timing.rewritten_peak_bytes === null ? '–' : formatBytes(timing.rewritten_peak_bytes),
+        String(timing.runs),
+      ]),
+    ),
+  ];
+}
+
+function renderMetrics({ metrics }: RewriteReport): string[] {
+  if (metrics.length === 0) return [];
+  const rows = metrics.map(({ name, original, rewritten }) => [
+    name,
+    original.toFixed(4),
+    rewritten.toFixed(4),
+  ]);
+  return ['## Metrics of the model', table(['metric', 'original', 'rewritten'], rows)];
+}
+
+function renderOperators(report: RewriteReport): string {
+  const changed = changedOperators(report);
+  if (changed.length === 0) return 'No node was changed.';
+  return table(
+    ['operator', 'before', 'after'],
+    changed.map(({ type, before, after }) => [type, String(before), String(after)]),
+  );
+}
+
+function renderModels(input: ModelHeader, output: ModelHeader | null): string {
+  return table(
+    ['file', 'IR', 'opsets', 'producer', 'nodes', 'initializers', 'external data'],
+    [input, ...(output === null ? [] : [output])].map(model => [
+      model.file ?? '',
+      String(model.ir_version),
+      Object.entries(model.opsets)
+        .map(([domain, version]) => `${domain} ${version}`)
+        .join(', '),
+      model.producer,
+      String(model.nodes),
+      formatBytes(model.initializers_bytes),
+      model.external_data.join(', ') || 'none',
+    ]),
+  );
+}
+
+function renderEnvironment({ command, environment, tool, created }: RewriteReport): string {
+  return [
+    `\`\`\`\n${command}\n\`\`\``,
+    `${tool.name} ${tool.version}, ${created}, Node ${environment.node} on ${environment.platform}, ` +
+      `${environment.cpu} (${environment.cores} cores, ${formatBytes(environment.memory_bytes)})`,
+  ].join('\n\n');
+}
+
+function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]) => `| ${cells.map(escape).join(' | ')} |`;
+  return [line(titles), `|${' --- |'.repeat(titles.length)}`, ...rows.map(line)].join('\n');
+}
+
+/** Names of a model may hold anything, markup included. */
+function escape(text: string): string {
+  return text.replace(/[\\`*_<>|#[\]]/g, '\\$&').replace(/\s*\n\s*/g, ' ');
+}
+
+function capitalize(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
