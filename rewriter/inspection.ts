@@ -1,4 +1,5 @@
 import type { OperatorDefinition } from '../custom-ops/operator.js';
+import type { Rewrite } from './apply.js';
 import { tensorBytes } from './onnx/element-size.js';
 import { allTensors, externalLocations } from './onnx/external-data.js';
 import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
@@ -95,17 +96,35 @@ export function describeSite(site: AttentionSite, operators: readonly OperatorDe
 }
 
 /** Number of nodes by operator, with its domain unless it is the default one. */
-export function countOperators(model: ModelInfo): Record<string, number> {
+export function countOperators(model: ModelInfo): OperatorCounts {
   const counts: Record<string, number> = {};
-  for (const { domain, opType } of allNodes(model.graph)) {
-    const type = domain === '' ? opType : `${domain}.${opType}`;
-    counts[type] = (counts[type] ?? 0) + 1;
+  for (const node of allNodes(model.graph)) add(counts, node, 1);
+  return counts;
+}
+
+export type OperatorCounts = Readonly<Record<string, number>>;
+
+/** The counts that a rewrite leads to. */
+export function operatorsAfter(before: OperatorCounts, rewrite: Rewrite): OperatorCounts {
+  const counts = { ...before };
+  for (const node of allNodes({ nodes: rewrite.removed.map(({ info }) => info) })) add(counts, node, -1);
+  for (const edit of rewrite.edits) {
+    if (edit.kind === 'insert-nodes') for (const node of edit.nodes) add(counts, node, 1);
   }
   return counts;
 }
 
+function add(
+  counts: Record<string, number>,
+  { domain = '', opType }: { readonly domain?: string; readonly opType: string },
+  change: number,
+): void {
+  const type = domain === '' ? opType : `${domain}.${opType}`;
+  counts[type] = (counts[type] ?? 0) + change;
+}
+
 /** Nodes of a graph and of all subgraphs inside. */
-function* allNodes(graph: GraphInfo): Generator<NodeInfo> {
+function* allNodes(graph: Pick<GraphInfo, 'nodes'>): Generator<NodeInfo> {
   for (const node of graph.nodes) {
     yield node;
     for (const attribute of node.attributes.values()) {

@@ -58,7 +58,8 @@ export interface DecisionDocument {
 
 /**
  * Decides on every site by one rule.
- * @param minLength key length below which sites stay exact at run time; null for the operator's measured one
+ * @param minLength key length below which sites stay exact at run time; null leaves it to the settings and,
+ *   where they do not say, to the operator's measured one
  * @throws InputError for a setting that the operator does not take
  */
 export function decideUniformly(
@@ -200,8 +201,11 @@ function decide(
   if (!hasThreshold && minLength !== null) {
     throw new InputError(`${operator.id} has no minimum length`, { remedy: 'Leave --min-length out.' });
   }
-  const threshold = hasThreshold ? { [EXACT_BELOW]: minLength ?? operator.defaultMinLength } : {};
-  const attributes = operator.resolve(site, { ...threshold, ...settings });
+  const attributes = operator.resolve(site, {
+    ...(hasThreshold ? { [EXACT_BELOW]: operator.defaultMinLength } : {}),
+    ...settings,
+    ...(minLength === null ? {} : { [EXACT_BELOW]: minLength }),
+  });
   const exactBelow = Number(attributes[EXACT_BELOW] ?? 0);
   const keys = staticKeyLength(site);
   if (keys !== null && keys < exactBelow) {

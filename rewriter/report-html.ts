@@ -7,8 +7,8 @@ import {
   errorText,
   keyFacts,
   lengthTitle,
-  ratio,
   type RewriteReport,
+  ratio,
   VERDICT_TITLES,
   verdictOf,
   verdictOn,
@@ -36,7 +36,11 @@ export function renderHtml(report: RewriteReport): string {
 <p class="verdict ${verdict}"><span aria-hidden="true">${VERDICT_SIGNS[verdict]}</span> ${VERDICT_TITLES[verdict]}</p>
 <dl class="facts">
 ${keyFacts(report).map(
-  ({ label, value, detail }) => html`<div><dt>${label}</dt><dd><strong>${value}</strong><small>${detail}</small></dd></div>
+  ({
+    label,
+    value,
+    detail,
+  }) => html`<div><dt>${label}</dt><dd><strong>${value}</strong><small>${detail}</small></dd></div>
 `,
 )}</dl>
 ${notes(report.notices)}
@@ -93,7 +97,11 @@ function nearMissesSection({ near_misses }: RewriteReport): Markup | null {
     table(
       'Near misses',
       ['Node', 'Nearest pattern', 'Reason'],
-      near_misses.map(({ node, pattern, reason }) => [html`<code>${node}</code>`, html`${pattern}`, html`${reason}`]),
+      near_misses.map(({ node, pattern, reason }) => [
+        html`<code>${node}</code>`,
+        html`${pattern}`,
+        html`${reason}`,
+      ]),
     ),
   );
 }
@@ -135,7 +143,9 @@ ${
         ['Site', 'Error', 'Isolated', 'Propagated', 'Within budget'],
         length.sites.map(({ id, details, note, rows_without_keys }) => [
           html`<code>${id}</code>${note && html`<small>${note}</small>`}${
-            rows_without_keys > 0 ? html`<small>${rows_without_keys} rows without keys left out</small>` : null
+            rows_without_keys > 0
+              ? html`<small>${rows_without_keys} rows without keys left out</small>`
+              : null
           }`,
           bars(details.isolated, details.propagated, budgets.max_error),
           html`${errorText(details.isolated)}`,
@@ -237,7 +247,10 @@ function operatorsSection(report: RewriteReport): Markup {
 }
 
 function modelsSection(input: ModelHeader, output: ModelHeader | null): Markup {
-  const models = [{ role: 'Original', model: input }, ...(output === null ? [] : [{ role: 'Rewritten', model: output }])];
+  const models = [
+    { role: 'Original', model: input },
+    ...(output === null ? [] : [{ role: 'Rewritten', model: output }]),
+  ];
   return section(
     'Models',
     table(
@@ -273,14 +286,19 @@ function table(caption: string, titles: readonly string[], rows: readonly (reado
 <thead><tr>${titles.map(title => html`<th scope="col">${title}</th>`)}</tr></thead>
 <tbody>
 ${rows.map(
-  ([first, ...rest]) => html`<tr><th scope="row">${first!}</th>${rest.map(cell => html`<td>${cell}</td>`)}</tr>
+  ([
+    first,
+    ...rest
+  ]) => html`<tr><th scope="row">${first!}</th>${rest.map(cell => html`<td>${cell}</td>`)}</tr>
 `,
 )}</tbody>
 </table></div>`;
 }
 
 function notes(texts: readonly string[]): Markup | null {
-  return texts.length === 0 ? null : html`<ul class="notes">${texts.map(text => html`<li>${text}</li>`)}</ul>`;
+  return texts.length === 0
+    ? null
+    : html`<ul class="notes">${texts.map(text => html`<li>${text}</li>`)}</ul>`;
 }
 
 function signedPercent(change: number): string {

@@ -17,12 +17,12 @@ import { type Validation, within } from './validation.js';
 /** A report as GitHub-flavored Markdown. */
 export function renderMarkdown(report: RewriteReport): string {
   const sections = [
-    `# Rewrite of ${escape(report.input.file ?? 'a model')}`,
+    `# Rewrite of ${escapeMarkdown(report.input.file ?? 'a model')}`,
     `**${VERDICT_TITLES[verdictOf(report)]}**`,
     keyFacts(report)
       .map(({ label, value, detail }) => `- ${label}: **${value}** (${detail})`)
       .join('\n'),
-    ...report.notices.map(notice => `> ${escape(notice)}`),
+    ...report.notices.map(notice => `> ${escapeMarkdown(notice)}`),
     '## Sites',
     renderSites(report),
     ...renderNearMisses(report),
@@ -70,7 +70,7 @@ function renderAttributes(report: RewriteReport): string[] {
     groups
       .map(({ sites, operator, attributes }) => {
         const values = attributes.map(([name, value]) => `\`${name}=${value}\``).join(' ');
-        return `- ${sites.map(escape).join(', ')}: ${operator} ${values}`;
+        return `- ${sites.map(escapeMarkdown).join(', ')}: ${operator} ${values}`;
       })
       .join('\n'),
   ];
@@ -80,9 +80,9 @@ function renderValidation(validation: Validation): string[] {
   const { budgets, runtime } = validation;
   return [
     '## Validation',
-    `Inputs: ${escape(validation.inputs)}. Runtime: ${runtime.name} ${runtime.version} (${runtime.execution_provider}). ` +
+    `Inputs: ${escapeMarkdown(validation.inputs)}. Runtime: ${runtime.name} ${runtime.version} (${runtime.execution_provider}). ` +
       'Errors are relative squared errors.',
-    ...validation.notes.map(note => `> ${escape(note)}`),
+    ...validation.notes.map(note => `> ${escapeMarkdown(note)}`),
     ...validation.lengths.flatMap(length => [
       `### ${capitalize(lengthTitle(length))}: ${length.passed ? 'passed' : 'failed'}`,
       table(
@@ -178,12 +178,12 @@ function renderEnvironment({ command, environment, tool, created }: RewriteRepor
 }
 
 function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.map(escape).join(' | ')} |`;
+  const line = (cells: readonly string[]) => `| ${cells.map(escapeMarkdown).join(' | ')} |`;
   return [line(titles), `|${' --- |'.repeat(titles.length)}`, ...rows.map(line)].join('\n');
 }
 
 /** Names of a model may hold anything, markup included. */
-function escape(text: string): string {
+function escapeMarkdown(text: string): string {
   return text.replace(/[\\`*_<>|#[\]]/g, '\\$&').replace(/\s*\n\s*/g, ' ');
 }
 

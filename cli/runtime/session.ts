@@ -80,16 +80,6 @@ export function usesCustomOperators(model: ModelInfo): boolean {
   return model.opsetImports.has(DOMAIN);
 }
 
-/** For people: `onnxruntime-node 1.30.0, CPU, custom operators by their function bodies`. */
-export function describeRuntime(runtime: RuntimeDescription): string {
-  const how = {
-    'function-body': 'custom operators by their function bodies',
-    'native-kernels': 'custom operators by native kernels',
-  };
-  const operators = runtime.custom_operators === null ? '' : `, ${how[runtime.custom_operators]}`;
-  return `${runtime.name} ${runtime.version}, ${runtime.execution_provider}${operators}`;
-}
-
 function fromRuntime(name: string, value: Tensor | undefined): TensorValue {
   if (value === undefined || !isElementType(value.type)) {
     throw new Error(`output "${name}" is not a tensor of numbers (${value?.type ?? 'no tensor'})`);

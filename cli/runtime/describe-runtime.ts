@@ -1,0 +1,13 @@
+import type { RuntimeDescription } from '../../rewriter/validation.js';
+
+const OPERATORS = {
+  'function-body': 'custom operators by their function bodies',
+  'native-kernels': 'custom operators by native kernels',
+} as const;
+
+/** For people: `onnxruntime-node 1.30.0, CPU, custom operators by their function bodies`. */
+export function describeRuntime(runtime: RuntimeDescription): string {
+  const { name, version, execution_provider, custom_operators } = runtime;
+  const operators = custom_operators === null ? '' : `, ${OPERATORS[custom_operators]}`;
+  return `${name} ${version}, ${execution_provider}${operators}`;
+}
