@@ -125,12 +125,23 @@ export function converter(to: DataType): (value: number) => number {
     case DataType.FLOAT:
       return Math.fround;
     case DataType.FLOAT16:
-      // Magnitudes from 65520 on round to infinity; the fraction matters to no mask.
-      return value => (Math.abs(value) >= 65520 ? value * Number.POSITIVE_INFINITY : Math.fround(value));
+      return roundToHalf;
     case DataType.DOUBLE:
     case DataType.BFLOAT16:
       return value => value;
     default:
       return Math.trunc;
   }
+}
+
+/** Nearest float16, ties to even. */
+function roundToHalf(value: number): number {
+  const magnitude = Math.abs(value);
+  if (magnitude >= 65520) return value * Number.POSITIVE_INFINITY;
+  const exponent = Math.max(-14, Math.floor(Math.log2(magnitude)));
+  const unit = 2 ** (exponent - 10);
+  const steps = value / unit;
+  const floor = Math.floor(steps);
+  const rest = steps - floor;
+  return (rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor) * unit;
 }

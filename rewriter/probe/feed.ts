@@ -1,5 +1,5 @@
+import { isFloating } from '../graph/data-type.js';
 import type { Value } from '../graph/value.js';
-import { isFloating } from './rules/types.js';
 import { coordinates, type Sample } from './sample.js';
 
 /**
@@ -13,24 +13,21 @@ export interface Feed {
   mask(input: Value, position: readonly number[]): number;
 }
 
-/** Every token present. */
-export function allPresent(seed: number): Feed {
-  return { seed, mask: () => 1 };
+/** Every mask element and token id `value`; 1 is what masks call present. */
+export function uniform(seed: number, value: number): Feed {
+  return { seed, mask: () => value };
 }
 
-/** Every mask element `value`, in the first batch row only: one row of the batch sees nothing, or everything. */
-export function firstRow(seed: number, value: number): Feed {
-  return { seed, mask: (_, position) => (position[0] === 0 ? value : 1) };
+/** Mask elements and token ids `value` in the first batch row and `rest` in the others. */
+export function firstRow(seed: number, value: number, rest: number): Feed {
+  return { seed, mask: (_, position) => (position[0] === 0 ? value : rest) };
 }
 
-/** Elements drawn independently from `choices`. */
+/** Mask elements and token ids drawn independently from `choices`. */
 export function drawn(seed: number, choices: readonly number[]): Feed {
   return {
     seed,
-    mask: (input, position) => {
-      const unit = hashUnit(seed, input.name, position);
-      return choices[Math.floor(unit * choices.length)]!;
-    },
+    mask: (input, position) => choices[Math.floor(hashUnit(seed, input.name, position) * choices.length)]!,
   };
 }
 

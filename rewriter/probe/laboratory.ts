@@ -1,7 +1,8 @@
 import type { ModelGraph } from '../graph/model-graph.js';
-import { allPresent, type Feed } from './feed.js';
+import type { Value } from '../graph/value.js';
+import { type Feed, uniform } from './feed.js';
 import { Probe } from './probe.js';
-import { SizeConflict, UnknownSample } from './sample.js';
+import { SizeConflict, sizeOf, UnknownSample } from './sample.js';
 import { type SizePlan, Sizes } from './sizes.js';
 
 /** Free sizes of the two small trials: distinct within a trial and different from one trial to the other. */
@@ -24,22 +25,69 @@ const ENLARGEMENTS: readonly ((plan: SizePlan) => SizePlan)[] = [
 /** Sample sizes together with everything known about the graph at them. */
 export interface Trial {
   readonly sizes: Sizes;
-  /** The probe of a feed; the same object for the same feed. */
+  /** The probe of a feed; the same object for the same feed object. */
   probe(feed: Feed): Probe;
 }
 
-/** Every token present, in the trials' own probe: what shapes are read from. */
-export const PLAIN: Feed = allPresent(0);
+/** Every token present; shapes are read from this feed. */
+export const PLAIN: Feed = uniform(0, 1);
+
+/** The same tokens with other data: what differs from `PLAIN` depends on data. */
+export const OTHER_DATA: Feed = uniform(1, 1);
 
 /** Finds sizes that fit together and probes a model at them. */
 export class Laboratory {
   /** Two small trials; only one when the model has no free size. */
   readonly trials: readonly Trial[];
   private readonly long = new Map<number, Trial | null>();
+  private readonly scalars = new Map<Value, number | null>();
+  private readonly feeds = new Map<string, Feed>();
 
   constructor(private readonly graph: ModelGraph) {
     const found = TRIALS.map(plan => this.settle(ENLARGEMENTS.map(enlarge => enlarge(plan))));
     this.trials = found[0]!.sizes.free === 0 ? found.slice(0, 1) : found;
+  }
+
+  /**
+   * The number that a value is whatever the inputs: of one element, and equal in all trials and for any data.
+   * Null for everything else.
+   */
+  scalar(value: Value): number | null {
+    let known = this.scalars.get(value);
+    if (known === undefined) {
+      known = this.measureScalar(value);
+      this.scalars.set(value, known);
+    }
+    return known;
+  }
+
+  /** Rank of a value; null when its shape is unknown. */
+  rank(value: Value): number | null {
+    return this.trials[0]!.probe(PLAIN).tryToSample(value)?.dims.length ?? null;
+  }
+
+  /** The feed of this key, made on first use: probes are shared by feed. */
+  feed(key: string, make: () => Feed): Feed {
+    let feed = this.feeds.get(key);
+    if (feed === undefined) {
+      feed = make();
+      this.feeds.set(key, feed);
+    }
+    return feed;
+  }
+
+  private measureScalar(value: Value): number | null {
+    let result: number | null = null;
+    for (const trial of this.trials) {
+      for (const feed of [PLAIN, OTHER_DATA]) {
+        const sample = trial.probe(feed).tryToSample(value);
+        if (sample === null || sizeOf(sample.dims) !== 1) return null;
+        const element = sample.at(0);
+        if (Number.isNaN(element) || (result !== null && element !== result)) return null;
+        result = element;
+      }
+    }
+    return result;
   }
 
   /** A trial with every free size that is no batch near `length`; null when the model has no free size. */

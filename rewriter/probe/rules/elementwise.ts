@@ -1,8 +1,8 @@
+import { isFloating } from '../../graph/data-type.js';
 import { DataType } from '../../onnx/spec.js';
 import type { NodeInputs } from '../probe.js';
 import { broadcastDims, broadcastReader, remembered, rounded, type Sample } from '../sample.js';
 import type { Rule, Rules } from './rule.js';
-import { isFloating } from './types.js';
 
 /** Operators that work element by element, with broadcasting. */
 

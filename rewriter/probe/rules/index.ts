@@ -15,3 +15,8 @@ const RULES: ReadonlyMap<string, Rule> = new Map(
 export function ruleOf(node: Node): Rule | null {
   return RULES.get(node.type) ?? null;
 }
+
+/** Whether elements of a node's results are worked out from elements of its inputs, and not from their shapes. */
+export function followsElements(node: Node): boolean {
+  return RULES.has(node.type) && !(node.type in networks) && node.type !== 'Shape' && node.type !== 'Size';
+}

@@ -1,3 +1,4 @@
+import { isFloating } from '../../graph/data-type.js';
 import { DataType } from '../../onnx/spec.js';
 import type { NodeInputs } from '../probe.js';
 import {
@@ -10,7 +11,6 @@ import {
   UnknownSample,
 } from '../sample.js';
 import type { Rule, Rules } from './rule.js';
-import { isFloating } from './types.js';
 
 /** Operators of networks: their shapes are followed; their results count as data. */
 

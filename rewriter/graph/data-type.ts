@@ -1,4 +1,4 @@
-import { DataType } from '../../onnx/spec.js';
+import { DataType } from '../onnx/spec.js';
 
 const FLOATING: ReadonlySet<DataType> = new Set([
   DataType.FLOAT,

@@ -1,0 +1,71 @@
+import type { Probe } from '../probe/probe.js';
+import { type Extent, HIDDEN_AT_MOST, type LogitSource, type Place } from './logits.js';
+
+/** A place of the score matrix and what the graph does to the product there. */
+export interface Entry extends Place {
+  readonly hidden: boolean;
+  /** Logit of a product of 0. */
+  readonly bias: number;
+  /** What a product is multiplied by; null when the logit is no linear function of it. */
+  readonly factor: number | null;
+}
+
+/** The score matrix of a site at one probe, looked at in chosen places. */
+export interface Table {
+  readonly extent: Extent;
+  readonly entries: readonly Entry[];
+}
+
+/** Score matrices up to this many elements are looked at in full, but for the heads. */
+const SMALL = 400;
+
+/** Looks at the places that tell masks apart. `distances` are key distances where something may change. */
+export function tabulate(
+  source: LogitSource,
+  probe: Probe,
+  extent: Extent,
+  distances: readonly number[],
+): Table {
+  const logit = source.at(probe, extent);
+  return { extent, entries: places(extent, distances).map(place => entryAt(logit, place)) };
+}
+
+function entryAt(logit: (place: Place, product: number) => number, place: Place): Entry {
+  const bias = logit(place, 0);
+  if (bias <= HIDDEN_AT_MOST) return { ...place, hidden: true, bias, factor: null };
+  const one = logit(place, 1) - bias;
+  const other = logit(place, -2) - bias;
+  // Biases are float32: the difference of two logits is good to their rounding.
+  const linear = Math.abs(other + 2 * one) <= 1e-5 * (1 + Math.abs(bias));
+  return { ...place, hidden: false, bias, factor: linear ? one : null };
+}
+
+function places(extent: Extent, distances: readonly number[]): Place[] {
+  const { batch, heads, rows, columns } = extent;
+  const small = rows * columns <= SMALL;
+  const headsSeen = unique([0, 1, heads - 1], heads);
+  const batchSeen = small ? range(batch) : unique([0, batch - 1], batch);
+  const rowsSeen = rows <= 12 ? range(rows) : unique([0, 1, rows >> 2, rows >> 1, rows - 2, rows - 1], rows);
+  const result: Place[] = [];
+  for (const i of rowsSeen) {
+    const columnsSeen = small ? range(columns) : columnsAround(i + columns - rows, columns, distances);
+    for (const j of columnsSeen) {
+      for (const h of headsSeen) for (const b of batchSeen) result.push({ b, h, i, j });
+    }
+  }
+  return result;
+}
+
+function columnsAround(center: number, columns: number, distances: readonly number[]): number[] {
+  const seen = [0, 1, columns >> 1, columns - 1, center];
+  for (const distance of distances) seen.push(center - distance, center + distance);
+  return unique(seen, columns);
+}
+
+function unique(values: readonly number[], size: number): number[] {
+  return [...new Set(values)].filter(value => value >= 0 && value < size).sort((a, b) => a - b);
+}
+
+function range(size: number): number[] {
+  return Array.from({ length: size }, (_, i) => i);
+}

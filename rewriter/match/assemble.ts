@@ -1,0 +1,141 @@
+import type { Value } from '../graph/value.js';
+import type { DataType } from '../onnx/spec.js';
+import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
+import type { Layout } from '../site.js';
+import { LAYOUT_ORDER, type LayoutSizes } from './layouts.js';
+import { type Candidate, candidatesOf, type OperandAxes } from './operands.js';
+import type { Product } from './product.js';
+import { identityView, reshapeView, sameRuns, transposeView, type View } from './view.js';
+
+/** Query, key and value of a site, chosen among the values that hold them. */
+export interface Operands {
+  readonly query: Candidate;
+  readonly key: Candidate;
+  readonly value: Candidate;
+}
+
+/**
+ * Chooses values for query, key and value that agree on batch and heads and have the type of the output: keys
+ * and values before they are repeated for groups of query heads, laid out as operators like it best, and as far
+ * upstream as that holds. A text says what does not agree.
+ */
+export function chooseOperands(
+  axes: { readonly query: OperandAxes; readonly key: OperandAxes; readonly value: OperandAxes },
+  dataType: DataType,
+  laboratory: Laboratory,
+): Operands | string {
+  const ranked = (role: OperandAxes) =>
+    candidatesOf(role, laboratory)
+      .filter(candidate => candidate.dataType === dataType)
+      .reverse()
+      .sort(byPreference);
+  const queries = ranked(axes.query).filter(({ sizes }) => sizes.every(({ repeats }) => repeats === 1));
+  const keys = ranked(axes.key);
+  // What multiplies the values multiplies the output, which operators do not do.
+  const values = ranked(axes.value).filter(({ factor }) => factor === 1);
+  for (const [role, found] of [
+    ['query', queries],
+    ['key', keys],
+    ['value', values],
+  ] as const) {
+    if (found.length === 0)
+      return `no layout of batch, heads, sequence and head size is recognized for the ${role}`;
+  }
+  for (const query of queries) {
+    for (const key of keys) {
+      for (const value of values) if (agree(query, key, value)) return { query, key, value };
+    }
+  }
+  return 'query, key and value do not agree on batch and heads';
+}
+
+/** More repeats first, then the better layout; the order among equals is kept. */
+function byPreference(one: Candidate, other: Candidate): number {
+  const repeats = other.sizes[0]!.repeats - one.sizes[0]!.repeats;
+  return repeats !== 0 ? repeats : LAYOUT_ORDER.indexOf(one.layout) - LAYOUT_ORDER.indexOf(other.layout);
+}
+
+function agree(query: Candidate, key: Candidate, value: Candidate): boolean {
+  return query.sizes.every((q, t) => {
+    const k = key.sizes[t]!;
+    const v = value.sizes[t]!;
+    return (
+      q.batch === k.batch &&
+      q.batch === v.batch &&
+      k.heads === v.heads &&
+      k.length === v.length &&
+      q.heads === k.heads * k.repeats &&
+      q.headDim === k.headDim
+    );
+  });
+}
+
+/**
+ * The value that holds the output of attention in a known layout: the product itself, or what single uses
+ * rearrange it into. Null when there is none.
+ */
+export function outputOperand(
+  product: Value,
+  result: Product['result'] | { readonly heads: number },
+  sizes: readonly LayoutSizes[],
+  laboratory: Laboratory,
+): { readonly value: Value; readonly layout: Layout } | null {
+  const { trials } = laboratory;
+  const targets = trials.map((trial, t) => targetViews(product, result, sizes[t]!, trial));
+  let views: (View | null)[] = trials.map(trial => identityView(trial.probe(PLAIN).sample(product).dims));
+  for (let value: Value | null = product; value !== null; ) {
+    const layout = LAYOUT_ORDER.find(layout =>
+      views.every((view, t) => view !== null && sameView(view, targets[t]?.[layout] ?? null)),
+    );
+    if (layout !== undefined) return { value, layout };
+    const next: Value | null = movedOnce(value);
+    if (next === null) return null;
+    views = views.map((view, t) => (view === null ? null : throughMove(view, next, trials[t]!)));
+    value = next;
+  }
+  return null;
+}
+
+function targetViews(
+  product: Value,
+  result: Product['result'] | { readonly heads: number },
+  { batch, heads, length }: LayoutSizes,
+  trial: Trial,
+): Partial<Record<Layout, View>> | null {
+  const { dims } = trial.probe(PLAIN).sample(product);
+  const source = identityView(dims);
+  const total = dims.reduce((count, dim) => count * dim, 1);
+  const size = total / (batch * heads * length);
+  if ('heads' in result) {
+    if (dims.length === 4) return { BHND: source };
+    return { 'BN(HD)': source };
+  }
+  const { lead, rows, columns } = result(dims.length);
+  const split = reshapeView(transposeView(source, [...lead, rows, columns]), [batch, heads, length, size]);
+  if (split === null) return null;
+  const byRows = transposeView(split, [0, 2, 1, 3]);
+  const packed = reshapeView(byRows, [batch, length, heads * size]);
+  return { BHND: split, BNHD: byRows, ...(packed === null ? {} : { 'BN(HD)': packed }) };
+}
+
+function sameView(one: View, other: View | null): boolean {
+  return one.length === other?.length && one.every((runs, axis) => sameRuns(runs, other[axis]!));
+}
+
+/** The output of the only use of a value, if that only moves elements. */
+function movedOnce(value: Value): Value | null {
+  const [use, ...others] = value.uses;
+  if (use === undefined || others.length > 0 || value.outputOf.length > 0 || use.slot !== 0) return null;
+  const moves = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze', 'Identity', 'Flatten'].includes(
+    use.node.type,
+  );
+  return moves && use.node.graph === value.graph ? use.node.outputs[0]! : null;
+}
+
+function throughMove(view: View, next: Value, trial: Trial): View | null {
+  const node = next.producer!;
+  if (node.type === 'Transpose') {
+    return transposeView(view, node.ints('perm') ?? view.map((_, axis) => view.length - 1 - axis));
+  }
+  return reshapeView(view, trial.probe(PLAIN).sample(next).dims);
+}

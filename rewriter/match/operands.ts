@@ -1,0 +1,186 @@
+import { isFloating } from '../graph/data-type.js';
+import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
+import type { DataType } from '../onnx/spec.js';
+import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
+import { broadcastDims } from '../probe/sample.js';
+import type { Layout } from '../site.js';
+import { LAYOUT_ORDER, type LayoutSizes, type OperandRuns, sizesIn } from './layouts.js';
+import type { FactorAxes } from './product.js';
+import {
+  canonical,
+  expandView,
+  identityView,
+  reshapeView,
+  tileView,
+  transposeView,
+  type View,
+} from './view.js';
+
+/** One step upstream from an operand: `value` times `factor`, moved around by the nodes in between. */
+export interface Upstream {
+  readonly value: Value;
+  /** Product of the constants that the operand carries and this value does not yet. */
+  readonly factor: number;
+  /** The node that turns this value into the previous one; null for the operand itself. */
+  readonly node: Node | null;
+}
+
+/** A value that can stand for an operand of attention. */
+export interface Candidate {
+  readonly value: Value;
+  readonly layout: Layout;
+  readonly factor: number;
+  readonly dataType: DataType;
+  /** Sizes per trial, in the laboratory's order. */
+  readonly sizes: readonly LayoutSizes[];
+  /** Sizes in any other trial; null when it has another layout there. */
+  sizesAt(trial: Trial): LayoutSizes | null;
+}
+
+/** How an operator reads a value: the axes of a shape, and the shape that batch axes broadcast to. */
+export interface OperandAxes {
+  readonly value: Value;
+  /** Turns a view of the value's elements into batch and heads, rows and columns. */
+  readonly runs: (view: View, trial: Trial) => OperandRuns | null;
+}
+
+/** An operand of a batched matrix product whose kept axis is the sequence, or whose summed axis is. */
+export function productOperand(
+  value: Value,
+  axesOf: (rank: number) => FactorAxes,
+  rows: 'outer' | 'inner',
+  other: { readonly value: Value; readonly axesOf: (rank: number) => FactorAxes },
+): OperandAxes {
+  return {
+    value,
+    runs: (view, trial) => {
+      const axes = axesOf(view.length);
+      const otherDims = trial.probe(PLAIN).sample(other.value).dims;
+      const otherLead = other.axesOf(otherDims.length).lead.map(axis => otherDims[axis]!);
+      const dims = trial.probe(PLAIN).sample(value).dims;
+      const lead = axes.lead.map(axis => view[axis]!);
+      const shape = broadcastDims([axes.lead.map(axis => dims[axis]!), otherLead], value.name);
+      return {
+        lead: canonical(expandView(lead, shape).flat()),
+        rows: view[rows === 'outer' ? axes.outer : axes.inner]!,
+        columns: view[rows === 'outer' ? axes.inner : axes.outer]!,
+      };
+    },
+  };
+}
+
+/** A 4-D operand [B,H,N,D], or a 3-D one [B,N,H*D] of `heads` heads. */
+export function headOperand(value: Value, heads: number): OperandAxes {
+  return {
+    value,
+    runs: (view, trial) => {
+      if (view.length === 4)
+        return { lead: canonical([...view[0]!, ...view[1]!]), rows: view[2]!, columns: view[3]! };
+      const { dims } = trial.probe(PLAIN).sample(value);
+      const split =
+        dims.length === 3 ? reshapeView(view, [dims[0]!, dims[1]!, heads, dims[2]! / heads]) : null;
+      if (split === null) return null;
+      return { lead: canonical([...split[0]!, ...split[2]!]), rows: split[1]!, columns: split[3]! };
+    },
+  };
+}
+
+/** The values that an operand comes from by moving elements and multiplying by constants, nearest first. */
+export function upstreamOf(operand: Value, laboratory: Laboratory): readonly Upstream[] {
+  const path: Upstream[] = [{ value: operand, factor: 1, node: null }];
+  for (let step = path[0]!; ; step = path.at(-1)!) {
+    const node = step.value.producer;
+    const next = node === null || step.value.slot !== 0 ? null : stepThrough(node, laboratory);
+    if (next === null) return path;
+    path.push({ value: next.value, factor: step.factor * next.factor, node });
+  }
+}
+
+const MOVES: ReadonlySet<string> = new Set([
+  'Identity',
+  'Dropout',
+  'Reshape',
+  'Flatten',
+  'Unsqueeze',
+  'Squeeze',
+  'Transpose',
+  'Expand',
+  'Tile',
+]);
+
+function stepThrough(node: Node, laboratory: Laboratory): { value: Value; factor: number } | null {
+  const [first, second] = node.inputs;
+  if (first == null) return null;
+  if (MOVES.has(node.type)) return { value: first, factor: 1 };
+  if (node.type === 'Cast') return isFloating(node.int('to', 0)) ? { value: first, factor: 1 } : null;
+  if (second == null || (node.type !== 'Mul' && node.type !== 'Div')) return null;
+  const divisor = laboratory.scalar(second);
+  if (node.type === 'Div') return divisor === null ? null : { value: first, factor: 1 / divisor };
+  if (divisor !== null) return { value: first, factor: divisor };
+  const factor = laboratory.scalar(first);
+  return factor === null ? null : { value: second, factor };
+}
+
+/** All values upstream of an operand, itself included, that hold it in one of the known layouts. */
+export function candidatesOf(operand: OperandAxes, laboratory: Laboratory): readonly Candidate[] {
+  const path = upstreamOf(operand.value, laboratory);
+  const candidates: Candidate[] = [];
+  for (const [i, { value, factor }] of path.entries()) {
+    const nodes = path.slice(1, i + 1).map(step => step.node!);
+    const first = laboratory.trials[0]!.probe(PLAIN).tryToSample(value);
+    if (first === null) break;
+    for (const layout of LAYOUT_ORDER) {
+      const sizesAt = (trial: Trial) => {
+        const sample = trial.probe(PLAIN).tryToSample(value);
+        const runs = sample === null ? null : runsFrom(sample.dims, nodes, operand, trial);
+        return sample === null || runs === null ? null : sizesIn(layout, sample.dims, runs);
+      };
+      const sizes = laboratory.trials.map(sizesAt).filter(found => found !== null);
+      if (sizes.length < laboratory.trials.length) continue;
+      candidates.push({ value, layout, factor, dataType: first.dataType, sizes, sizesAt });
+    }
+  }
+  return candidates;
+}
+
+/** How the operand reads a source of shape `dims`, from which `nodes` (nearest to the operand first) make it. */
+function runsFrom(
+  dims: readonly number[],
+  nodes: readonly Node[],
+  operand: OperandAxes,
+  trial: Trial,
+): OperandRuns | null {
+  let view: View | null = identityView(dims);
+  for (const node of [...nodes].reverse()) {
+    view = moved(view, node, trial);
+    if (view === null) return null;
+  }
+  return operand.runs(view, trial);
+}
+
+function moved(view: View, node: Node, trial: Trial): View | null {
+  const dims = trial.probe(PLAIN).tryToSample(node.outputs[0]!)?.dims;
+  if (dims === undefined) return null;
+  switch (node.type) {
+    case 'Transpose':
+      return transposeView(view, node.ints('perm') ?? view.map((_, axis) => view.length - 1 - axis));
+    case 'Reshape':
+    case 'Flatten':
+    case 'Unsqueeze':
+    case 'Squeeze':
+      return reshapeView(view, dims);
+    case 'Expand':
+      return expandView(view, dims);
+    case 'Tile': {
+      const before = trial.probe(PLAIN).sample(node.inputs[0]!).dims;
+      return tileView(
+        view,
+        dims.map((dim, axis) => dim / before[axis]!),
+      );
+    }
+    default:
+      // Casts and constant factors move nothing; a factor of higher rank than its operand would.
+      return dims.length === view.length ? view : null;
+  }
+}

@@ -1,0 +1,158 @@
+import type { Node } from '../graph/node.js';
+import { ancestors } from '../graph/slices.js';
+import type { Value } from '../graph/value.js';
+import { ScoreChain } from '../masks/score-chain.js';
+import { isMatch, match } from '../match/matcher.js';
+import { productOperand, upstreamOf } from '../match/operands.js';
+import {
+  any,
+  bound,
+  constant,
+  lazy,
+  node,
+  oneOf,
+  type Pattern,
+  type RankOf,
+  through,
+} from '../match/pattern.js';
+import { PRODUCTS, productOf } from '../match/product.js';
+import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+
+/**
+ * softmax(logits(Q K^T)) V written out in standard operators, as exporters do below opset 23: eager attention
+ * and decomposed scaled_dot_product_attention alike. What stands between Q K^T and the softmax is a chain of
+ * steps in any order and number; how Q, K and V come to the products is left to the operands.
+ */
+export const softmaxAttention: SourceForm = { name: 'softmax-attention', anchors: PRODUCTS, recognize };
+
+/** From the softmax back to the scores. */
+const logits: Pattern = oneOf('step', {
+  scores: node(PRODUCTS, [any(), any()], { name: 'scores' }),
+  add: node('Add', [lazy(() => logits), any()], { commutative: true }),
+  subtract: node('Sub', [lazy(() => logits), any()]),
+  multiply: node('Mul', [lazy(() => logits), any()], { commutative: true }),
+  divide: node('Div', [lazy(() => logits), any()]),
+  keepWhere: node('Where', [any(), lazy(() => logits), any()]),
+  fillWhere: node('Where', [any(), any(), lazy(() => logits)]),
+  bound: node('Max', [lazy(() => logits), any()], { commutative: true }),
+  clip: node('Clip', [lazy(() => logits)], { more: true }),
+  cap: node('Tanh', [lazy(() => logits)]),
+  cast: node('Cast', [lazy(() => logits)]),
+  identity: node('Identity', [lazy(() => logits)]),
+  reshape: node(['Reshape', 'Unsqueeze', 'Squeeze', 'Flatten'], [lazy(() => logits)], { more: true }),
+});
+
+const softmax = node('Softmax', [bound('logits', logits)], { name: 'softmax', unfit: unfitAxis });
+
+/** Rows without a visible key give NaN; scaled_dot_product_attention makes them zeros. */
+const guarded = node('Where', [
+  node('IsNaN', [any('unguarded')]),
+  constant('0', value => value === 0),
+  bound('unguarded', through(softmax)),
+]);
+
+const probabilities = through(oneOf('emptyRow', { nan: softmax, zeros: guarded }));
+
+const weightedSum = oneOf('weightedSum', {
+  matMul: node(['MatMul', 'com.microsoft::FusedMatMul'], [probabilities, any()], { name: 'sum' }),
+  einsum: node('Einsum', [probabilities, any()], { name: 'sum', commutative: true }),
+});
+
+/** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
+function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
+  const input = softmax.inputs[0];
+  const rank = input == null ? null : rankOf(input);
+  const axis = softmax.int('axis', softmax.opset >= 13 ? -1 : 1);
+  if (axis === -1 || (rank !== null && axis === rank - 1)) return null;
+  return `runs along axis ${axis} of ${rank ?? 'unknown'}, not along the last one`;
+}
+
+function recognize(anchor: Node, context: FormContext): Attention | Miss {
+  const { laboratory, graph } = context;
+  const output = anchor.outputs[0]!;
+  const found = match(weightedSum, output, graph.constants, value => laboratory.rank(value));
+  if (!isMatch(found))
+    return { node: found.node ?? anchor, reason: found.reason, matched: found.matched.length };
+  const miss = (reason: string): Miss => ({ node: anchor, reason, matched: found.matched.length });
+
+  const scoresNode = found.nodes.get('scores')!;
+  const softmaxNode = found.nodes.get('softmax')!;
+  const scores = productOf(scoresNode);
+  const sum = productOf(anchor);
+  if (scores === null || sum === null)
+    return miss('one of its products is no product of query, key and value');
+  const softmaxAt = found.matched.indexOf(softmaxNode);
+  const steps = found.matched.slice(softmaxAt + 1).filter(step => step !== scoresNode);
+  if (!comesFrom(sum.left, softmaxNode, found.matched))
+    return miss('the probabilities are the second factor');
+  for (const [role, operand] of [
+    ['key', scores.right],
+    ['value', sum.right],
+  ] as const) {
+    if (isStored(operand, context)) return miss(`the ${role} is a constant, as in pooling or gating`);
+  }
+  const chain = new ScoreChain(scoresNode.outputs[0]!, found.values.get('logits')!, steps, laboratory);
+  const own = new Set(
+    [scores.left, scores.right].flatMap(side => upstreamOf(side, laboratory).map(step => step.value)),
+  );
+  for (const term of chain.terms) {
+    if ([...dataBehind(term)].some(value => own.has(value))) {
+      return miss(
+        'the scores have a further term made from query or key, as in disentangled or relative attention',
+      );
+    }
+  }
+  return {
+    query: productOperand(scores.left, scores.axes.left, 'outer', {
+      value: scores.right,
+      axesOf: scores.axes.right,
+    }),
+    key: productOperand(scores.right, scores.axes.right, 'outer', {
+      value: scores.left,
+      axesOf: scores.axes.left,
+    }),
+    value: productOperand(sum.right, sum.axes.right, 'inner', { value: sum.left, axesOf: sum.axes.left }),
+    output,
+    result: sum.result,
+    productFactor: scores.factor,
+    logits: chain,
+    emptySoftmax: found.choices.some(({ tag, alternative }) => tag === 'emptyRow' && alternative === 'zeros')
+      ? 'zeros'
+      : 'nan',
+    past: false,
+    named: anchor,
+    interior: interiorOf(found.matched, anchor, softmaxAt),
+    nodes: new Set(found.matched),
+    refusals: sum.factor === 1 ? [] : ['the weighted sum is scaled'],
+  };
+}
+
+function interiorOf(matched: readonly Node[], anchor: Node, softmaxAt: number): Attention['interior'] {
+  return matched.flatMap((step, i) =>
+    step === anchor
+      ? []
+      : [{ value: step.outputs[0]!, holds: i <= softmaxAt ? 'attention probabilities' : 'attention scores' }],
+  );
+}
+
+function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolean {
+  const { producer } = value;
+  if (producer === source) return true;
+  return (
+    producer !== null && matched.includes(producer) && matched.indexOf(producer) < matched.indexOf(source)
+  );
+}
+
+/** A weight or another constant, however reshaped. */
+function isStored(operand: Value, { laboratory }: FormContext): boolean {
+  const { value } = upstreamOf(operand, laboratory).at(-1)!;
+  return value.initializer !== null || value.producer?.type === 'Constant';
+}
+
+/** Everything that a value is computed from, but for what only lends its shape. */
+function dataBehind(value: Value): ReadonlySet<Value> {
+  return ancestors(
+    value,
+    ({ producer }) => producer !== null && producer.type !== 'Shape' && producer.type !== 'Size',
+  );
+}
