@@ -1,5 +1,4 @@
 import { DOMAIN, DOMAIN_VERSION } from '../custom-ops/operator.js';
-import { InputError } from './errors.js';
 import { planFunctions } from './function-overloads.js';
 import type { Graph } from './graph/graph.js';
 import type { ModelGraph } from './graph/model-graph.js';
@@ -7,6 +6,7 @@ import type { Node } from './graph/node.js';
 import { deadNodes, readBy } from './graph/slices.js';
 import type { Value } from './graph/value.js';
 import type { ModelEdit } from './onnx/edit.js';
+import { modelError } from './onnx/model-error.js';
 import type { FunctionInfo, ModelInfo, NodeListInfo } from './onnx/model-info.js';
 import type { FunctionSpec } from './onnx/spec.js';
 import { connectedInputs, type Replacement, replacementNodes } from './replacement-nodes.js';
@@ -146,10 +146,11 @@ function opsetImports(model: ModelInfo, located: readonly Located[]): ModelEdit[
     if (version === DOMAIN_VERSION) return [];
     if (version === undefined)
       return [{ kind: 'import-opset', into, domain: DOMAIN, version: DOMAIN_VERSION }];
-    throw new InputError(`${model.file ?? 'model'}: it uses version ${version} of domain ${DOMAIN}`, {
-      ...(model.file === null ? {} : { file: model.file }),
-      remedy: `This program writes version ${DOMAIN_VERSION}: rewrite the original model instead.`,
-    });
+    throw modelError(
+      model,
+      `it uses version ${version} of domain ${DOMAIN}`,
+      `This program writes version ${DOMAIN_VERSION}: rewrite the original model instead.`,
+    );
   });
 }
 

@@ -1,5 +1,4 @@
 import onnxProto, { type onnx as proto } from 'onnx-proto';
-import { InputError } from '../errors.js';
 import { type ByteSource, MemorySource } from './byte-source.js';
 import { concatenate } from './bytes.js';
 import {
@@ -12,6 +11,7 @@ import {
   TensorField,
 } from './field-numbers.js';
 import { describeForeignFile } from './foreign-file.js';
+import { modelError } from './model-error.js';
 import type {
   AttributeInfo,
   ByteRange,
@@ -51,13 +51,11 @@ export function decodeModel(
   } catch (error) {
     if (!(error instanceof WireError)) throw error;
     const foreign = describeForeignFile(bytes, file);
-    throw new InputError(
-      `${file ?? 'model'}: ${foreign?.what ?? `not a readable ONNX model: ${error.message} (byte ${error.offset})`}`,
-      {
-        ...(file === null ? {} : { file }),
-        remedy: foreign?.remedy ?? 'Export or download the model again; the file is damaged or incomplete.',
-      },
-      { cause: error },
+    throw modelError(
+      { file },
+      foreign?.what ?? `not a readable ONNX model: ${error.message} (byte ${error.offset})`,
+      foreign?.remedy ?? 'Export or download the model again; the file is damaged or incomplete.',
+      error,
     );
   }
 }

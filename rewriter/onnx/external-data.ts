@@ -1,6 +1,8 @@
 import { InputError } from '../errors.js';
+import type { ByteSource } from './byte-source.js';
 import { tensorBytes } from './element-size.js';
-import type { GraphInfo, ModelInfo, NodeInfo, TensorInfo, TensorStorage } from './model-info.js';
+import { modelError } from './model-error.js';
+import type { ByteRange, GraphInfo, ModelInfo, NodeInfo, TensorInfo, TensorStorage } from './model-info.js';
 
 export type ExternalTensor = TensorInfo & { readonly storage: TensorStorage & { readonly kind: 'external' } };
 
@@ -33,7 +35,11 @@ function* tensorsOfNodes(nodes: readonly NodeInfo[]): Generator<TensorInfo> {
 
 /** The tensors whose data is in other files. */
 export function externalTensors(model: ModelInfo): ExternalTensor[] {
-  return [...allTensors(model)].filter(tensor => tensor.storage.kind === 'external') as ExternalTensor[];
+  return [...allTensors(model)].filter(isExternal);
+}
+
+export function isExternal(tensor: TensorInfo): tensor is ExternalTensor {
+  return tensor.storage.kind === 'external';
 }
 
 /** The locations of the external data files of a model, each once. */
@@ -42,32 +48,39 @@ export function externalLocations(model: ModelInfo): string[] {
 }
 
 /**
- * Checks that all external data is there: allowed locations, files that can be read, ranges inside them and
- * as long as the tensors need.
+ * Checks that all external data is there, without reading it.
  * @throws InputError naming the tensor
  */
 export function checkExternalData(model: ModelInfo): void {
-  for (const tensor of externalTensors(model)) {
-    const { location, offset, length } = tensor.storage;
-    const bad = (why: string, remedy: string) =>
-      new InputError(`${model.file ?? 'model'}: external data of tensor '${tensor.name}': ${why}`, {
-        ...(model.file === null ? {} : { file: model.file }),
-        remedy,
-      });
-    if (model.sidecars === null) throw bad(`'${location}' was not given`, 'Give it together with the model.');
-    const needed = tensorBytes(tensor);
-    if (needed !== null && length !== null && length !== needed) {
-      throw bad(`${length} bytes for a shape that needs ${needed}`, 'Export the model again.');
-    }
-    const end = offset + (length ?? needed ?? 0);
-    const size = model.sidecars.open(location).length;
-    if (end > size) {
-      throw bad(
-        `'${location}' has ${size} bytes where ${end} are needed`,
-        'The file is incomplete or belongs to another model: download or export both again.',
-      );
-    }
+  for (const tensor of externalTensors(model)) openExternalTensor(model, tensor);
+}
+
+/**
+ * The file and the range in it that hold the elements of a tensor.
+ * @throws InputError when the location is forbidden, the file cannot be read, or the range leaves the file or
+ * does not have the length that the shape needs
+ */
+export function openExternalTensor(
+  model: ModelInfo,
+  tensor: ExternalTensor,
+): { readonly source: ByteSource; readonly range: ByteRange } {
+  const { location, offset, length } = tensor.storage;
+  const bad = (why: string, remedy: string) =>
+    modelError(model, `external data of tensor '${tensor.name}': ${why}`, remedy);
+  if (model.sidecars === null) throw bad(`'${location}' was not given`, 'Give it together with the model.');
+  const source = model.sidecars.open(location);
+  const needed = tensorBytes(tensor);
+  if (needed !== null && length !== null && length !== needed) {
+    throw bad(`${length} bytes for a shape that needs ${needed}`, 'Export the model again.');
   }
+  const end = offset + (length ?? needed ?? 0);
+  if (end > source.length) {
+    throw bad(
+      `'${location}' has ${source.length} bytes where ${end} are needed`,
+      'The file is incomplete or belongs to another model: download or export both again.',
+    );
+  }
+  return { source, range: { start: offset, end } };
 }
 
 /**

@@ -1,5 +1,6 @@
-import { InputError } from '../errors.js';
 import { elementBits, tensorBytes } from './element-size.js';
+import { openExternalTensor } from './external-data.js';
+import { modelError } from './model-error.js';
 import type { ModelInfo, TensorInfo, TensorStorage } from './model-info.js';
 import { decodeVarints, fields, MAX_VARINT, WireError } from './wire.js';
 
@@ -21,28 +22,18 @@ export function readTensorData(
   const bits = elementBits(tensor.dataType);
   if (expected === null || bits === null || expected > limit) return null;
   const damaged = (why: string, cause?: unknown) =>
-    new InputError(
-      `${model.file ?? 'model'}: tensor '${tensor.name}' ${why}`,
-      { ...(model.file === null ? {} : { file: model.file }), remedy: 'Export or download the model again.' },
-      { cause },
-    );
+    modelError(model, `tensor '${tensor.name}' ${why}`, 'Export or download the model again.', cause);
   try {
-    const bytes = read(tensor.storage, model, expected, bits);
+    const bytes = read(tensor, model, expected, bits);
     if (bytes.length === expected) return bytes;
-    throw damaged(
-      `holds ${bytes.length} bytes where its shape [${tensor.dims.join(', ')}] needs ${expected}`,
-    );
+    throw damaged(`holds ${bytes.length} bytes where its shape [${tensor.dims}] needs ${expected}`);
   } catch (error) {
     throw error instanceof WireError ? damaged(`is malformed: ${error.message}`, error) : error;
   }
 }
 
-function read(
-  storage: TensorStorage,
-  model: ModelInfo,
-  expected: number,
-  bits: number,
-): Uint8Array<ArrayBuffer> {
+function read(tensor: TensorInfo, model: ModelInfo, expected: number, bits: number): Uint8Array<ArrayBuffer> {
+  const { storage } = tensor;
   switch (storage.kind) {
     case 'empty':
       return new Uint8Array(0);
@@ -54,13 +45,8 @@ function read(
     case 'typed':
       return readTyped(storage, model, expected, bits);
     case 'external': {
-      if (model.sidecars === null) {
-        throw new InputError(`external data '${storage.location}' is not available`, {
-          remedy: 'Give the external data files together with the model.',
-        });
-      }
-      const file = model.sidecars.open(storage.location);
-      return Uint8Array.from(file.bytes(storage.offset, storage.offset + (storage.length ?? expected)));
+      const { source, range } = openExternalTensor(model, { ...tensor, storage });
+      return Uint8Array.from(source.bytes(range.start, range.end));
     }
   }
 }
@@ -75,21 +61,24 @@ function readTyped(
   const integers = storage.field !== 'float_data' && storage.field !== 'double_data';
   // An integer narrower than a byte is packed by the writer: each varint is one byte of the packed form.
   const width = Math.max(1, bits / 8);
-  const bytes: number[] = [];
+  const excess = (at: number) => new WireError('more elements than its shape has', at);
+  const bytes = new Uint8Array(expected);
+  let count = 0;
   for (const run of storage.runs) {
     for (const field of fields(model.source, run)) {
-      const longest = (integers ? MAX_VARINT : 1) * (expected - bytes.length);
-      if (field.end - field.body > longest)
-        throw new WireError('more elements than its shape has', field.start);
+      const longest = (integers ? MAX_VARINT : 1) * (expected - count);
+      if (field.end - field.body > longest) throw excess(field.start);
       const payload = model.source.bytes(field.body, field.end);
       if (!integers) {
-        for (const byte of payload) bytes.push(byte);
+        bytes.set(payload, count);
+        count += payload.length;
         continue;
       }
       for (const value of decodeVarints(payload, field.body)) {
-        for (let i = 0; i < width; i++) bytes.push(Number((value >> BigInt(8 * i)) & 0xffn));
+        if (count === expected) throw excess(field.start);
+        for (let i = 0; i < width; i++) bytes[count++] = Number((value >> BigInt(8 * i)) & 0xffn);
       }
     }
   }
-  return Uint8Array.from(bytes);
+  return bytes.slice(0, count);
 }
