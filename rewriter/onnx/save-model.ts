@@ -62,25 +62,37 @@ export async function stageModel(
   options: SaveOptions,
 ): Promise<StagedModel> {
   const notices: string[] = [];
-  checkOutput(input, output);
   const transaction = new FileTransaction();
   try {
+    checkOutput(input, output);
     for (const location of externalLocations(input.model)) {
       notices.push(...(await placeSidecar(input, location, output, options.externalData, transaction)));
     }
     const file = transaction.stage(output);
     await writeSegments(input.model.source, segments, file, options);
-    return { file, notices, commit: () => transaction.commit(), rollback: () => transaction.rollback() };
+    const commit = () => {
+      try {
+        transaction.commit();
+      } catch (error) {
+        throw writingFailed(output, error);
+      }
+    };
+    return { file, notices, commit, rollback: () => transaction.rollback() };
   } catch (error) {
     transaction.rollback();
-    const { code } = error as NodeJS.ErrnoException;
-    if (error instanceof InputError || code === undefined) throw error;
-    throw new InputError(
-      `${output}: cannot be written (${code})`,
-      { file: output, remedy: 'Check that the folder can be written to and that there is space.' },
-      { cause: error },
-    );
+    throw writingFailed(output, error);
   }
+}
+
+/** Failures of the file system are the user's to fix. */
+function writingFailed(output: string, error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (error instanceof InputError || code === undefined) return error;
+  return new InputError(
+    `${output}: cannot be written (${code})`,
+    { file: output, remedy: 'Check that the folder can be written to and that there is space.' },
+    { cause: error },
+  );
 }
 
 function checkOutput(input: ModelFile, output: string): void {
