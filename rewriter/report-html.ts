@@ -7,6 +7,7 @@ import {
   errorText,
   keyFacts,
   lengthTitle,
+  plural,
   type RewriteReport,
   ratio,
   VERDICT_TITLES,
@@ -132,7 +133,7 @@ ${table(
     html`${errorText(output)}`,
     html`${formatError(output.max_abs_error)}`,
     html`${output.cosine?.toFixed(6) ?? '–'}`,
-    html`${verdictOn(output, budgets.max_output_error)}`,
+    verdictChip(output, budgets.max_output_error),
   ]),
 )}
 ${
@@ -150,11 +151,18 @@ ${
           bars(details.isolated, details.propagated, budgets.max_error),
           html`${errorText(details.isolated)}`,
           html`${errorText(details.propagated)}`,
-          html`${verdictOn(details.isolated, budgets.max_error)}`,
+          verdictChip(details.isolated, budgets.max_error),
         ]),
       )
 }`;
 }
+
+function verdictChip(measured: Difference | null, budget: number): Markup {
+  const verdict = verdictOn(measured, budget);
+  return html`<span class="chip ${VERDICT_CLASSES[verdict]}">${verdict}</span>`;
+}
+
+const VERDICT_CLASSES = { ok: 'ok', 'over budget': 'over', 'not measured': 'kept' } as const;
 
 /** Errors are shown from 10^LEAST_EXPONENT to 1. */
 const LEAST_EXPONENT = -6;
@@ -171,6 +179,7 @@ function barWidth(measured: Difference): string {
 
 /** Percent along the logarithmic axis. */
 function position(error: number): string {
+  if (error === 0) return '0';
   const fraction = 1 - Math.log10(Math.max(error, 10 ** LEAST_EXPONENT)) / LEAST_EXPONENT;
   return (100 * Math.min(Math.max(fraction, 0.01), 1)).toFixed(1);
 }
@@ -220,7 +229,7 @@ function attributesSection(report: RewriteReport): Markup | null {
     'Attributes',
     ...groups.map(
       ({ sites, operator, attributes }) => html`<details${groups.length === 1 ? html` open` : null}>
-<summary>${operator} at ${sites.length === 1 ? '1 site' : `${sites.length} sites`}</summary>
+<summary>${operator} at ${plural(sites.length, 'site', 'sites')}</summary>
 <p>${sites.map((site, i) => html`${i > 0 ? ', ' : ''}<code>${site}</code>`)}</p>
 <dl class="attributes">${attributes.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
 </details>`,
@@ -279,17 +288,19 @@ ${content}
 </section>`;
 }
 
-/** A table that scrolls in itself where the screen is narrow; the first cell of a row is its header. */
+/**
+ * A table whose rows become cards on narrow screens. Roles are spelled out because browsers drop those of table
+ * elements that are laid out otherwise. The first cell of a row is its header.
+ */
 function table(caption: string, titles: readonly string[], rows: readonly (readonly Markup[])[]): Markup {
-  return html`<div class="scroll" role="region" aria-label="${caption}" tabindex="0"><table>
+  return html`<div class="scroll" role="region" aria-label="${caption}" tabindex="0"><table role="table">
 <caption>${caption}</caption>
-<thead><tr>${titles.map(title => html`<th scope="col">${title}</th>`)}</tr></thead>
-<tbody>
+<thead role="rowgroup"><tr role="row">${titles.map(title => html`<th role="columnheader" scope="col">${title}</th>`)}</tr></thead>
+<tbody role="rowgroup">
 ${rows.map(
-  ([
-    first,
-    ...rest
-  ]) => html`<tr><th scope="row">${first!}</th>${rest.map(cell => html`<td>${cell}</td>`)}</tr>
+  ([first, ...rest]) => html`<tr role="row"><th role="rowheader" scope="row">${first!}</th>${rest.map(
+    (cell, i) => html`<td role="cell" data-title="${titles[i + 1]!}"><div>${cell}</div></td>`,
+  )}</tr>
 `,
 )}</tbody>
 </table></div>`;

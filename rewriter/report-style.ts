@@ -39,6 +39,7 @@ small { display: block; color: var(--soft); font-size: .82rem; line-height: 1.4;
 section, footer { background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
   padding: 1.2rem clamp(.9rem, 2.5vw, 1.5rem); margin-top: 1.2rem; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1.2rem; }
 .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -70,5 +71,14 @@ summary { cursor: pointer; font-weight: 600; }
 footer { font-size: .9rem; color: var(--soft); }
 footer h2 { color: var(--ink); }
 footer pre { color: var(--ink); }
+@media (max-width: 44rem) {
+  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  table, tbody, tr, tbody th, td { display: block; }
+  tr { border-top: 1px solid var(--line); padding: .6rem 0; }
+  th, td { border: 0; padding: .12rem 0; }
+  td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; }
+  td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; }
+  .bars { width: 100%; }
+}
 @media print { body { max-width: none; padding: 0; } section, footer, .facts > div { break-inside: avoid; } }
 `);

@@ -84,7 +84,7 @@ export function keyFacts(report: RewriteReport): Fact[] {
     {
       label: 'Attention sites replaced',
       value: `${replaced} of ${report.sites.length}`,
-      detail: report.near_misses.length === 0 ? 'no near misses' : `${report.near_misses.length} near misses`,
+      detail: plural(report.near_misses.length, 'near miss', 'near misses'),
     },
   ];
   const { validation, timings } = report;
@@ -113,6 +113,11 @@ export function keyFacts(report: RewriteReport): Fact[] {
     });
   }
   return facts;
+}
+
+/** `no sites`, `1 site`, `6 sites`. */
+export function plural(count: number, one: string, many: string): string {
+  return `${count === 0 ? 'no' : count} ${count === 1 ? one : many}`;
 }
 
 /** `2.1x faster`, `1.3x slower`. */
