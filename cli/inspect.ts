@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { OPERATORS } from '../custom-ops/index.js';
 import { findSites } from '../rewriter/find-sites.js';
-import { formatBytes } from '../rewriter/format.js';
+import { formatBytes, plural } from '../rewriter/format.js';
 import { ModelGraph } from '../rewriter/graph/model-graph.js';
 import {
   describeModel,
@@ -65,7 +65,7 @@ function renderInspection({ model, sites, near_misses }: Inspection): string {
     `IR ${model.ir_version}, ${opsets.join(', ')}, ${model.producer || 'unknown producer'}`,
     `${model.nodes} nodes, ${formatBytes(model.initializers_bytes)} of initializers${external}`,
     '',
-    `${sites.length} attention sites, ${replaceable} replaceable; ${near_misses.length} near misses`,
+    `${plural(sites.length, 'attention site', 'attention sites')}, ${replaceable} replaceable; ${plural(near_misses.length, 'near miss', 'near misses')}`,
     ...(sites.length === 0 ? [] : ['', renderSites(sites)]),
     ...(near_misses.length === 0
       ? []

@@ -22,3 +22,8 @@ export function formatError(value: number | null): string {
   if (value === 0) return '0';
   return value >= 1e-4 && value < 1000 ? value.toPrecision(3) : value.toExponential(1);
 }
+
+/** `no sites`, `1 site`, `6 sites`. */
+export function plural(count: number, one: string, many: string): string {
+  return `${count === 0 ? 'no' : count} ${count === 1 ? one : many}`;
+}

@@ -7,7 +7,9 @@ type Insertion = string | number | Markup | null | readonly Insertion[];
 
 /** Template tag for HTML: everything inserted is escaped, except `Markup`; null inserts nothing. */
 export function html(literals: TemplateStringsArray, ...insertions: readonly Insertion[]): Markup {
-  return new Markup(literals.reduce((text, literal, i) => text + render(insertions[i - 1] ?? null) + literal));
+  return new Markup(
+    literals.reduce((text, literal, i) => text + render(insertions[i - 1] ?? null) + literal),
+  );
 }
 
 const ENTITIES: Readonly<Record<string, string>> = {

@@ -1,4 +1,4 @@
-import { formatBytes, formatDuration, formatError } from './format.js';
+import { formatBytes, formatDuration, formatError, plural } from './format.js';
 import type { ModelHeader } from './inspection.js';
 import { html, type Markup } from './markup.js';
 import {
@@ -7,7 +7,6 @@ import {
   errorText,
   keyFacts,
   lengthTitle,
-  plural,
   type RewriteReport,
   ratio,
   VERDICT_TITLES,

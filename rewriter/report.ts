@@ -1,4 +1,4 @@
-import { formatDuration, formatError } from './format.js';
+import { formatDuration, formatError, plural } from './format.js';
 import type { ModelHeader, SiteDescription } from './inspection.js';
 import type { DecisionDocument } from './plan.js';
 import type { NearMiss } from './site.js';
@@ -113,11 +113,6 @@ export function keyFacts(report: RewriteReport): Fact[] {
     });
   }
   return facts;
-}
-
-/** `no sites`, `1 site`, `6 sites`. */
-export function plural(count: number, one: string, many: string): string {
-  return `${count === 0 ? 'no' : count} ${count === 1 ? one : many}`;
 }
 
 /** `2.1x faster`, `1.3x slower`. */
