@@ -1,0 +1,474 @@
+// Stage 2 (operator README, steps 6 to 9) for one query head and one block of query centroids: estimates,
+// choice of clusters, exact attention to their members, one softmax with what the rows saw near by.
+//
+// Rows come in batches. A batch computes the estimates of all its rows for the panels of clusters that any of
+// them uses ("columns"), so memory is rows of a batch times columns, never rows times clusters.
+#pragma once
+
+#include "cpu_problem.h"
+#include "cpu_summaries.h"
+
+namespace onnxrewrite::multipole {
+
+// Softmax sums over the near keys, by row: totals and unnormalized value sums relative to `max`.
+struct NearSums {
+  NearSums(Allocator& allocator, size_t rows, size_t size)
+      : max(allocator, rows), sum(allocator, rows), values(allocator, rows * size) {
+    std::fill_n(max.data(), rows, kMinusInfinity);
+    std::fill_n(sum.data(), rows, 0.f);
+    std::fill_n(values.data(), rows * size, 0.f);
+  }
+  Buffer<float> max, sum, values;
+};
+
+// Estimated masses of the last rows of earlier blocks, for `sliding` pools that reach back into them.
+struct CarriedMasses {
+  int64_t firstRow = 0;
+  std::vector<std::vector<float>> rows;  // rows firstRow, firstRow + 1, ...: mass by cluster, or empty: none
+};
+
+// Rows of a head in the order of their pools.
+struct RowOrder {
+  std::vector<int32_t> rows;
+  std::vector<size_t> pools;  // where each pool starts, and the end
+};
+
+class FarField {
+ public:
+  FarField(const Problem& problem, size_t head, const Summaries& summaries, const KeyMembers& members,
+           const int32_t* rowClusters, const NearSums& near)
+      : problem_(problem),
+        geometry_(problem.geometry),
+        simd_(problem.environment.simd),
+        head_(head),
+        summaries_(summaries),
+        members_(members),
+        rowClusters_(rowClusters),
+        near_(near),
+        kv_(problem.keyValueOf(problem.kvHeadOf(head))) {}
+
+  class Workspace {
+   public:
+    explicit Workspace(const Problem& problem)
+        : tile(problem.environment, problem.depth, problem.size) {}
+
+   private:
+    friend class FarField;
+    Buffer<float> scores, queries, sums, mean;
+    TileSoftmax tile;
+    std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, keys, slots;
+    std::vector<size_t> groups;
+    std::vector<float> max, sum, nearScale, weights;
+    std::vector<std::vector<Span>> hidden;  // hidden columns by own segment, from firstSegment on
+    std::vector<std::vector<int32_t>> chosen;
+    int64_t firstSegment = 0;
+    size_t columns = 0;
+  };
+
+  // Rows that pools slide over before a batch: their masses count, their results do not.
+  int64_t halo() const {
+    const Parameters& parameters = problem_.parameters;
+    return problem_.selects(head_) && parameters.selection == Selection::sliding ? parameters.group - 1 : 0;
+  }
+
+  // Computes the rows of pools [firstPool, lastPool) of `order`. `blockRows` are all rows of the block,
+  // `carried` masses of rows before it; `kept`, if given, receives those of the last rows of the block.
+  // `given` and `retrieved` exchange the chosen clusters of present rows, [queries][clusters].
+  void run(const RowOrder& order, size_t firstPool, size_t lastPool, Span blockRows,
+           const CarriedMasses& carried, CarriedMasses* kept, const int32_t* given, int32_t* retrieved,
+           Workspace& work) const {
+    const size_t begin = order.pools[firstPool], end = order.pools[lastPool];
+    // `sliding` orders rows by position, so what precedes a batch in its block precedes it in the order.
+    const size_t before = std::min(begin, static_cast<size_t>(halo()));
+    work.rows.assign(order.rows.begin() + static_cast<ptrdiff_t>(begin - before),
+                     order.rows.begin() + static_cast<ptrdiff_t>(end));
+    layOutColumns(work);
+    groupRows(work);
+    estimate(work);
+    if (problem_.selects(head_) && work.columns > 0) {
+      if (kept) keep(blockRows, before, *kept, work);
+      choose(order, firstPool, lastPool, before, carried, given, work);
+      drop(order, firstPool, lastPool, before, retrieved, work);
+    }
+    sumValues(work);
+    if (problem_.selects(head_) && work.columns > 0) attendChosen(order, firstPool, lastPool, before, work);
+    for (size_t n = before; n < work.rows.size(); n++) {
+      const auto slot = static_cast<size_t>(work.slotOf[n]);
+      problem_.write(head_, work.rows[n], work.sums.data() + slot * problem_.size, work.max[slot],
+                     work.sum[slot]);
+    }
+  }
+
+ private:
+  int64_t segmentOfSlot(const Workspace& work, size_t slot) const {
+    return geometry_.segmentOf(work.slots[slot]) - work.firstSegment;
+  }
+  int64_t clusterAt(const Workspace& work, size_t column) const {
+    return work.panels[column / kLanes] * static_cast<int64_t>(kLanes) + static_cast<int64_t>(column % kLanes);
+  }
+
+  // The panels that any row of the batch uses, and for each own segment the columns that its rows do not.
+  void layOutColumns(Workspace& work) const {
+    int64_t first = std::numeric_limits<int64_t>::max(), last = 0;
+    for (const int32_t row : work.rows) {
+      first = std::min(first, geometry_.segmentOf(row));
+      last = std::max(last, geometry_.segmentOf(row));
+    }
+    work.firstSegment = first;
+    work.hidden.assign(static_cast<size_t>(last - first + 1), {});
+    std::vector<std::vector<Span>> shown(work.hidden.size());
+    work.columnOfPanel.assign(summaries_.panels, -1);
+    const int64_t clusters = geometry_.keyClusters, lanes = static_cast<int64_t>(kLanes);
+    std::vector<bool> present(work.hidden.size());
+    for (const int32_t row : work.rows) present[static_cast<size_t>(geometry_.segmentOf(row) - first)] = true;
+    for (size_t s = 0; s < shown.size(); s++) {
+      if (!present[s]) continue;
+      geometry_.farUnits(first + static_cast<int64_t>(s), shown[s]);
+      for (const Span& units : shown[s]) {
+        for (int64_t p = units.begin * clusters / lanes; p * lanes < units.end * clusters; p++) {
+          work.columnOfPanel[static_cast<size_t>(p)] = 0;
+        }
+      }
+    }
+    work.panels.clear();
+    for (size_t p = 0; p < work.columnOfPanel.size(); p++) {
+      if (work.columnOfPanel[p] < 0) continue;
+      work.columnOfPanel[p] = static_cast<int32_t>(work.panels.size() * kLanes);
+      work.panels.push_back(static_cast<int32_t>(p));
+    }
+    work.columns = work.panels.size() * kLanes;
+    for (size_t s = 0; s < shown.size(); s++) {
+      if (!present[s]) continue;
+      int64_t at = 0;
+      for (const Span& units : shown[s]) {
+        const int64_t a = units.begin * clusters, b = units.end * clusters;
+        const int64_t column = work.columnOfPanel[static_cast<size_t>(a / lanes)] + a % lanes;
+        if (column > at) work.hidden[s].push_back({at, column});
+        at = column + (b - a);
+      }
+      if (at < static_cast<int64_t>(work.columns)) {
+        work.hidden[s].push_back({at, static_cast<int64_t>(work.columns)});
+      }
+    }
+  }
+
+  // Gives rows of one query cluster neighbouring slots: slots[slot] is the row, slotOf[n] the slot of rows[n].
+  void groupRows(Workspace& work) const {
+    const size_t count = work.rows.size();
+    work.groups.assign(static_cast<size_t>(problem_.parameters.queryClusters) + 1, 0);
+    work.slots.resize(count);
+    work.slotOf.resize(count);
+    for (const int32_t row : work.rows) work.groups[static_cast<size_t>(rowClusters_[row]) + 1]++;
+    for (size_t i = 1; i < work.groups.size(); i++) work.groups[i] += work.groups[i - 1];
+    std::vector<size_t> next = work.groups;
+    for (size_t n = 0; n < count; n++) {
+      const size_t slot = next[static_cast<size_t>(rowClusters_[work.rows[n]])]++;
+      work.slots[slot] = work.rows[n];
+      work.slotOf[n] = static_cast<int32_t>(slot);
+    }
+  }
+
+  // Calls step(column, panel, panels) for every run of neighbouring panels.
+  template <class Step>
+  static void forPanelRuns(const Workspace& work, const Step& step) {
+    for (size_t p = 0; p < work.panels.size();) {
+      size_t end = p + 1;
+      while (end < work.panels.size() && work.panels[end] == work.panels[end - 1] + 1) end++;
+      step(p * kLanes, static_cast<size_t>(work.panels[p]), end - p);
+      p = end;
+    }
+  }
+
+  // Leaves exp2(estimate - max) in scores, by slot, and the totals over near keys and estimates.
+  void estimate(Workspace& work) const {
+    const size_t count = work.slots.size(), columns = work.columns, depth = problem_.depth;
+    Allocator& allocator = problem_.environment.allocator;
+    float* scores = work.scores.reset(allocator, count * columns);
+    float* queries = work.queries.reset(allocator, count * depth);
+    const Rows source = problem_.queriesOf(head_);
+    for (size_t slot = 0; slot < count; slot++) {
+      const float* query = source[static_cast<size_t>(work.slots[slot])];
+      for (size_t d = 0; d < depth; d++) queries[slot * depth + d] = query[d] * problem_.multiplier;
+    }
+    for (size_t i = 0; i + 1 < work.groups.size(); i++) {
+      const size_t first = work.groups[i], rows = work.groups[i + 1] - first;
+      if (rows == 0) continue;
+      forPanelRuns(work, [&](size_t column, size_t panel, size_t panels) {
+        simd_.scoreRows(scores + first * columns + column, columns, queries + first * depth, depth, rows,
+                        summaries_.keys(i, panel), panels, depth, summaries_.bias(i, panel));
+      });
+    }
+    work.max.resize(count);
+    work.sum.resize(count);
+    work.nearScale.resize(count);
+    for (size_t slot = 0; slot < count; slot++) {
+      float* row = scores + slot * columns;
+      for (const Span& span : work.hidden[static_cast<size_t>(segmentOfSlot(work, slot))]) {
+        std::fill(row + span.begin, row + span.end, kMinusInfinity);
+      }
+      const auto at = static_cast<size_t>(work.slots[slot]);
+      const float max = simd_.maxRow(row, columns, near_.max[at]);
+      const float total = simd_.exp2Row(row, columns, max == kMinusInfinity ? 0.f : max);
+      work.max[slot] = max;
+      work.nearScale[slot] = rescale(near_.max[at], max);
+      work.sum[slot] = near_.sum[at] * work.nearScale[slot] + total;
+    }
+  }
+
+  // Stores the masses of the last rows of the block.
+  void keep(Span blockRows, size_t before, CarriedMasses& kept, const Workspace& work) const {
+    for (size_t n = before; n < work.rows.size(); n++) {
+      const int64_t row = work.rows[n];
+      if (row < blockRows.end - halo()) continue;
+      const auto slot = static_cast<size_t>(work.slotOf[n]);
+      std::vector<float>& mass = kept.rows[static_cast<size_t>(row - kept.firstRow)];
+      mass.assign(summaries_.panels * kLanes, 0.f);
+      const float* scores = work.scores.data() + slot * work.columns;
+      for (size_t c = 0; c < work.columns; c++) {
+        mass[static_cast<size_t>(clusterAt(work, c))] = work.sum[slot] == 0 ? 0.f : scores[c] / work.sum[slot];
+      }
+    }
+  }
+
+  // For every pool of the batch, the columns with the largest mean mass.
+  void choose(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before,
+              const CarriedMasses& carried, const int32_t* given, Workspace& work) const {
+    const size_t columns = work.columns;
+    const int64_t group = problem_.parameters.group;
+    const bool sliding = problem_.parameters.selection == Selection::sliding;
+    float* mean = work.mean.reset(problem_.environment.allocator, columns);
+    work.chosen.resize(std::max(work.chosen.size(), lastPool - firstPool));
+    const size_t origin = order.pools[firstPool] - before;
+    for (size_t pool = firstPool; pool < lastPool; pool++) {
+      std::vector<int32_t>& chosen = work.chosen[pool - firstPool];
+      // Members as positions in work.rows.
+      const size_t end = order.pools[pool + 1] - origin;
+      size_t begin = order.pools[pool] - origin;
+      if (given) {
+        readChosen(given, work.rows[begin], work, chosen);
+        continue;
+      }
+      size_t members = end - begin;
+      std::fill_n(mean, columns, 0.f);
+      if (sliding) {
+        const int64_t row = work.rows[begin];
+        const int64_t earliest = std::max(geometry_.firstRow(), row - group + 1);
+        members = static_cast<size_t>(row - earliest + 1);
+        begin -= std::min(begin, members - 1);
+        const int64_t firstHere = work.rows[begin];
+        for (int64_t r = earliest; r < firstHere; r++) addCarried(carried, r, mean, work);
+      }
+      work.weights.resize(end - begin);
+      for (size_t n = begin; n < end; n++) {
+        const float sum = work.sum[static_cast<size_t>(work.slotOf[n])];
+        work.weights[n - begin] = sum == 0 ? 0.f : 1.f / sum;
+      }
+      simd_.accumulateRows(mean, 0, 1, columns, work.weights.data(), 0, 1,
+                           Rows{work.scores.data(), columns, work.slotOf.data() + begin}, end - begin);
+      chooseLargest(mean, members, work, chosen);
+    }
+  }
+
+  void addCarried(const CarriedMasses& carried, int64_t row, float* mean, const Workspace& work) const {
+    if (row < carried.firstRow) return;
+    const std::vector<float>& mass = carried.rows[static_cast<size_t>(row - carried.firstRow)];
+    if (mass.empty()) return;
+    for (size_t p = 0; p < work.panels.size(); p++) {
+      const size_t cluster = static_cast<size_t>(work.panels[p]) * kLanes;
+      simd_.addScaled(mean + p * kLanes, mass.data() + cluster, kLanes, 1.f);
+    }
+  }
+
+  // `mean` holds sums of masses over `members` rows.
+  void chooseLargest(float* mean, size_t members, const Workspace& work, std::vector<int32_t>& chosen) const {
+    const float limit = problem_.parameters.retrieveMass;
+    if (limit <= 0) {
+      chosen.resize(work.columns);
+      const auto wanted = static_cast<size_t>(problem_.retrieveOf(head_));
+      chosen.resize(simd_.selectLargest(chosen.data(), mean, work.columns, wanted));
+      return;
+    }
+    chosen.clear();
+    float left = 0;
+    for (size_t c = 0; c < work.columns; c++) {
+      mean[c] /= static_cast<float>(members);
+      left += mean[c];
+      if (mean[c] > 0) chosen.push_back(static_cast<int32_t>(c));
+    }
+    std::sort(chosen.begin(), chosen.end(),
+              [&](int32_t a, int32_t b) { return mean[a] > mean[b] || (mean[a] == mean[b] && a < b); });
+    size_t taken = 0;
+    while (taken < chosen.size() && !(left < limit)) left -= mean[chosen[taken++]];
+    chosen.resize(taken);
+    std::sort(chosen.begin(), chosen.end());
+  }
+
+  // Chosen clusters of a present row as columns; clusters that the batch does not use cannot matter.
+  void readChosen(const int32_t* given, int64_t row, const Workspace& work, std::vector<int32_t>& chosen) const {
+    chosen.clear();
+    if (row < geometry_.past) return;
+    const auto clusters = static_cast<size_t>(geometry_.clusters());
+    const int32_t* list = given + static_cast<size_t>(row - geometry_.past) * clusters;
+    for (size_t n = 0; n < clusters && list[n] >= 0; n++) {
+      const int32_t column = work.columnOfPanel[static_cast<size_t>(list[n]) / kLanes];
+      if (column >= 0) chosen.push_back(column + list[n] % static_cast<int32_t>(kLanes));
+    }
+    std::sort(chosen.begin(), chosen.end());
+  }
+
+  // Takes the estimates of chosen clusters out of the rows of their pools.
+  void drop(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before, int32_t* retrieved,
+            Workspace& work) const {
+    const size_t origin = order.pools[firstPool] - before;
+    for (size_t pool = firstPool; pool < lastPool; pool++) {
+      const std::vector<int32_t>& chosen = work.chosen[pool - firstPool];
+      for (size_t n = order.pools[pool] - origin; n < order.pools[pool + 1] - origin; n++) {
+        const auto slot = static_cast<size_t>(work.slotOf[n]);
+        float* row = work.scores.data() + slot * work.columns;
+        for (const int32_t column : chosen) row[column] = 0;
+        const float near = near_.sum[static_cast<size_t>(work.rows[n])] * work.nearScale[slot];
+        work.sum[slot] = near + simd_.sumRow(row, work.columns);
+        if (retrieved && work.rows[n] >= geometry_.past) {
+          int32_t* list = retrieved + static_cast<size_t>((work.rows[n] - geometry_.past) * geometry_.clusters());
+          for (const int32_t column : chosen) {
+            *list++ = static_cast<int32_t>(clusterAt(work, static_cast<size_t>(column)));
+          }
+        }
+      }
+    }
+  }
+
+  // Unnormalized sums of values by slot: near keys and the estimates that are left.
+  void sumValues(Workspace& work) const {
+    const size_t count = work.slots.size(), columns = work.columns, size = problem_.size;
+    float* sums = work.sums.reset(problem_.environment.allocator, count * size);
+    for (size_t slot = 0; slot < count; slot++) {
+      const float* near = near_.values.data() + static_cast<size_t>(work.slots[slot]) * size;
+      std::copy_n(near, size, sums + slot * size);
+    }
+    simd_.scaleRows(sums, size, count, size, work.nearScale.data());
+    const auto add = kv_.guarded ? simd_.accumulateRowsGuarded : simd_.accumulateRows;
+    for (size_t i = 0; i + 1 < work.groups.size(); i++) {
+      const size_t first = work.groups[i], rows = work.groups[i + 1] - first;
+      if (rows == 0) continue;
+      forPanelRuns(work, [&](size_t column, size_t panel, size_t panels) {
+        add(sums + first * size, size, rows, size, work.scores.data() + first * columns + column, columns, 1,
+            Rows{summaries_.values(i, panel), size}, panels * kLanes);
+      });
+    }
+  }
+
+  // Exact attention of every pool to the members of its clusters, a tile of rows at a time.
+  void attendChosen(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before,
+                    Workspace& work) const {
+    const size_t origin = order.pools[firstPool] - before;
+    if (problem_.parameters.selection == Selection::sliding) {
+      // A pool is a row: neighbours share a tile and the union of their clusters.
+      for (size_t pool = firstPool; pool < lastPool; pool += kLanes) {
+        const size_t rows = std::min(kLanes, lastPool - pool);
+        attendUnion(order.pools[pool] - origin, rows, pool - firstPool, work);
+      }
+      return;
+    }
+    for (size_t pool = firstPool; pool < lastPool; pool++) {
+      const size_t end = order.pools[pool + 1] - origin;
+      for (size_t n = order.pools[pool] - origin; n < end; n += kTile) {
+        attendList(n, std::min(kTile, end - n), work.chosen[pool - firstPool], work);
+      }
+    }
+  }
+
+  bool isHidden(const Workspace& work, int64_t row, int32_t column) const {
+    for (const Span& span : work.hidden[static_cast<size_t>(geometry_.segmentOf(row) - work.firstSegment)]) {
+      if (column < span.end) return column >= span.begin;
+    }
+    return false;
+  }
+
+  // Runs attend() on a tile of rows [first, first + rows) of the batch and adds its sums to theirs.
+  template <class Attend>
+  void withTile(size_t first, size_t rows, Workspace& work, const Attend& attend) const {
+    if (work.rows[first + rows - 1] < geometry_.past) return;
+    TileSoftmax& tile = work.tile;
+    const Rows queries{problem_.queriesOf(head_).base, problem_.depth, work.rows.data() + first};
+    tile.start(queries, rows, problem_.multiplier);
+    for (size_t lane = 0; lane < rows; lane++) {
+      const auto slot = static_cast<size_t>(work.slotOf[first + lane]);
+      tile.max[lane] = work.max[slot];
+      tile.sum[lane] = work.sum[slot];
+    }
+    attend(tile);
+    float keep[kTile], gain[kTile];
+    for (size_t lane = 0; lane < tile.width(); lane++) gain[lane] = 1.f;
+    for (size_t lane = 0; lane < rows; lane++) {
+      const auto slot = static_cast<size_t>(work.slotOf[first + lane]);
+      keep[lane] = rescale(work.max[slot], tile.max[lane]);
+      work.max[slot] = tile.max[lane];
+      work.sum[slot] = tile.sum[lane];
+    }
+    tile.merge(work.sums.data(), work.slotOf.data() + first, keep, gain);
+  }
+
+  void attendList(size_t first, size_t rows, const std::vector<int32_t>& chosen, Workspace& work) const {
+    if (chosen.empty()) return;
+    withTile(first, rows, work, [&](TileSoftmax& tile) {
+      work.keys.clear();
+      for (const int32_t column : chosen) {
+        const int64_t cluster = clusterAt(work, static_cast<size_t>(column));
+        const int32_t* members = members_.membersOf(cluster);
+        const size_t count = members_.sizeOf(cluster);
+        int32_t shown[kTile] = {};
+        size_t visible = 0;
+        for (size_t lane = 0; lane < rows; lane++) {
+          shown[lane] = isHidden(work, work.rows[first + lane], column) ? 0 : -1;
+          visible += shown[lane] != 0;
+        }
+        if (visible == rows) {
+          work.keys.insert(work.keys.end(), members, members + count);
+        } else if (visible > 0) {
+          tile.attendShown(kv_, members, count, shown);
+        }
+      }
+      tile.attend(kv_, work.keys.data(), 0, work.keys.size());
+    });
+  }
+
+  // Each row has its own pool. Clusters are taken one by one, in order, so that what a row does not use
+  // leaves it as it is, bit for bit.
+  void attendUnion(size_t first, size_t rows, size_t pool, Workspace& work) const {
+    size_t next[kLanes] = {};
+    withTile(first, rows, work, [&](TileSoftmax& tile) {
+      for (;;) {
+        int32_t column = std::numeric_limits<int32_t>::max();
+        for (size_t lane = 0; lane < rows; lane++) {
+          const std::vector<int32_t>& chosen = work.chosen[pool + lane];
+          if (next[lane] < chosen.size()) column = std::min(column, chosen[next[lane]]);
+        }
+        if (column == std::numeric_limits<int32_t>::max()) break;
+        int32_t shown[kTile] = {};
+        bool any = false;
+        for (size_t lane = 0; lane < rows; lane++) {
+          const std::vector<int32_t>& chosen = work.chosen[pool + lane];
+          if (next[lane] >= chosen.size() || chosen[next[lane]] != column) continue;
+          next[lane]++;
+          shown[lane] = isHidden(work, work.rows[first + lane], column) ? 0 : -1;
+          any |= shown[lane] != 0;
+        }
+        const int64_t cluster = clusterAt(work, static_cast<size_t>(column));
+        if (any) tile.attendShown(kv_, members_.membersOf(cluster), members_.sizeOf(cluster), shown);
+      }
+    });
+  }
+
+  const Problem& problem_;
+  const Geometry& geometry_;
+  const Simd& simd_;
+  const size_t head_;
+  const Summaries& summaries_;
+  const KeyMembers& members_;
+  const int32_t* rowClusters_;
+  const NearSums& near_;
+  const KeyValue kv_;
+};
+
+}  // namespace onnxrewrite::multipole

@@ -1,0 +1,126 @@
+// Exact attention of one tile of queries over any keys: an online softmax in base 2, one query per lane.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu_clustering.h"
+
+namespace onnxrewrite::multipole {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+// Keys and values of one key head, rows padded to multiples of kLanes.
+struct KeyValue {
+  const float* key;
+  const float* value;
+  size_t depth, size;
+  // Weights of hidden keys are zero; unless all values are finite they also have to be skipped.
+  bool guarded;
+
+  Rows keys(const int32_t* index) const { return {key, depth, index}; }
+  Rows values(const int32_t* index) const { return {value, size, index}; }
+};
+
+// 2^(a - b) for running maxima, where -infinity stands for "nothing seen".
+inline float rescale(float a, float b) { return a == kMinusInfinity ? 0.f : std::exp2(a - b); }
+
+class TileSoftmax {
+ public:
+  // Keys per step; their scores stay in the second-level cache.
+  static constexpr size_t kBlock = 256;
+
+  TileSoftmax(const Environment& environment, size_t depth, size_t size)
+      : simd_(environment.simd),
+        depth_(depth),
+        size_(size),
+        tile_(environment.allocator, depth * kTile),
+        scores_(environment.allocator, kBlock * kTile),
+        sums_(environment.allocator, size * kTile) {}
+
+  float max[kTile], sum[kTile];
+
+  // Starts with `count` queries, scaled to base-2 logits; nothing seen yet.
+  void start(Rows queries, size_t count, float multiplier) {
+    count_ = count;
+    width_ = roundUpToLanes(count);
+    simd_.loadTile(tile_.data(), width_, queries, count, depth_, multiplier);
+    for (size_t lane = 0; lane < width_; lane++) {
+      max[lane] = kMinusInfinity;
+      sum[lane] = 0;
+    }
+    std::memset(sums_.data(), 0, size_ * width_ * sizeof(float));
+  }
+
+  size_t width() const { return width_; }
+  const float* tile() const { return tile_.data(); }
+
+  // Attends to keys index[0 .. count), or to the `count` keys from `first` on when index is null.
+  void attend(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
+    forBlocks(index, first, count, [&](const int32_t* list, int64_t from, size_t n) {
+      score(kv, list, from, n);
+      accumulate(kv, list, from, n);
+    });
+  }
+
+  // The same where lane l sees only keys up to lastKey + l; `index` ascends.
+  void attendCausally(const KeyValue& kv, const int32_t* index, int64_t first, size_t count,
+                      int64_t lastKey) {
+    forBlocks(index, first, count, [&](const int32_t* list, int64_t from, size_t n) {
+      score(kv, list, from, n);
+      const int64_t last = list ? list[n - 1] : from + static_cast<int64_t>(n) - 1;
+      if (last > lastKey) {
+        simd_.hideEarlierLanes(scores_.data(), width_, n, list,
+                               static_cast<int32_t>((list ? 0 : from) - lastKey));
+      }
+      accumulate(kv, list, from, n);
+    });
+  }
+
+  // The same for lanes where shown is -1; 0 hides the keys.
+  void attendShown(const KeyValue& kv, const int32_t* index, size_t count, const int32_t* shown) {
+    forBlocks(index, 0, count, [&](const int32_t* list, int64_t from, size_t n) {
+      score(kv, list, from, n);
+      simd_.hideLanes(scores_.data(), width_, n, shown);
+      accumulate(kv, list, from, n);
+    });
+  }
+
+  // Adds to row index[lane] (row `lane` when null): row = row * keep[lane] + sums * gain[lane].
+  void merge(float* rows, const int32_t* index, const float* keep, const float* gain) {
+    simd_.mergeTile(rows, size_, index, count_, sums_.data(), width_, size_, keep, gain);
+  }
+
+ private:
+  template <class Step>
+  void forBlocks(const int32_t* index, int64_t first, size_t count, const Step& step) {
+    for (size_t n = 0; n < count; n += kBlock) {
+      step(index ? index + n : nullptr, first + static_cast<int64_t>(n), std::min(kBlock, count - n));
+    }
+  }
+
+  void score(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
+    const Rows keys = index ? kv.keys(index) : kv.keys(nullptr).from(static_cast<size_t>(first));
+    simd_.scoreTile(scores_.data(), tile_.data(), width_, depth_, keys, count);
+  }
+
+  void accumulate(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
+    float factor[kTile];
+    if (simd_.softmaxTile(scores_.data(), width_, count, max, sum, factor)) {
+      simd_.scaleTile(sums_.data(), width_, size_, factor);
+    }
+    const Rows values = index ? kv.values(index) : kv.values(nullptr).from(static_cast<size_t>(first));
+    const auto add = kv.guarded ? simd_.accumulateTileGuarded : simd_.accumulateTile;
+    add(sums_.data(), width_, size_, scores_.data(), values, count);
+  }
+
+  const Simd& simd_;
+  const size_t depth_, size_;
+  size_t count_ = 0, width_ = 0;
+  Buffer<float> tile_, scores_, sums_;
+};
+
+}  // namespace onnxrewrite::multipole

@@ -1,0 +1,625 @@
+// Implementation of the vector kernels, compiled once per instruction set: each simd/*.cc defines
+// ONNXREWRITE_SIMD (a namespace) and ONNXREWRITE_VECTOR_BYTES, enables its instruction set and includes this
+// file. Only GCC and Clang vector extensions, and no inline function from outside this namespace, so that no
+// code for a newer processor can be merged by the linker into code for an older one.
+
+namespace onnxrewrite {
+namespace ONNXREWRITE_SIMD {
+
+constexpr int kWidth = ONNXREWRITE_VECTOR_BYTES / 4;
+constexpr int kVectorsPerBlock = static_cast<int>(kLanes) / kWidth;
+// Accumulators that leave room for operands in the register file.
+constexpr int kAccumulators = ONNXREWRITE_VECTOR_REGISTERS >= 32 ? 24 : 12;
+// Blocks of kLanes handled side by side: as many as leave at least 6 rows, or one.
+constexpr int kMaxBlocks =
+    kAccumulators / (kVectorsPerBlock * 6) > 1 ? kAccumulators / (kVectorsPerBlock * 6) : 1;
+
+typedef float Vec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES)));
+typedef int32_t IntVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES)));
+typedef float LooseVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES), aligned(4), may_alias));
+typedef int32_t LooseIntVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES), aligned(4), may_alias));
+
+static inline __attribute__((always_inline)) Vec load(const float* p) {
+  return *reinterpret_cast<const LooseVec*>(p);
+}
+static inline __attribute__((always_inline)) IntVec load(const int32_t* p) {
+  return *reinterpret_cast<const LooseIntVec*>(p);
+}
+static inline __attribute__((always_inline)) void store(float* p, Vec v) {
+  *reinterpret_cast<LooseVec*>(p) = v;
+}
+static inline __attribute__((always_inline)) void store(int32_t* p, IntVec v) {
+  *reinterpret_cast<LooseIntVec*>(p) = v;
+}
+static inline __attribute__((always_inline)) Vec splat(float x) { return x - Vec{}; }
+static inline __attribute__((always_inline)) IntVec splat(int32_t x) { return x - IntVec{}; }
+// NaN in b spreads.
+static inline __attribute__((always_inline)) Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+// Elements of IntVec masks are 0 or -1.
+static inline __attribute__((always_inline)) Vec select(IntVec mask, Vec a, Vec b) {
+  return mask ? a : b;
+}
+static inline __attribute__((always_inline)) IntVec laneNumbers() {
+  IntVec lanes;
+  for (int i = 0; i < kWidth; i++) lanes[i] = i;
+  return lanes;
+}
+
+constexpr float kInfinity = __builtin_inff();
+
+// 2^x with a relative error below 2e-7; exactly 1 at 0 and 0 below -126, NaN stays NaN.
+// 2^x = 2^round(x) * 2^f with |f| <= 1/2; minimax polynomial of 2^f, constant term fixed at 1.
+static inline __attribute__((always_inline)) Vec exp2(Vec x) {
+  constexpr float c1 = 0.693147182f, c2 = 0.240226477f, c3 = 0.0555033237f, c4 = 0.00961843692f,
+                  c5 = 0.0013398875f, c6 = 0.00015353362f;
+#if defined(ONNXREWRITE_AVX512)
+  x = maximum(splat(-150.f), x);
+  const Vec n = (Vec)_mm512_maskz_roundscale_ps(0xffff, (__m512)x,
+                                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vec f = x - n;
+  const Vec p = (((((c6 * f + c5) * f + c4) * f + c3) * f + c2) * f + c1) * f + 1.f;
+  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.f), _CMP_NLT_UQ);
+  return (Vec)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+#else
+  constexpr float rounder = 12582912.f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+  const Vec shifted = x + rounder;
+  const Vec f = x - (shifted - rounder);
+  const Vec p = (((((c6 * f + c5) * f + c4) * f + c3) * f + c2) * f + c1) * f + 1.f;
+  const IntVec exponent = (IntVec)shifted << 23;
+  Vec result = (Vec)((IntVec)p + exponent);
+  result = select(x < -126.f, Vec{}, result);
+  result = select(x >= 128.f, splat(kInfinity), result);
+  return select(x == x, result, x);
+#endif
+}
+
+constexpr int largestPowerOfTwoBelow(int n) {
+  int power = 1;
+  while (power * 2 < n) power *= 2;
+  return power;
+}
+
+// Runs kernel.run<M>(first) over [begin, end) in groups of M rows, the rest in powers of two.
+template <int M, class Kernel>
+static inline void sweepRows(size_t begin, size_t end, const Kernel& kernel) {
+  for (; begin + M <= end; begin += M) kernel.template run<M>(begin);
+  if constexpr (M > 1) {
+    if (begin < end) sweepRows<largestPowerOfTwoBelow(M)>(begin, end, kernel);
+  }
+}
+
+// Calls apply.run<Blocks>(offset) over `blocks` blocks of kLanes floats, kMaxBlocks at a time.
+template <int Blocks, class Apply>
+static inline void sweepBlocks(size_t offset, size_t blocks, const Apply& apply) {
+  for (; blocks >= Blocks; blocks -= Blocks, offset += Blocks * kLanes) apply.template run<Blocks>(offset);
+  if constexpr (Blocks > 1) {
+    if (blocks > 0) sweepBlocks<Blocks - 1>(offset, blocks, apply);
+  }
+}
+
+template <int Blocks>
+constexpr int kRowsFor = kAccumulators / (Blocks * kVectorsPerBlock);
+
+// ---- tile kernels ----
+
+// Transposes kWidth vectors: log2(kWidth) rounds of interleaving row i with row i + kWidth/2.
+static inline __attribute__((always_inline)) void transpose(Vec (&rows)[kWidth]) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kWidth; round *= 2) {
+    Vec next[kWidth];
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth / 2; i++) {
+      const Vec a = rows[i], b = rows[i + kWidth / 2];
+#if ONNXREWRITE_VECTOR_BYTES == 64
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      next[2 * i + 1] =
+          __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif ONNXREWRITE_VECTOR_BYTES == 32
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+      next[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      next[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; i++) rows[i] = next[i];
+  }
+}
+
+static void loadTile(float* tile, size_t width, Rows rows, size_t count, size_t depth, float multiplier) {
+  for (size_t lane = 0; lane < width; lane += kWidth) {
+    for (size_t d = 0; d < depth; d += kWidth) {
+      Vec block[kWidth];
+      for (int i = 0; i < kWidth; i++) {
+        block[i] = lane + i < count ? load(rows[lane + i] + d) * multiplier : Vec{};
+      }
+      transpose(block);
+      for (int i = 0; i < kWidth; i++) store(tile + (d + i) * width + lane, block[i]);
+    }
+  }
+}
+
+static void mergeTile(float* rows, size_t stride, const int32_t* index, size_t count, const float* tile,
+                      size_t width, size_t depth, const float* keep, const float* gain) {
+  for (size_t lane = 0; lane < count; lane += kWidth) {
+    const Vec gains = load(gain + lane);
+    for (size_t d = 0; d < depth; d += kWidth) {
+      Vec block[kWidth];
+      for (int i = 0; i < kWidth; i++) block[i] = load(tile + (d + i) * width + lane) * gains;
+      transpose(block);
+      for (int i = 0; i < kWidth && lane + i < count; i++) {
+        const size_t n = index ? static_cast<size_t>(index[lane + i]) : lane + i;
+        float* row = rows + n * stride + d;
+        store(row, keep ? load(row) * keep[lane + i] + block[i] : block[i]);
+      }
+    }
+  }
+}
+
+struct ScoreTile {
+  float* scores;
+  const float* tile;
+  size_t width, depth;
+  Rows keys;
+  size_t count;
+
+  template <int Blocks>
+  struct Columns {
+    const ScoreTile& all;
+    size_t offset;
+
+    template <int M>
+    void run(size_t first) const {
+      constexpr int V = Blocks * kVectorsPerBlock;
+      const float* rows[M];
+      for (int m = 0; m < M; m++) rows[m] = all.keys[first + m];
+      const float* column = all.tile + offset;
+      const size_t width = all.width;
+      Vec sums[M][V] = {};
+      for (size_t d = 0; d < all.depth; d++, column += width) {
+        Vec q[V];
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) q[v] = load(column + v * kWidth);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) {
+          const Vec k = splat(rows[m][d]);
+#pragma GCC unroll 24
+          for (int v = 0; v < V; v++) sums[m][v] += k * q[v];
+        }
+      }
+      float* out = all.scores + first * width + offset;
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++, out += width) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) store(out + v * kWidth, sums[m][v]);
+      }
+    }
+  };
+
+  template <int Blocks>
+  void run(size_t offset) const {
+    sweepRows<kRowsFor<Blocks>>(0, count, Columns<Blocks>{*this, offset});
+  }
+};
+
+static void scoreTile(float* scores, const float* tile, size_t width, size_t depth, Rows keys, size_t count) {
+  sweepBlocks<kMaxBlocks>(0, width / kLanes, ScoreTile{scores, tile, width, depth, keys, count});
+}
+
+struct AccumulateTile {
+  float* sums;
+  size_t width, size;
+  const float* weights;
+  Rows values;
+  size_t count;
+
+  template <int Blocks>
+  struct Columns {
+    const AccumulateTile& all;
+    size_t offset;
+
+    template <int M>
+    void run(size_t first) const {
+      constexpr int V = Blocks * kVectorsPerBlock;
+      const size_t width = all.width;
+      float* out = all.sums + first * width + offset;
+      Vec sums[M][V];
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) sums[m][v] = load(out + m * width + v * kWidth);
+      }
+      const float* weight = all.weights + offset;
+      for (size_t n = 0; n < all.count; n++, weight += width) {
+        const float* value = all.values[n] + first;
+        Vec p[V];
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) p[v] = load(weight + v * kWidth);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) {
+          const Vec x = splat(value[m]);
+#pragma GCC unroll 24
+          for (int v = 0; v < V; v++) sums[m][v] += x * p[v];
+        }
+      }
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) store(out + m * width + v * kWidth, sums[m][v]);
+      }
+    }
+  };
+
+  template <int Blocks>
+  void run(size_t offset) const {
+    sweepRows<kRowsFor<Blocks>>(0, size, Columns<Blocks>{*this, offset});
+  }
+};
+
+static void accumulateTile(float* sums, size_t width, size_t size, const float* weights, Rows values,
+                           size_t count) {
+  sweepBlocks<kMaxBlocks>(0, width / kLanes, AccumulateTile{sums, width, size, weights, values, count});
+}
+
+static void accumulateTileGuarded(float* sums, size_t width, size_t size, const float* weights, Rows values,
+                                  size_t count) {
+  for (size_t n = 0; n < count; n++) {
+    const float* value = values[n];
+    for (size_t e = 0; e < size; e++) {
+      for (size_t lane = 0; lane < width; lane += kWidth) {
+        const Vec p = load(weights + n * width + lane);
+        float* sum = sums + e * width + lane;
+        store(sum, load(sum) + select(p == 0.f, Vec{}, p * splat(value[e])));
+      }
+    }
+  }
+}
+
+static bool softmaxTile(float* scores, size_t width, size_t count, float* max, float* sum, float* factor) {
+  IntVec changed{};
+  for (size_t lane = 0; lane < width; lane += kWidth) {
+    const Vec before = load(max + lane);
+    Vec top = before;
+    for (size_t n = 0; n < count; n++) top = maximum(top, load(scores + n * width + lane));
+    // A lane that has seen nothing yet keeps -infinity; 0 stands in so that exp2 gives 0, not NaN.
+    const Vec reference = select(top == -kInfinity, Vec{}, top);
+    const Vec scale = select(before == top, splat(1.f), exp2(before - reference));
+    Vec total = load(sum + lane) * scale;
+    for (size_t n = 0; n < count; n++) {
+      const Vec p = exp2(load(scores + n * width + lane) - reference);
+      store(scores + n * width + lane, p);
+      total += p;
+    }
+    store(max + lane, top);
+    store(sum + lane, total);
+    store(factor + lane, scale);
+    changed |= scale != 1.f;
+  }
+  bool any = false;
+  for (int i = 0; i < kWidth; i++) any |= changed[i] != 0;
+  return any;
+}
+
+static void scaleTile(float* sums, size_t width, size_t size, const float* factor) {
+  for (size_t e = 0; e < size; e++, sums += width) {
+    for (size_t lane = 0; lane < width; lane += kWidth) store(sums + lane, load(sums + lane) * load(factor + lane));
+  }
+}
+
+static void argmaxTile(int32_t* index, const float* scores, const float* bias, size_t width, size_t count) {
+  for (size_t lane = 0; lane < width; lane += kWidth) {
+    Vec best = splat(-kInfinity);
+    IntVec where{};
+    for (size_t n = 0; n < count; n++) {
+      const Vec score = load(scores + n * width + lane) + bias[n];
+      const IntVec better = score > best;
+      best = select(better, score, best);
+      where = better ? splat(static_cast<int32_t>(n)) : where;
+    }
+    store(index + lane, where);
+  }
+}
+
+static void hideLanes(float* scores, size_t width, size_t count, const int32_t* shown) {
+  for (size_t lane = 0; lane < width; lane += kWidth) {
+    const IntVec visible = load(shown + lane);
+    for (size_t n = 0; n < count; n++) {
+      float* score = scores + n * width + lane;
+      store(score, select(visible != 0, load(score), splat(-kInfinity)));
+    }
+  }
+}
+
+static void hideEarlierLanes(float* scores, size_t width, size_t count, const int32_t* index,
+                             int32_t first) {
+  const IntVec lanes = laneNumbers();
+  for (size_t n = 0; n < count; n++) {
+    const int32_t key = index ? index[n] : static_cast<int32_t>(n);
+    for (size_t lane = 0; lane < width; lane += kWidth) {
+      float* score = scores + n * width + lane;
+      const int32_t bound = first + key - static_cast<int32_t>(lane);
+      store(score, select(lanes >= splat(bound), load(score), splat(-kInfinity)));
+    }
+  }
+}
+
+// ---- row kernels ----
+
+static void addScaled(float* sums, const float* values, size_t count, float factor) {
+  for (size_t n = 0; n < count; n += kWidth) store(sums + n, load(sums + n) + load(values + n) * factor);
+}
+
+struct ScoreRows {
+  float* scores;
+  size_t scoreStride;
+  const float* rows;
+  size_t rowStride, count;
+  const float* panels;
+  size_t depth;
+  const float* bias;
+
+  template <int Blocks>
+  struct Columns {
+    const ScoreRows& all;
+    size_t offset;
+
+    template <int M>
+    void run(size_t first) const {
+      constexpr int V = Blocks * kVectorsPerBlock;
+      const size_t panelSize = all.depth * kLanes;
+      const float* panel = all.panels + offset / kLanes * panelSize;
+      const float* row = all.rows + first * all.rowStride;
+      const size_t rowStride = all.rowStride;
+      Vec sums[M][V];
+#pragma GCC unroll 24
+      for (int v = 0; v < V; v++) {
+        const Vec start = load(all.bias + offset + v * kWidth);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) sums[m][v] = start;
+      }
+      for (size_t d = 0; d < all.depth; d++, panel += kLanes) {
+        Vec k[V];
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) {
+          k[v] = load(panel + v / kVectorsPerBlock * panelSize + v % kVectorsPerBlock * kWidth);
+        }
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) {
+          const Vec q = splat(row[m * rowStride + d]);
+#pragma GCC unroll 24
+          for (int v = 0; v < V; v++) sums[m][v] += q * k[v];
+        }
+      }
+      float* out = all.scores + first * all.scoreStride + offset;
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++, out += all.scoreStride) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) store(out + v * kWidth, sums[m][v]);
+      }
+    }
+  };
+
+  template <int Blocks>
+  void run(size_t offset) const {
+    sweepRows<kRowsFor<Blocks>>(0, count, Columns<Blocks>{*this, offset});
+  }
+};
+
+static void scoreRows(float* scores, size_t scoreStride, const float* rows, size_t rowStride, size_t count,
+                      const float* panels, size_t panelCount, size_t depth, const float* bias) {
+  sweepBlocks<kMaxBlocks>(0, panelCount,
+                          ScoreRows{scores, scoreStride, rows, rowStride, count, panels, depth, bias});
+}
+
+struct AccumulateRows {
+  float* sums;
+  size_t sumStride, rowCount;
+  const float* weights;
+  size_t weightRow, weightColumn;
+  Rows values;
+  size_t count;
+
+  template <int Blocks>
+  struct Columns {
+    const AccumulateRows& all;
+    size_t offset;
+
+    template <int M>
+    void run(size_t first) const {
+      constexpr int V = Blocks * kVectorsPerBlock;
+      float* out = all.sums + first * all.sumStride + offset;
+      Vec sums[M][V];
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) sums[m][v] = load(out + m * all.sumStride + v * kWidth);
+      }
+      const float* weight = all.weights + first * all.weightRow;
+      for (size_t n = 0; n < all.count; n++, weight += all.weightColumn) {
+        const float* value = all.values[n] + offset;
+        Vec x[V];
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) x[v] = load(value + v * kWidth);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) {
+          const Vec p = splat(weight[m * all.weightRow]);
+#pragma GCC unroll 24
+          for (int v = 0; v < V; v++) sums[m][v] += p * x[v];
+        }
+      }
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int v = 0; v < V; v++) store(out + m * all.sumStride + v * kWidth, sums[m][v]);
+      }
+    }
+  };
+
+  template <int Blocks>
+  void run(size_t offset) const {
+    sweepRows<kRowsFor<Blocks>>(0, rowCount, Columns<Blocks>{*this, offset});
+  }
+};
+
+static void accumulateRows(float* sums, size_t sumStride, size_t rowCount, size_t size, const float* weights,
+                           size_t weightRow, size_t weightColumn, Rows values, size_t count) {
+  sweepBlocks<kMaxBlocks>(
+      0, size / kLanes,
+      AccumulateRows{sums, sumStride, rowCount, weights, weightRow, weightColumn, values, count});
+}
+
+static void accumulateRowsGuarded(float* sums, size_t sumStride, size_t rowCount, size_t size,
+                                  const float* weights, size_t weightRow, size_t weightColumn, Rows values,
+                                  size_t count) {
+  for (size_t r = 0; r < rowCount; r++) {
+    for (size_t n = 0; n < count; n++) {
+      const float p = weights[r * weightRow + n * weightColumn];
+      if (p != 0) addScaled(sums + r * sumStride, values[n], size, p);
+    }
+  }
+}
+
+static void scaleRows(float* rows, size_t stride, size_t count, size_t size, const float* factor) {
+  for (size_t r = 0; r < count; r++) {
+    for (size_t e = 0; e < size; e += kWidth) {
+      store(rows + r * stride + e, load(rows + r * stride + e) * factor[r]);
+    }
+  }
+}
+
+static void scatterRows(float* sums, Rows rows, const int32_t* target, size_t count, size_t size) {
+  for (size_t n = 0; n < count; n++) {
+    float* sum = sums + static_cast<size_t>(target[n]) * size;
+    const float* row = rows[n];
+    for (size_t d = 0; d < size; d += kWidth) store(sum + d, load(sum + d) + load(row + d));
+  }
+}
+
+static void squaredNorms(float* norms, Rows rows, size_t count, size_t size) {
+  for (size_t n = 0; n < count; n++) {
+    const float* row = rows[n];
+    Vec total{};
+    for (size_t d = 0; d < size; d += kWidth) total += load(row + d) * load(row + d);
+    float norm = 0;
+    for (int i = 0; i < kWidth; i++) norm += total[i];
+    norms[n] = norm;
+  }
+}
+
+static bool allFinite(const float* values, size_t count) {
+  IntVec bad{};
+  for (size_t n = 0; n < count; n += kWidth) {
+    const Vec x = load(values + n);
+    bad |= (x - x) != 0.f;
+  }
+  int32_t any = 0;
+  for (int i = 0; i < kWidth; i++) any |= bad[i];
+  return any == 0;
+}
+
+static float maxRow(const float* values, size_t count, float floor) {
+  Vec top = splat(floor);
+  for (size_t n = 0; n < count; n += kWidth) top = maximum(top, load(values + n));
+  float result = top[0];
+  for (int i = 1; i < kWidth; i++) result = result > top[i] ? result : top[i];
+  return result;
+}
+
+static float exp2Row(float* values, size_t count, float max) {
+  Vec total{};
+  for (size_t n = 0; n < count; n += kWidth) {
+    const Vec p = exp2(load(values + n) - max);
+    store(values + n, p);
+    total += p;
+  }
+  float result = 0;
+  for (int i = 0; i < kWidth; i++) result += total[i];
+  return result;
+}
+
+static float sumRow(const float* values, size_t count) {
+  Vec total{};
+  for (size_t n = 0; n < count; n += kWidth) total += load(values + n);
+  float result = 0;
+  for (int i = 0; i < kWidth; i++) result += total[i];
+  return result;
+}
+
+static size_t selectLargest(int32_t* chosen, const float* values, size_t count, size_t wanted) {
+  // Nonnegative floats order like their bit patterns.
+  const int32_t* bits = reinterpret_cast<const int32_t*>(values);
+  const auto countFrom = [&](int32_t bound) {
+    IntVec total{};
+    for (size_t n = 0; n < count; n += kWidth) total -= load(bits + n) >= bound;
+    int32_t result = 0;
+    for (int i = 0; i < kWidth; i++) result += total[i];
+    return static_cast<size_t>(result);
+  };
+  int32_t low = 1;  // countFrom(low) > wanted
+  size_t ties = 0;  // how many values equal to `low` are taken
+  if (wanted == 0) return 0;
+  if (countFrom(1) > wanted) {
+    int32_t high = 0x7fffffff;  // countFrom(high) < wanted
+    size_t above = countFrom(high);
+    for (;;) {
+      if (high - low <= 1) {
+        ties = wanted > above ? wanted - above : 0;
+        break;
+      }
+      const int32_t middle = low + (high - low) / 2;
+      const size_t found = countFrom(middle);
+      if (found == wanted) {
+        low = middle - 1;
+        break;
+      }
+      if (found > wanted) {
+        low = middle;
+      } else {
+        high = middle;
+        above = found;
+      }
+    }
+  } else {
+    low = 0;
+  }
+  size_t size = 0;
+  for (size_t n = 0; n < count && size < wanted; n++) {
+    if (bits[n] > low) {
+      chosen[size++] = static_cast<int32_t>(n);
+    } else if (ties > 0 && bits[n] == low) {
+      chosen[size++] = static_cast<int32_t>(n);
+      ties--;
+    }
+  }
+  return size;
+}
+
+static constexpr Simd table = {
+    ONNXREWRITE_SIMD_NAME,
+    loadTile,
+    mergeTile,
+    scoreTile,
+    accumulateTile,
+    accumulateTileGuarded,
+    softmaxTile,
+    scaleTile,
+    argmaxTile,
+    hideLanes,
+    hideEarlierLanes,
+    scoreRows,
+    accumulateRows,
+    accumulateRowsGuarded,
+    scaleRows,
+    scatterRows,
+    squaredNorms,
+    maxRow,
+    exp2Row,
+    sumRow,
+    addScaled,
+    allFinite,
+    selectLargest,
+};
+
+}  // namespace ONNXREWRITE_SIMD
+}  // namespace onnxrewrite

@@ -1,0 +1,107 @@
+// Vector kernels shared by the CPU operators, one table per instruction set, chosen once at run time.
+//
+// Two families of matrix kernels cover every product of an attention operator:
+//  - tile kernels keep one query per lane: a tile is [depth][width], a key or value element is broadcast to
+//    all lanes. Keys and values are read in place, through an index list where they are scattered.
+//  - row kernels keep one key (or one value channel) per lane and broadcast query elements; keys then come
+//    packed in panels.
+// Within a lane every product is summed in the order of its index, whatever the tile width or the number of
+// rows handled together: a result never depends on which other queries share the call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace onnxrewrite {
+
+// Widths, depths and panel sizes of all kernels are multiples of this many floats.
+constexpr size_t kLanes = 16;
+
+constexpr size_t roundUpToLanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// Rows of a matrix, in order (index null) or picked by an index list.
+struct Rows {
+  const float* base;
+  size_t stride;
+  const int32_t* index = nullptr;
+
+  const float* operator[](size_t n) const {
+    return base + static_cast<size_t>(index ? index[n] : static_cast<int32_t>(n)) * stride;
+  }
+  Rows from(size_t n) const {
+    return index ? Rows{base, stride, index + n} : Rows{base + n * stride, stride, nullptr};
+  }
+};
+
+struct Simd {
+  const char* name;
+
+  // ---- tile kernels: width and depth are multiples of kLanes ----
+
+  // tile[d][lane] = multiplier * rows[lane][d]; lanes from `count` on are zero.
+  void (*loadTile)(float* tile, size_t width, Rows rows, size_t count, size_t depth, float multiplier);
+  // Row[d] = row[d] * keep[lane] + tile[d][lane] * gain[lane] for the first `count` lanes, where row is
+  // number index[lane] (number `lane` when index is null); with `keep` null the rows are only written.
+  void (*mergeTile)(float* rows, size_t stride, const int32_t* index, size_t count, const float* tile,
+                    size_t width, size_t depth, const float* keep, const float* gain);
+  // scores[n][lane] = keys[n] . tile[][lane]
+  void (*scoreTile)(float* scores, const float* tile, size_t width, size_t depth, Rows keys, size_t count);
+  // sums[e][lane] += sum over n of weights[n][lane] * values[n][e]
+  void (*accumulateTile)(float* sums, size_t width, size_t size, const float* weights, Rows values,
+                         size_t count);
+  // The same, but a weight of zero takes no part even where the value is not finite.
+  void (*accumulateTileGuarded)(float* sums, size_t width, size_t size, const float* weights, Rows values,
+                                size_t count);
+  // One step of an online softmax in base 2: raises max to cover scores, replaces scores by
+  // exp2(scores - max), adds them to sum, and writes into factor what earlier sums have to be scaled by.
+  // Returns whether any factor differs from 1.
+  bool (*softmaxTile)(float* scores, size_t width, size_t count, float* max, float* sum, float* factor);
+  // sums[e][lane] *= factor[lane]
+  void (*scaleTile)(float* sums, size_t width, size_t size, const float* factor);
+  // index[lane] = the n with the largest scores[n][lane] + bias[n], ties to the lowest n.
+  void (*argmaxTile)(int32_t* index, const float* scores, const float* bias, size_t width, size_t count);
+  // scores[n][lane] = -infinity where shown[lane] is 0 (shown is 0 or -1).
+  void (*hideLanes)(float* scores, size_t width, size_t count, const int32_t* shown);
+  // scores[n][lane] = -infinity where lane < first + index[n] (first + n when index is null).
+  void (*hideEarlierLanes)(float* scores, size_t width, size_t count, const int32_t* index, int32_t first);
+
+  // ---- row kernels: panels are [depth][kLanes] ----
+
+  // scores[r][n] = bias[n] + rows[r] . (column n of the panels), for panelCount * kLanes columns.
+  void (*scoreRows)(float* scores, size_t scoreStride, const float* rows, size_t rowStride, size_t count,
+                    const float* panels, size_t panelCount, size_t depth, const float* bias);
+  // sums[r][e] += sum over n of weights[r * weightRow + n * weightColumn] * values[n][e]
+  void (*accumulateRows)(float* sums, size_t sumStride, size_t rowCount, size_t size, const float* weights,
+                         size_t weightRow, size_t weightColumn, Rows values, size_t count);
+  // The same, but a weight of zero takes no part even where the value is not finite.
+  void (*accumulateRowsGuarded)(float* sums, size_t sumStride, size_t rowCount, size_t size,
+                                const float* weights, size_t weightRow, size_t weightColumn, Rows values,
+                                size_t count);
+  // rows[r][] *= factor[r]
+  void (*scaleRows)(float* rows, size_t stride, size_t count, size_t size, const float* factor);
+  // sums[target[n]][] += rows[n][]; sums has rows of `size` floats.
+  void (*scatterRows)(float* sums, Rows rows, const int32_t* target, size_t count, size_t size);
+  // norms[n] = rows[n] . rows[n]
+  void (*squaredNorms)(float* norms, Rows rows, size_t count, size_t size);
+
+  // ---- vectors: counts are multiples of kLanes ----
+
+  // Largest of `count` values, at least `floor`; NaN spreads.
+  float (*maxRow)(const float* values, size_t count, float floor);
+  // values = exp2(values - max); returns their sum.
+  float (*exp2Row)(float* values, size_t count, float max);
+  float (*sumRow)(const float* values, size_t count);
+  // sums += factor * values
+  void (*addScaled)(float* sums, const float* values, size_t count, float factor);
+  // Whether no value is infinite or NaN.
+  bool (*allFinite)(const float* values, size_t count);
+  // Indices of the `wanted` largest strictly positive values, ascending, ties to the lowest index; no value
+  // is negative. Returns how many there are.
+  size_t (*selectLargest)(int32_t* chosen, const float* values, size_t count, size_t wanted);
+};
+
+// The best table for this processor. The environment variable ONNX_REWRITE_SIMD (avx512, avx2, baseline)
+// lowers the choice; a name that this processor cannot run is ignored.
+const Simd& simd();
+
+}  // namespace onnxrewrite
