@@ -211,7 +211,7 @@ function decide(
   if (keys !== null && keys < exactBelow) {
     return kept(site, `its ${keys} keys are fewer than the minimum length, ${exactBelow}`);
   }
-  const limit = exactBelow > 0 ? `; exact attention at run time below ${exactBelow} keys` : '';
+  const limit = exactBelow > 0 ? `; exact below ${exactBelow} keys at run time` : '';
   return {
     site,
     replacement: { site, operator, attributes },
@@ -221,7 +221,7 @@ function decide(
 
 const FIDELITY: Readonly<Record<OperatorDefinition['fidelity'], string>> = {
   exact: 'equal to the original up to rounding',
-  'approximates-softmax': 'approximates the softmax attention of the original',
+  'approximates-softmax': 'approximates softmax attention',
   'needs-trained-weights': 'right only in a model trained with this operator',
 };
 

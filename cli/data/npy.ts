@@ -42,7 +42,7 @@ export function decodeNpy(bytes: Uint8Array): TensorValue {
       `shape (${header.shape.join(', ')}) needs ${size} bytes, ${bytes.length - end} are there`,
     );
   }
-  const data = new arrayType(bytes.slice(end, end + size).buffer);
+  const data = new arrayType(Uint8Array.from(bytes.subarray(end, end + size)).buffer);
   const value = { type, dims: header.shape, data } as TensorValue;
   return header.fortranOrder && header.shape.length > 1 ? toRowMajor(value) : value;
 }
