@@ -1,9 +1,20 @@
-import { booleans, type FloatType, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import {
+  booleans,
+  type FloatType,
+  kernel,
+  optional,
+  quads,
+  storage,
+  tensorRows,
+  variants,
+} from '../runtime/web/wgsl.js';
 
 /**
  * k-means over sets of rows (README, steps 3 and 4). A set is a range of rows of every head: the keys of a
- * segment, all queries, or the queries of a prefix. Sets are cut in chunks of {@link CHUNK} rows. Tables:
- * `sets` holds (begin, end, first chunk, first slot) by set, `chunks` holds (set, begin, end, 0) by chunk.
+ * segment, all queries, or the queries of a prefix. Sets are cut in chunks of {@link CHUNK} rows. `set_table`
+ * holds (begin, end, first chunk, first slot) of every set, `chunk_table` (set, begin, end, place) of every
+ * chunk, `place` being where the cluster of its first row stands in `assignment`. Points are the rows of the
+ * heads from row `point_base` on, `rows` by head.
  */
 
 /** Rows of a chunk: one per thread. */
@@ -15,12 +26,9 @@ export interface ClusterShape {
   readonly type: FloatType;
   /** Columns of the points. */
   readonly columns: number;
-  readonly clusters: number;
   /** Whether a key mask hides rows. */
   readonly masked: boolean;
 }
-
-const mask = (masked: boolean) => (masked ? ({ mask: booleans } as const) : ({} as { mask?: never }));
 
 /** `visible(head, row)` under the mask, whose rows are those of `heads_per_mask` heads each. */
 const visibility = (masked: boolean) =>
@@ -29,18 +37,17 @@ const visibility = (masked: boolean) =>
   }; }`;
 
 /** Initial centroids: visible rows of evenly spaced rank; zeros for a set without any. One group per (head, set). */
-export const seeds = (shape: ClusterShape) =>
+export const seeds = variants((shape: ClusterShape) =>
   kernel({
     label: 'cluster seeds',
-    parameters: { rows: 'u32', sets: 'u32', heads_per_mask: 'u32' },
+    parameters: { point_base: 'u32', rows: 'u32', sets: 'u32', clusters: 'u32', heads_per_mask: 'u32' },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
       set_table: storage('read', 'vec4<u32>'),
       centroids: storage('read_write', 'vec4<f32>'),
-      ...mask(shape.masked),
+      ...optional(shape.masked, 'mask', booleans),
     },
-    declarations: `const CLUSTERS = ${shape.clusters}u;
-const QUADS = ${quads(shape.columns)}u;
+    declarations: `const QUADS = ${quads(shape.columns)}u;
 var<workgroup> counts: array<u32, 256>;
 ${visibility(shape.masked)}`,
     body: `let head = group / params.sets;
@@ -53,13 +60,13 @@ counts[thread] = count;
 workgroupBarrier();
 var total = 0u;
 for (var i = 0u; i < 256u; i++) { total += counts[i]; }
-for (var cluster = thread; cluster < CLUSTERS; cluster += 256u) {
-  let into = (group * CLUSTERS + cluster) * QUADS;
+for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+  let into = (group * params.clusters + cluster) * QUADS;
   if (total == 0u) {
     for (var quad = 0u; quad < QUADS; quad++) { centroids[into + quad] = vec4<f32>(); }
     continue;
   }
-  var rank = cluster * total / CLUSTERS;
+  var rank = cluster * total / params.clusters;
   var owner = 0u;
   while (rank >= counts[owner]) {
     rank -= counts[owner];
@@ -74,44 +81,52 @@ for (var cluster = thread; cluster < CLUSTERS; cluster += 256u) {
     row++;
   }
   for (var quad = 0u; quad < QUADS; quad++) {
-    centroids[into + quad] = read_points(head * params.rows + row, quad);
+    centroids[into + quad] = read_points(params.point_base + head * params.rows + row, quad);
   }
 }`,
-  });
+  }),
+);
 
 /** Workgroup memory for centroids. */
 const CENTROID_QUADS = 512;
 
 /** Nearest centroid of every row, the lowest one among equals. One group per (head, chunk). */
-export const assign = (shape: ClusterShape) => {
+export const assign = variants((shape: ClusterShape) => {
   const width = quads(shape.columns);
   const held = Math.max(1, Math.floor(CENTROID_QUADS / width));
   const columns = Array.from({ length: width }, (_, quad) => quad);
   return kernel({
     label: 'nearest centroids',
-    parameters: { rows: 'u32', sets: 'u32', chunks: 'u32', heads_per_mask: 'u32' },
+    parameters: {
+      point_base: 'u32',
+      rows: 'u32',
+      assigned: 'u32',
+      sets: 'u32',
+      chunks: 'u32',
+      clusters: 'u32',
+      heads_per_mask: 'u32',
+    },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
       chunk_table: storage('read', 'vec4<u32>'),
       centroids: storage('read', 'vec4<f32>'),
       assignment: storage('read_write', 'u32'),
-      ...mask(shape.masked),
+      ...optional(shape.masked, 'mask', booleans),
     },
-    declarations: `const CLUSTERS = ${shape.clusters}u;
-const QUADS = ${width}u;
+    declarations: `const QUADS = ${width}u;
 const HELD = ${held}u;
 var<workgroup> held: array<vec4<f32>, ${held * width}>;
 ${visibility(shape.masked)}`,
     body: `let head = group / params.chunks;
 let chunk = chunk_table[group % params.chunks];
 let row = chunk.y + thread;
-let source = head * params.rows + min(row, chunk.z - 1u);
+let source = params.point_base + head * params.rows + min(row, chunk.z - 1u);
 ${columns.map(quad => `let point_${quad} = read_points(source, ${quad}u);`).join('\n')}
 var nearest = 0u;
 var least = 3e38;
-for (var first = 0u; first < CLUSTERS; first += HELD) {
-  let count = min(HELD, CLUSTERS - first);
-  let origin = ((head * params.sets + chunk.x) * CLUSTERS + first) * QUADS;
+for (var first = 0u; first < params.clusters; first += HELD) {
+  let count = min(HELD, params.clusters - first);
+  let origin = ((head * params.sets + chunk.x) * params.clusters + first) * QUADS;
   for (var i = thread; i < count * QUADS; i += 256u) { held[i] = centroids[origin + i]; }
   workgroupBarrier();
   for (var c = 0u; c < count; c++) {
@@ -127,21 +142,21 @@ ${columns
   workgroupBarrier();
 }
 if (row < chunk.z) {
-  assignment[head * params.rows + row] = select(${NO_CLUSTER}u, nearest, visible(head, row));
+  assignment[head * params.assigned + chunk.w + thread] = select(${NO_CLUSTER}u, nearest, visible(head, row));
 }`,
   });
-};
+});
 
 /** Clusters that are runs of `run` neighbouring rows of a set. One group per (head, chunk). */
-export const runs = (masked: boolean) =>
+export const runs = variants((masked: boolean) =>
   kernel({
     label: 'contiguous clusters',
-    parameters: { rows: 'u32', chunks: 'u32', heads_per_mask: 'u32', run: 'u32' },
+    parameters: { rows: 'u32', assigned: 'u32', chunks: 'u32', heads_per_mask: 'u32', run: 'u32' },
     bindings: {
       set_table: storage('read', 'vec4<u32>'),
       chunk_table: storage('read', 'vec4<u32>'),
       assignment: storage('read_write', 'u32'),
-      ...mask(masked),
+      ...optional(masked, 'mask', booleans),
     },
     declarations: visibility(masked),
     body: `let head = group / params.chunks;
@@ -149,17 +164,18 @@ let chunk = chunk_table[group % params.chunks];
 let row = chunk.y + thread;
 if (row < chunk.z) {
   let cluster = (row - set_table[chunk.x].x) / params.run;
-  assignment[head * params.rows + row] = select(${NO_CLUSTER}u, cluster, visible(head, row));
+  assignment[head * params.assigned + chunk.w + thread] = select(${NO_CLUSTER}u, cluster, visible(head, row));
 }`,
-  });
+  }),
+);
 
 /** Sums and counts of the members of each cluster by chunk. One group per (head, chunk, cluster). */
-export const chunkSums = (shape: ClusterShape) => {
+export const chunkSums = variants((shape: ClusterShape) => {
   const width = quads(shape.columns);
   const lanes = Math.min(256, 2 ** Math.ceil(Math.log2(width)));
   return kernel({
     label: 'cluster sums',
-    parameters: { rows: 'u32', chunks: 'u32' },
+    parameters: { point_base: 'u32', rows: 'u32', assigned: 'u32', chunks: 'u32', clusters: 'u32' },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
       chunk_table: storage('read', 'vec4<u32>'),
@@ -167,19 +183,19 @@ export const chunkSums = (shape: ClusterShape) => {
       sums: storage('read_write', 'vec4<f32>'),
       counts: storage('read_write', 'u32'),
     },
-    declarations: `const CLUSTERS = ${shape.clusters}u;
-const QUADS = ${width}u;
+    declarations: `const QUADS = ${width}u;
 const LANES = ${lanes}u;
 const STRIPS = ${256 / lanes}u;
 var<workgroup> members: array<bool, 256>;
 var<workgroup> partial: array<vec4<f32>, 256>;`,
-    body: `let cluster = group % CLUSTERS;
-let part = group / CLUSTERS;
+    body: `let cluster = group % params.clusters;
+let part = group / params.clusters;
 let head = part / params.chunks;
 let chunk = chunk_table[part % params.chunks];
 let size = chunk.z - chunk.y;
-let origin = head * params.rows + chunk.y;
-members[thread] = thread < size && assignment[origin + min(thread, size - 1u)] == cluster;
+let origin = params.point_base + head * params.rows + chunk.y;
+let place = head * params.assigned + chunk.w + min(thread, size - 1u);
+members[thread] = thread < size && assignment[place] == cluster;
 workgroupBarrier();
 let lane = thread % LANES;
 let strip = thread / LANES;
@@ -205,35 +221,35 @@ if (thread == 0u) {
   counts[group] = count;
 }`,
   });
-};
+});
 
 /** Centroids as the means of their members; without members they stay. One thread per (head, set, cluster, quad). */
-export const means = (shape: Pick<ClusterShape, 'columns' | 'clusters'>) =>
+export const means = variants((shape: Pick<ClusterShape, 'columns'>) =>
   kernel({
     label: 'cluster means',
-    parameters: { sets: 'u32', chunks: 'u32', threads: 'u32' },
+    parameters: { sets: 'u32', chunks: 'u32', clusters: 'u32', threads: 'u32' },
     bindings: {
       set_table: storage('read', 'vec4<u32>'),
       sums: storage('read', 'vec4<f32>'),
       counts: storage('read', 'u32'),
       centroids: storage('read_write', 'vec4<f32>'),
     },
-    declarations: `const CLUSTERS = ${shape.clusters}u;
-const QUADS = ${quads(shape.columns)}u;`,
+    declarations: `const QUADS = ${quads(shape.columns)}u;`,
     body: `let index = group * 256u + thread;
 if (index >= params.threads) { return; }
 let quad = index % QUADS;
-let cluster = index / QUADS % CLUSTERS;
-let member_set = index / (QUADS * CLUSTERS) % params.sets;
-let head = index / (QUADS * CLUSTERS * params.sets);
+let cluster = index / QUADS % params.clusters;
+let member_set = index / (QUADS * params.clusters) % params.sets;
+let head = index / (QUADS * params.clusters * params.sets);
 let bounds = set_table[member_set];
 let chunks = (bounds.y - bounds.x + ${CHUNK - 1}u) / ${CHUNK}u;
 var sum = vec4<f32>();
 var count = 0u;
 for (var chunk = 0u; chunk < chunks; chunk++) {
-  let part = (head * params.chunks + bounds.z + chunk) * CLUSTERS + cluster;
+  let part = (head * params.chunks + bounds.z + chunk) * params.clusters + cluster;
   sum += sums[part * QUADS + quad];
   count += counts[part];
 }
 if (count > 0u) { centroids[index] = sum / f32(count); }`,
-  });
+  }),
+);

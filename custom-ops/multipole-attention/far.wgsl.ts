@@ -1,22 +1,13 @@
 import { AttentionTile, HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
-import { kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
-import { geometry, geometryParameters } from './geometry.wgsl.js';
+import { kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
+import { blockParameters, geometry, geometryParameters } from './geometry.wgsl.js';
 import { stateOf, stateQuads } from './near.wgsl.js';
-import type { MultipoleParameters } from './parameters.js';
-import { poolOf } from './pool.wgsl.js';
+import type { Selection } from './parameters.js';
+import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
 import type { HeadShape } from './summarize.wgsl.js';
 
 /** Clusters that one workgroup of {@link estimates} goes through. */
 export const PANEL = 256;
-
-/** A block of rows whose estimates are in memory together, and their place in `order`. */
-export const blockParameters = {
-  /** Rows [block_begin, block_end). */
-  block_begin: 'u32',
-  block_end: 'u32',
-  /** Clusters in each row of `masses` and of the summaries. */
-  clusters: 'u32',
-} as const;
 
 /**
  * Rows of a tile: `order` sorts the block's rows by query cluster and starts every cluster at a multiple of the
@@ -33,12 +24,13 @@ workgroupBarrier();`;
  * Estimated logits of a block's rows over their far field (README, step 6), [heads, block, clusters], hidden
  * outside. One group per (head, tile of `order`, panel of clusters).
  */
-export const estimates = (shape: HeadShape, parameters: MultipoleParameters) => {
+export const estimates = variants((shape: HeadShape) => {
   const { headDim } = shape;
   const tile = new AttentionTile(shape.tile);
   const keyQuads = quads(headDim);
   const { rows, keys } = shape.tile;
-  const loadQuery = (row: string, quad: string) => `load_residual(head, query_cluster, slot_rows[${row}], ${quad})`;
+  const loadQuery = (row: string, quad: string) =>
+    `load_residual(head, query_cluster, slot_rows[${row}], ${quad})`;
   return kernel({
     label: 'far estimates',
     parameters: {
@@ -52,7 +44,7 @@ export const estimates = (shape: HeadShape, parameters: MultipoleParameters) => 
       panels: 'u32',
     },
     bindings: {
-      query: tensorRows(shape.type, headDim),
+      query: tensorRows(shape.queryType, shape.queryColumns),
       centroids: storage('read', 'vec4<f32>'),
       order: storage('read', 'u32'),
       row_clusters: storage('read', 'u32'),
@@ -60,13 +52,12 @@ export const estimates = (shape: HeadShape, parameters: MultipoleParameters) => 
       summary_keys: storage('read', 'vec4<f32>'),
       masses: storage('read_write', 'f32'),
     },
-    declarations: `${geometry(parameters)}
-const QUERY_CLUSTERS = ${parameters.queryClusters}u;
+    declarations: `${geometry}
 ${tile.declarations}
 ${tileRows(rows)}
 fn load_residual(head: u32, query_cluster: u32, slot: u32, quad: u32) -> vec4<f32> {
   if (slot == 0u) { return vec4<f32>(); }
-  let centroid = (head * params.sets + params.centroid_set) * QUERY_CLUSTERS + query_cluster;
+  let centroid = (head * params.sets + params.centroid_set) * params.query_clusters + query_cluster;
   return params.scale *
     (read_query(query_head(head) * params.rows + slot - 1u, quad) - centroids[centroid * ${keyQuads}u + quad]);
 }`,
@@ -76,7 +67,7 @@ let head = group / params.panels / params.tiles;
 ${loadTileRows(rows)}
 let ty = thread / 16u;
 let tx = thread % 16u;
-let summaries = (head * QUERY_CLUSTERS + query_cluster) * params.clusters;
+let summaries = (head * params.query_clusters + query_cluster) * params.clusters;
 let end = min((panel + 1u) * ${PANEL}u, params.clusters);
 ${tile.loadQuery(headDim, loadQuery)}
 for (var base = panel * ${PANEL}u; base < end; base += ${keys}u) {
@@ -106,13 +97,13 @@ ${tile.rows
   .join('\n')}
 }`,
   });
-};
+});
 
 /**
  * Turns a row's estimated logits into a_j (README, step 8), in place, and notes the log-sum-exp over near keys
  * and estimates in the row's state. One group per (head, row of the block).
  */
-export const normalize = (shape: HeadShape, parameters: MultipoleParameters) =>
+export const normalize = variants((valueDim: number) =>
   kernel({
     label: 'far masses',
     parameters: { ...geometryParameters, ...blockParameters },
@@ -120,14 +111,14 @@ export const normalize = (shape: HeadShape, parameters: MultipoleParameters) =>
       masses: storage('read_write', 'f32'),
       state: storage('read_write', 'vec4<f32>'),
     },
-    declarations: `${geometry(parameters)}
-${stateOf(shape.valueDim)}
+    declarations: `${geometry}
+${stateOf(valueDim)}
 var<workgroup> partial: array<f32, 256>;
 var<workgroup> near_lse: f32;`,
     body: `let size = params.block_end - params.block_begin;
 let head = group / size;
 let masses_of_row = group * params.clusters;
-let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(shape.valueDim) - 1}u;
+let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(valueDim) - 1}u;
 if (thread == 0u) { near_lse = state[statistics].z; }
 var top = ${HIDDEN};
 for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
@@ -153,37 +144,37 @@ for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
   masses[masses_of_row + cluster] = select(0.0, exp(logit - lse), logit > ${HIDDEN});
 }
 if (thread == 0u) { state[statistics].z = lse; }`,
-  });
+  }),
+);
 
 /**
  * Adds the summaries of the far field, without the retrieved clusters, to the state of a block's rows. One
  * group per (head, tile of `order`).
  */
-export const farValues = (shape: HeadShape, parameters: MultipoleParameters, retrieves: boolean) => {
+export const farValues = variants((shape: HeadShape, selection: Selection | null) => {
   const { valueDim } = shape;
   const tile = new AttentionTile(shape.tile);
   const { rows, keys } = shape.tile;
   const width = stateQuads(valueDim);
   return kernel({
     label: 'far values',
-    parameters: { ...geometryParameters, ...blockParameters, ...poolOf.parameters, tiles: 'u32' },
+    parameters: { ...geometryParameters, ...blockParameters, ...poolParameters, tiles: 'u32' },
     bindings: {
       order: storage('read', 'u32'),
       row_clusters: storage('read', 'u32'),
       masses: storage('read', 'f32'),
       summary_values: storage('read', 'vec4<f32>'),
       state: storage('read_write', 'vec4<f32>'),
-      ...(retrieves ? poolOf.bindings(parameters) : {}),
+      ...chosenBindings(selection),
     },
-    declarations: `${geometry(parameters)}
+    declarations: `${geometry}
 ${stateOf(valueDim)}
-const QUERY_CLUSTERS = ${parameters.queryClusters}u;
 ${tile.declarations}
-${retrieves ? poolOf.declarations(parameters) : ''}
+${selection ? isRetrieved(selection) : ''}
 ${tileRows(rows)}
 fn mass(head: u32, slot: u32, cluster: u32) -> f32 {
   if (slot == 0u || cluster >= params.clusters) { return 0.0; }
-  ${retrieves ? 'if (is_retrieved(head, slot - 1u, cluster)) { return 0.0; }' : ''}
+  ${selection ? 'if (is_retrieved(head, slot - 1u, cluster)) { return 0.0; }' : ''}
   let row = head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin;
   return masses[row * params.clusters + cluster];
 }`,
@@ -191,7 +182,7 @@ fn mass(head: u32, slot: u32, cluster: u32) -> f32 {
 let head = group / params.tiles;
 ${loadTileRows(rows)}
 ${tile.start(valueDim)}
-let summaries = (head * QUERY_CLUSTERS + query_cluster) * params.clusters;
+let summaries = (head * params.query_clusters + query_cluster) * params.clusters;
 for (var base = 0u; base < params.clusters; base += ${keys}u) {
 ${tile.keys
   .map(
@@ -233,4 +224,4 @@ ${tile.rows
   .join('\n')}
 }`,
   });
-};
+});

@@ -1,5 +1,4 @@
 import type { ParameterType } from '../runtime/web/wgsl.js';
-import type { MultipoleParameters } from './parameters.js';
 
 /** Run-time sizes of one call; the names that {@link geometry} reads from `params`. */
 export const geometryParameters = {
@@ -14,26 +13,38 @@ export const geometryParameters = {
   first_row: 'u32',
   /** S */
   keys: 'u32',
+  /** Segments attended exactly besides the own one, no more than there are. */
+  window: 'u32',
   /** Position of row 0. */
   origin: 'i32',
   /** 1 when a row has a segment of its own. */
   local: 'u32',
   /** 1 when every visible key is attended exactly. */
   exact: 'u32',
+  /** Attributes. */
+  causal: 'u32',
+  segment: 'u32',
+  key_clusters: 'u32',
+  query_clusters: 'u32',
+  /** Queries per pool. */
+  pool_size: 'u32',
 } as const satisfies Readonly<Record<string, ParameterType>>;
+
+/** A block of rows whose estimates are in memory together. */
+export const blockParameters = {
+  /** Rows [block_begin, block_end). */
+  block_begin: 'u32',
+  block_end: 'u32',
+  /** Clusters in each row of `masses` and of the summaries. */
+  clusters: 'u32',
+} as const;
 
 /**
  * Which keys and clusters a row sees (README, "Semantics"): `near_keys(row)` is X as a half-open range of
  * keys, `is_far(row, cluster)` tells F; `kv_head(head)` is the key/value head of a head of the dispatch, counted
  * over the whole batch, as `query_head` is.
  */
-export function geometry({ segment, window, causal, keyClusters }: MultipoleParameters): string {
-  return `const SEGMENT = ${segment}u;
-const WINDOW = ${window}u;
-const CAUSAL = ${causal};
-const KEY_CLUSTERS = ${keyClusters}u;
-
-fn query_head(head: u32) -> u32 { return params.head_base + head; }
+export const geometry = `fn query_head(head: u32) -> u32 { return params.head_base + head; }
 
 fn kv_head(head: u32) -> u32 {
   let all = query_head(head);
@@ -46,20 +57,19 @@ fn near_keys(row: u32) -> vec2<u32> {
   if (!is_row(row)) { return vec2<u32>(); }
   let position = u32(i32(row) + params.origin);
   if (params.exact != 0u) {
-    return vec2<u32>(0u, select(params.keys, min(params.keys, position + 1u), CAUSAL));
+    return vec2<u32>(0u, select(params.keys, min(params.keys, position + 1u), params.causal != 0u));
   }
   if (params.local == 0u) { return vec2<u32>(); }
-  let own = position / max(SEGMENT, 1u);
-  let end = min(params.keys, select((own + WINDOW + 1u) * SEGMENT, position + 1u, CAUSAL));
-  return vec2<u32>(min(end, (own - min(own, WINDOW)) * SEGMENT), end);
+  let own = position / params.segment;
+  let end = min(params.keys, select((own + params.window + 1u) * params.segment, position + 1u, params.causal != 0u));
+  return vec2<u32>(min(end, (own - min(own, params.window)) * params.segment), end);
 }
 
 fn is_far(row: u32, cluster: u32) -> bool {
   if (!is_row(row)) { return false; }
   if (params.local == 0u) { return true; }
-  let own = u32(i32(row) + params.origin) / max(SEGMENT, 1u);
-  let unit = cluster / KEY_CLUSTERS;
-  return unit + WINDOW < own || (!CAUSAL && unit > own + WINDOW);
+  let own = u32(i32(row) + params.origin) / params.segment;
+  let unit = cluster / params.key_clusters;
+  return unit + params.window < own || (params.causal == 0u && unit > own + params.window);
 }
 `;
-}

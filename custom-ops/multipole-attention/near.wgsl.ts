@@ -1,7 +1,6 @@
 import { AttentionTile, HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
-import { booleans, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import { booleans, kernel, optional, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { geometry, geometryParameters } from './geometry.wgsl.js';
-import type { MultipoleParameters } from './parameters.js';
 import type { HeadShape } from './summarize.wgsl.js';
 
 /**
@@ -14,7 +13,7 @@ export const stateQuads = (valueDim: number): number => quads(valueDim) + 1;
  * Exact attention over the keys near a row (README, step 7), or over all keys it may see when `exact` is set;
  * writes the state of the rows from `first_row` on. One group per (head, tile of rows).
  */
-export const near = (shape: HeadShape, parameters: MultipoleParameters, masked: boolean) => {
+export const near = variants((shape: HeadShape, masked: boolean) => {
   const { headDim, valueDim } = shape;
   const tile = new AttentionTile(shape.tile);
   const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
@@ -22,13 +21,13 @@ export const near = (shape: HeadShape, parameters: MultipoleParameters, masked: 
     label: 'near attention',
     parameters: { ...geometryParameters, scale: 'f32', tiles: 'u32' },
     bindings: {
-      query: tensorRows(shape.type, headDim),
+      query: tensorRows(shape.queryType, shape.queryColumns),
       key: tensorRows(shape.type, headDim),
       value: tensorRows(shape.type, valueDim),
       state: storage('read_write', 'vec4<f32>'),
-      ...(masked ? ({ mask: booleans } as const) : ({} as { mask?: never })),
+      ...optional(masked, 'mask', booleans),
     },
-    declarations: `${geometry(parameters)}
+    declarations: `${geometry}
 ${stateOf(valueDim)}
 ${tile.declarations}
 fn load_query(head: u32, row: u32, quad: u32) -> vec4<f32> {
@@ -57,24 +56,29 @@ for (var base = begin; base < end; base += ${shape.tile.keys}u) {
   ${tile.accumulate(valueDim, (key, quad) => `read_value(kv * params.keys + min(base + ${key}, params.keys - 1u), ${quad})`)}
 }
 ${tile.finishTotals}
-${writeState(tile, valueDim, r => `(first + ${tile.row(r)})`)}`,
+${writeState(tile, valueDim, r => `(first + ${tile.row(r)})`, 'params.rows')}`,
   });
-};
+});
 
 /**
  * Writes sums, maximum, total and log-sum-exp of the thread's rows; `row(r)` is an expression of the row.
- * Rows past the end are left out.
+ * Rows from `end` on are left out.
  */
-export function writeState(tile: AttentionTile, valueDim: number, row: (r: number) => string): string {
+export function writeState(
+  tile: AttentionTile,
+  valueDim: number,
+  row: (r: number) => string,
+  end: string,
+): string {
   const width = stateQuads(valueDim);
   return `${tile.eachSum(
     valueDim,
-    (sum, r, quad) => `if (${row(r)} < params.rows) { state[state_of(head, ${row(r)}) + ${quad}] = ${sum}; }`,
+    (sum, r, quad) => `if (${row(r)} < ${end}) { state[state_of(head, ${row(r)}) + ${quad}] = ${sum}; }`,
   )}
 if (tx == 0u) {
 ${tile.rows
   .map(
-    r => `  if (${row(r)} < params.rows) {
+    r => `  if (${row(r)} < ${end}) {
     let lse = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
     state[state_of(head, ${row(r)}) + ${width - 1}u] = vec4<f32>(row_max[${r}], row_total[${r}], lse, 0.0);
   }`,

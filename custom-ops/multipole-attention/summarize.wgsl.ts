@@ -1,11 +1,14 @@
 import { AttentionTile, HIDDEN, type TileShape } from '../runtime/web/attention-tile.wgsl.js';
-import { type FloatType, kernel, quads, storage, tensorRows } from '../runtime/web/wgsl.js';
+import { type FloatType, kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { geometry, geometryParameters } from './geometry.wgsl.js';
-import type { MultipoleParameters } from './parameters.js';
 
 /** Element type and columns of query, key and value, and the tile that fits the device. */
 export interface HeadShape {
+  /** Type of key and value. */
   readonly type: FloatType;
+  /** Type and columns of the rows of queries, which are padded and float32 when past_query was put in front. */
+  readonly queryType: FloatType;
+  readonly queryColumns: number;
   /** D */
   readonly headDim: number;
   /** E */
@@ -18,7 +21,7 @@ export interface HeadShape {
  * keys and values, [heads, query clusters, clusters] and as many rows of columns padded to fours. A cluster
  * without members has the log-weight {@link HIDDEN}. One group per (head, tile of centroids, key cluster).
  */
-export const summarize = (shape: HeadShape, parameters: MultipoleParameters) => {
+export const summarize = variants((shape: HeadShape) => {
   const { headDim, valueDim } = shape;
   const tile = new AttentionTile(shape.tile);
   const keyQuads = quads(headDim);
@@ -46,12 +49,11 @@ export const summarize = (shape: HeadShape, parameters: MultipoleParameters) => 
       summary_keys: storage('read_write', 'vec4<f32>'),
       summary_values: storage('read_write', 'vec4<f32>'),
     },
-    declarations: `${geometry(parameters)}
-const QUERY_CLUSTERS = ${parameters.queryClusters}u;
+    declarations: `${geometry}
 ${tile.declarations}
 var<workgroup> tile_keys: array<u32, ${shape.tile.keys}>;
 fn load_centroid(cluster: u32, row: u32, quad: u32) -> vec4<f32> {
-  if (cluster >= QUERY_CLUSTERS) { return vec4<f32>(); }
+  if (cluster >= params.query_clusters) { return vec4<f32>(); }
   return centroids[row * ${keyQuads}u + quad];
 }
 fn load_key_and_value(row: u32, quad: u32) -> vec4<f32> {
@@ -59,13 +61,13 @@ fn load_key_and_value(row: u32, quad: u32) -> vec4<f32> {
   return read_value(row, quad - ${keyQuads}u);
 }`,
     body: `let cluster = group % params.clusters;
-let tiles = (QUERY_CLUSTERS + ${shape.tile.rows - 1}u) / ${shape.tile.rows}u;
+let tiles = (params.query_clusters + ${shape.tile.rows - 1}u) / ${shape.tile.rows}u;
 let first = group / params.clusters % tiles * ${shape.tile.rows}u;
 let head = group / params.clusters / tiles;
 let kv = kv_head(head);
-let origin = (head * params.sets + params.centroid_set) * QUERY_CLUSTERS + first;
-let unit_starts = kv * (params.all_clusters / KEY_CLUSTERS) * (KEY_CLUSTERS + 1u) +
-  cluster / KEY_CLUSTERS * (KEY_CLUSTERS + 1u) + cluster % KEY_CLUSTERS;
+let origin = (head * params.sets + params.centroid_set) * params.query_clusters + first;
+let unit_starts = kv * (params.all_clusters / params.key_clusters) * (params.key_clusters + 1u) +
+  cluster / params.key_clusters * (params.key_clusters + 1u) + cluster % params.key_clusters;
 let begin = starts[unit_starts];
 let end = starts[unit_starts + 1u];
 ${tile.start(columns)}
@@ -83,8 +85,8 @@ for (var base = begin; base < end; base += ${shape.tile.keys}u) {
 ${tile.finishTotals}
 for (var r = 0u; r < ${tile.rowsPerThread}u; r++) {
   let row = first + ty * ${tile.rowsPerThread}u + r;
-  if (tx == 0u && row < QUERY_CLUSTERS) {
-    let index = (head * QUERY_CLUSTERS + row) * params.clusters + cluster;
+  if (tx == 0u && row < params.query_clusters) {
+    let index = (head * params.query_clusters + row) * params.clusters + cluster;
     summary_weights[index] = select(${HIDDEN}, row_max[r] + log(row_total[r]), row_total[r] > 0.0);
   }
 }
@@ -93,12 +95,12 @@ ${tile.eachSum(
   columns,
   (sum, r, quad) => `{
   let row = first + ${tile.row(r)};
-  if (row < QUERY_CLUSTERS) {
-    let index = (head * QUERY_CLUSTERS + row) * params.clusters + cluster;
+  if (row < params.query_clusters) {
+    let index = (head * params.query_clusters + row) * params.clusters + cluster;
     if (${quad} < ${keyQuads}u) { summary_keys[index * ${keyQuads}u + ${quad}] = ${sum} * inverse[${r}]; }
     else { summary_values[index * ${quads(valueDim)}u + ${quad} - ${keyQuads}u] = ${sum} * inverse[${r}]; }
   }
 }`,
 )}`,
   });
-};
+});

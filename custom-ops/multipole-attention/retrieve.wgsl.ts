@@ -1,0 +1,163 @@
+import { AttentionTile } from '../runtime/web/attention-tile.wgsl.js';
+import { kernel, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
+import { geometry, geometryParameters } from './geometry.wgsl.js';
+import { stateOf, stateQuads, writeState } from './near.wgsl.js';
+import type { Selection } from './parameters.js';
+import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
+import type { HeadShape } from './summarize.wgsl.js';
+
+/** Clusters that a workgroup takes up at a time, and bitmap words of clusters that it scans for them. */
+const BATCH = 128;
+const WORDS = 256;
+
+/**
+ * Exact attention to the members of retrieved clusters (README, step 9), added to the state of a block's rows.
+ * A workgroup goes through the clusters that any of its rows retrieves, in batches; the members of a batch are
+ * laid end to end, and each row looks at those of its own clusters. One group per (head, tile of rows).
+ */
+export const retrieved = variants((shape: HeadShape, selection: Selection) => {
+  const { headDim, valueDim } = shape;
+  const { rows, keys } = shape.tile;
+  const tile = new AttentionTile(shape.tile);
+  const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
+  return kernel({
+    label: 'retrieved attention',
+    parameters: {
+      ...geometryParameters,
+      ...poolParameters,
+      scale: 'f32',
+      block_begin: 'u32',
+      block_end: 'u32',
+      /** Clusters that may be retrieved, and all of a head. */
+      clusters: 'u32',
+      all_clusters: 'u32',
+      tiles: 'u32',
+    },
+    bindings: {
+      query: tensorRows(shape.queryType, shape.queryColumns),
+      key: tensorRows(shape.type, headDim),
+      value: tensorRows(shape.type, valueDim),
+      starts: storage('read', 'u32'),
+      members: storage('read', 'u32'),
+      state: storage('read_write', 'vec4<f32>'),
+      ...chosenBindings(selection),
+    },
+    declarations: `${geometry}
+${stateOf(valueDim)}
+${isRetrieved(selection)}
+${tile.declarations}
+// Clusters of the tile's rows by bitmap word, and how many come before each word.
+var<workgroup> any_row: array<u32, ${WORDS}>;
+var<workgroup> before_word: array<u32, ${WORDS}>;
+// The batch: its clusters, members before each, and which rows take which.
+var<workgroup> batch_clusters: array<u32, ${BATCH}>;
+var<workgroup> batch_members: array<u32, ${BATCH + 1}>;
+var<workgroup> shares: array<u32, ${(rows * BATCH) / 32}>;
+var<workgroup> tile_keys: array<u32, ${keys}>;
+var<workgroup> tile_places: array<u32, ${keys}>;
+fn load_query(head: u32, row: u32, quad: u32) -> vec4<f32> {
+  return read_query(query_head(head) * params.rows + min(row, params.rows - 1u), quad);
+}
+fn first_member(kv: u32, cluster: u32) -> u32 {
+  let unit = kv * (params.all_clusters / params.key_clusters) + cluster / params.key_clusters;
+  return unit * (params.key_clusters + 1u) + cluster % params.key_clusters;
+}
+fn shares_in(row: u32, place: u32) -> bool {
+  return extractBits(shares[row * ${BATCH / 32}u + place / 32u], place % 32u, 1u) != 0u;
+}`,
+    body: `let head = group / params.tiles;
+let kv = kv_head(head);
+let first = params.block_begin + group % params.tiles * ${rows}u;
+let end = min(first + ${rows}u, params.block_end);
+${tile.start(valueDim)}
+${tile.rows.map(r => `let state_${r} = state_of(head, min(first + ${tile.row(r)}, end - 1u));`).join('\n')}
+{
+${tile.rows
+  .map(
+    r => `  let statistics_${r} = state[state_${r} + ${stateQuads(valueDim) - 1}u];
+  row_max[${r}] = statistics_${r}.x;
+  if (tx == 0u) { row_total[${r}] = statistics_${r}.y; }`,
+  )
+  .join('\n')}
+}
+${tile.eachSum(valueDim, (sum, r, quad) => `${sum} = state[state_${r} + ${quad}];`)}
+workgroupBarrier();
+${tile.loadQuery(headDim, loadQuery)}
+for (var first_word = 0u; first_word < params.words; first_word += ${WORDS}u) {
+  let word = first_word + thread;
+  var any = 0u;
+  if (word < params.words) {
+    for (var row = first; row < end; row++) { any |= chosen_word(head, row, word); }
+  }
+  any_row[thread] = any;
+  workgroupBarrier();
+  if (thread == 0u) {
+    var count = 0u;
+    for (var i = 0u; i < ${WORDS}u; i++) {
+      before_word[i] = count;
+      count += countOneBits(any_row[i]);
+    }
+  }
+  workgroupBarrier();
+  let total = workgroupUniformLoad(&before_word[${WORDS - 1}]) + countOneBits(workgroupUniformLoad(&any_row[${WORDS - 1}]));
+  for (var batch = 0u; batch < total; batch += ${BATCH}u) {
+    let batch_size = min(${BATCH}u, total - batch);
+    var place = before_word[thread];
+    var bits = any;
+    while (bits != 0u) {
+      let bit = firstTrailingBit(bits);
+      bits &= bits - 1u;
+      if (place >= batch && place < batch + batch_size) { batch_clusters[place - batch] = word * 32u + bit; }
+      place++;
+    }
+    workgroupBarrier();
+    if (thread <= batch_size) {
+      var before = 0u;
+      for (var i = 0u; i < thread; i++) {
+        let at = first_member(kv, batch_clusters[i]);
+        before += starts[at + 1u] - starts[at];
+      }
+      batch_members[thread] = before;
+    }
+    for (var i = thread; i < ${(rows * BATCH) / 32}u; i += 256u) {
+      let row = first + i / ${BATCH / 32}u;
+      var share = 0u;
+      for (var bit = 0u; bit < 32u; bit++) {
+        let in_batch = i % ${BATCH / 32}u * 32u + bit;
+        if (row < end && in_batch < batch_size) {
+          let cluster = batch_clusters[in_batch];
+          if (is_retrieved(head, row, cluster) && is_far(row, cluster)) { share |= 1u << bit; }
+        }
+      }
+      shares[i] = share;
+    }
+    workgroupBarrier();
+    let batch_keys = workgroupUniformLoad(&batch_members[batch_size]);
+    for (var base = 0u; base < batch_keys; base += ${keys}u) {
+      if (thread < ${keys}u) {
+        let member = min(base + thread, batch_keys - 1u);
+        var low = 0u;
+        var high = batch_size;
+        while (high - low > 1u) {
+          let middle = (low + high) / 2u;
+          if (batch_members[middle] <= member) { low = middle; } else { high = middle; }
+        }
+        let slot = starts[first_member(kv, batch_clusters[low])] + member - batch_members[low];
+        tile_keys[thread] = kv * params.keys + members[kv * params.keys + slot] - 1u;
+        tile_places[thread] = low;
+      }
+      workgroupBarrier();
+      ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(tile_keys[${key}], ${quad})`)}
+      ${tile.weights(
+        valueDim,
+        'params.scale',
+        (r, key) => `base + ${key} < batch_keys && shares_in(${tile.row(r)}, tile_places[${key}])`,
+      )}
+      ${tile.accumulate(valueDim, (key, quad) => `read_value(tile_keys[${key}], ${quad})`)}
+    }
+  }
+}
+${tile.finishTotals}
+${writeState(tile, valueDim, r => `(first + ${tile.row(r)})`, 'end')}`,
+  });
+});

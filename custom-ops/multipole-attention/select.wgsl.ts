@@ -1,0 +1,247 @@
+import { kernel, optional, storage, variants } from '../runtime/web/wgsl.js';
+import { blockParameters, geometry, geometryParameters } from './geometry.wgsl.js';
+import type { Selection } from './parameters.js';
+
+/**
+ * Selection (README, step 8). A pool is a run of rows (`tile`, `sliding`) or of slots of `pool_order`
+ * (`cluster`); `chosen` has one bit per cluster for every pool from `pool_base` on.
+ */
+
+export const poolParameters = {
+  /** Number of the first pool that `chosen` holds, pools it holds per head, and words of a pool. */
+  pool_base: 'u32',
+  pools: 'u32',
+  words: 'u32',
+} as const;
+
+/** Bindings that {@link isRetrieved} reads. */
+export const chosenBindings = (selection: Selection | null) => ({
+  ...optional(selection !== null, 'chosen', storage('read', 'u32')),
+  ...optional(selection === 'cluster', 'row_pools', storage('read', 'u32')),
+});
+
+/**
+ * `is_retrieved(head, row, cluster)` and `chosen_word(head, row, word)`; needs {@link geometry}. A row that
+ * belongs to no pool retrieves nothing.
+ */
+export const isRetrieved = (selection: Selection): string => `${poolOf(selection)}
+fn chosen_word(head: u32, row: u32, word: u32) -> u32 {
+  ${selection === 'cluster' ? 'if (row_pools[head * params.rows + row] == 0u) { return 0u; }' : ''}
+  return chosen[(head * params.pools + pool_of(head, row) - params.pool_base) * params.words + word];
+}
+fn is_retrieved(head: u32, row: u32, cluster: u32) -> bool {
+  return extractBits(chosen_word(head, row, cluster / 32u), cluster % 32u, 1u) != 0u;
+}`;
+
+function poolOf(selection: Selection): string {
+  const body = {
+    sliding: 'return row;',
+    cluster: 'return row_pools[head * params.rows + row] - 1u;',
+    tile: `let position = u32(i32(row) + params.origin);
+  if (params.local == 0u) { return position / params.pool_size; }
+  return position / params.segment * pools_per_segment() + position % params.segment / params.pool_size;`,
+  };
+  return `${selection === 'tile' ? poolsPerSegment : ''}
+fn pool_of(head: u32, row: u32) -> u32 {
+  ${body[selection]}
+}`;
+}
+
+/** `pool_rows(pool)`: the rows, or slots, of a pool as a half-open range. */
+function poolRows(selection: Selection): string {
+  const body = {
+    sliding: `let first = u32(max(0, -params.origin));
+  return vec2<u32>(max(first + params.pool_size - 1u, pool) - (params.pool_size - 1u), pool + 1u);`,
+    cluster: `return vec2<u32>(pool, pool + 1u) * params.pool_size;`,
+    tile: `var begin = pool * params.pool_size;
+  var end = begin + params.pool_size;
+  if (params.local != 0u) {
+    let own = pool / pools_per_segment() * params.segment;
+    begin = own + pool % pools_per_segment() * params.pool_size;
+    end = min(begin + params.pool_size, own + params.segment);
+  }
+  let positions = vec2<i32>(i32(begin), i32(end));
+  return vec2<u32>(clamp(positions - params.origin, vec2<i32>(max(0, -params.origin)), vec2<i32>(i32(params.rows))));`,
+  };
+  return `${selection === 'tile' ? poolsPerSegment : ''}
+fn pool_rows(pool: u32) -> vec2<u32> {
+  ${body[selection]}
+}`;
+}
+
+const poolsPerSegment =
+  'fn pools_per_segment() -> u32 { return (params.segment + params.pool_size - 1u) / params.pool_size; }';
+
+/**
+ * Mean of a_j over each pool of a block, [heads, block's pools, clusters]. Rows before the block come from
+ * `tail` (see {@link keepTail}). One group per (head, pool, panel of 256 clusters).
+ */
+export const poolMeans = variants((selection: Selection) => {
+  const sliding = selection === 'sliding';
+  const clustered = selection === 'cluster';
+  return kernel({
+    label: 'pool means',
+    parameters: {
+      ...geometryParameters,
+      ...blockParameters,
+      first_pool: 'u32',
+      block_pools: 'u32',
+      panels: 'u32',
+      /** Clusters in each row of `tail`. */
+      all_clusters: 'u32',
+      /** Slots of `pool_order` by head. */
+      slots: 'u32',
+    },
+    bindings: {
+      masses: storage('read', 'f32'),
+      means: storage('read_write', 'f32'),
+      ...optional(sliding, 'tail', storage('read', 'f32')),
+      ...optional(clustered, 'pool_order', storage('read', 'u32')),
+    },
+    declarations: `${geometry}
+${poolRows(selection)}
+fn mass(head: u32, row: u32, cluster: u32) -> f32 {
+  ${sliding ? `if (row < params.block_begin) { return tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster]; }` : ''}
+  return masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster];
+}`,
+    body: `let panel = group % params.panels;
+let pool = group / params.panels % params.block_pools;
+let head = group / params.panels / params.block_pools;
+let cluster = panel * 256u + thread;
+if (cluster >= params.clusters) { return; }
+let members = pool_rows(params.first_pool + pool);
+var sum = 0.0;
+var count = 0u;
+for (var member = members.x; member < members.y; member++) {
+${
+  clustered
+    ? `  let slot = pool_order[head * params.slots + member];
+  if (slot == 0u) { continue; }
+  sum += mass(head, slot - 1u, cluster);`
+    : '  sum += mass(head, member, cluster);'
+}
+  count++;
+}
+means[(head * params.block_pools + pool) * params.clusters + cluster] = sum / f32(max(count, 1u));`,
+  });
+});
+
+/**
+ * Keeps the masses of a block's last rows, row r at place r modulo the group's size, for the pools of the next
+ * block. One thread per (head, row, cluster).
+ */
+export const keepTail = kernel({
+  label: 'masses of last rows',
+  parameters: {
+    ...geometryParameters,
+    ...blockParameters,
+    /** Rows to keep: at most a group. */
+    kept: 'u32',
+    all_clusters: 'u32',
+    threads: 'u32',
+  },
+  bindings: { masses: storage('read', 'f32'), tail: storage('read_write', 'f32') },
+  body: `let index = group * 256u + thread;
+if (index >= params.threads) { return; }
+let cluster = index % params.all_clusters;
+let row = params.block_end - 1u - index / params.all_clusters % params.kept;
+let head = index / params.all_clusters / params.kept;
+var mass = 0.0;
+if (cluster < params.clusters) {
+  mass = masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster];
+}
+tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster] = mass;`,
+});
+
+/**
+ * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass
+ * that is left below `retrieve_mass`. Takes the chosen ones out of `means`. One group per (head, block's pool).
+ */
+export const choose = kernel({
+  label: 'chosen clusters',
+  parameters: {
+    ...blockParameters,
+    ...poolParameters,
+    first_pool: 'u32',
+    block_pools: 'u32',
+    /** 0 = off. */
+    retrieve_mass: 'f32',
+  },
+  bindings: {
+    retrieve: storage('read', 'u32'),
+    means: storage('read_write', 'f32'),
+    chosen: storage('read_write', 'u32'),
+  },
+  declarations: `var<workgroup> masses: array<f32, 256>;
+var<workgroup> clusters: array<u32, 256>;
+var<workgroup> mass_left: f32;
+fn largest(origin: u32, thread: u32) -> vec2<u32> {
+  var mass = 0.0;
+  var found = 0u;
+  for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+    let candidate = means[origin + cluster];
+    if (candidate > mass) {
+      mass = candidate;
+      found = cluster;
+    }
+  }
+  return vec2<u32>(bitcast<u32>(mass), found);
+}`,
+  body: `let pool = group % params.block_pools;
+let head = group / params.block_pools;
+let origin = group * params.clusters;
+let words = (head * params.pools + params.first_pool - params.pool_base + pool) * params.words;
+for (var word = thread; word < params.words; word += 256u) { chosen[words + word] = 0u; }
+var own = 0.0;
+for (var cluster = thread; cluster < params.clusters; cluster += 256u) { own += means[origin + cluster]; }
+masses[thread] = own;
+workgroupBarrier();
+if (thread == 0u) {
+  mass_left = 0.0;
+  for (var i = 0u; i < 256u; i++) { mass_left += masses[i]; }
+}
+workgroupBarrier();
+let by_mass = params.retrieve_mass > 0.0;
+let limit = select(min(retrieve[head], params.clusters), params.clusters, by_mass);
+var best = largest(origin, thread);
+storageBarrier();
+for (var n = 0u; n < limit; n++) {
+  masses[thread] = bitcast<f32>(best.x);
+  clusters[thread] = best.y;
+  workgroupBarrier();
+  for (var half = 128u; half > 0u; half /= 2u) {
+    if (thread < half) {
+      let other = masses[thread + half];
+      if (other > masses[thread] || (other == masses[thread] && clusters[thread + half] < clusters[thread])) {
+        masses[thread] = other;
+        clusters[thread] = clusters[thread + half];
+      }
+    }
+    workgroupBarrier();
+  }
+  let mass = workgroupUniformLoad(&masses[0]);
+  let cluster = workgroupUniformLoad(&clusters[0]);
+  if (mass <= 0.0 || (by_mass && workgroupUniformLoad(&mass_left) < params.retrieve_mass)) { break; }
+  if (thread == 0u) {
+    mass_left -= mass;
+    chosen[words + cluster / 32u] |= 1u << (cluster % 32u);
+  }
+  if (cluster % 256u == thread) {
+    means[origin + cluster] = 0.0;
+    best = largest(origin, thread);
+  }
+}`,
+});
+
+/** Pool plus one of every row that `pool_order` holds. One thread per (head, slot). */
+export const rowPools = kernel({
+  label: 'pools of rows',
+  parameters: { rows: 'u32', slots: 'u32', pool_size: 'u32', threads: 'u32' },
+  bindings: { pool_order: storage('read', 'u32'), row_pools: storage('read_write', 'u32') },
+  body: `let index = group * 256u + thread;
+if (index >= params.threads) { return; }
+let slot = pool_order[index];
+if (slot != 0u) {
+  row_pools[index / params.slots * params.rows + slot - 1u] = index % params.slots / params.pool_size + 1u;
+}`,
+});

@@ -1,0 +1,725 @@
+import { InputError } from '../../rewriter/errors.js';
+import type { Attributes } from '../operator.js';
+import { tileShape } from '../runtime/web/attention-tile.wgsl.js';
+import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
+import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
+import { type FloatType, quads } from '../runtime/web/wgsl.js';
+import { estimates, farValues, normalize, PANEL } from './far.wgsl.js';
+import { finishLse, finishOutput } from './finish.wgsl.js';
+import type { geometryParameters } from './geometry.wgsl.js';
+import { joinRows } from './join.wgsl.js';
+import { near, stateQuads } from './near.wgsl.js';
+import { type MultipoleParameters, parametersOf } from './parameters.js';
+import { retrieved } from './retrieve.wgsl.js';
+import { choose, keepTail, poolMeans, rowPools } from './select.wgsl.js';
+import { type HeadShape, summarize } from './summarize.wgsl.js';
+import {
+  assignmentScratch,
+  assignNearest,
+  assignRuns,
+  kMeans,
+  type SortedRows,
+  sortRows,
+} from './webgpu-clusters.js';
+import {
+  MultipoleLayout,
+  type MultipoleSizes,
+  type RowBlock,
+  setTables,
+  slotCapacity,
+} from './webgpu-layout.js';
+
+/**
+ * Scratch tensors that grow with the sequence are cut, by heads and by blocks of rows, to about this many
+ * bytes: half of what a binding holds on every device.
+ */
+const SCRATCH_BYTES = 64 * 2 ** 20;
+
+/** Sees the discrete choices of a call while it is recorded, so that a test can copy them out. */
+export interface ChoiceObserver {
+  /** Cluster of every key in its segment, [B * G, S]. */
+  keyClusters(range: GpuRange): void;
+  /** Centroids [heads, sets, query clusters, D padded to fours] . */
+  queryCentroids(heads: HeadChunk, sets: number, range: GpuRange): void;
+  /** Query cluster of every row, [heads, P + N]. */
+  queryClusters(heads: HeadChunk, range: GpuRange): void;
+  /** What `is_retrieved` of select.wgsl.ts needs. */
+  retrieved(heads: HeadChunk, pools: ChosenPools, geometry: GeometryValues): void;
+}
+
+/** The bitmaps of chosen clusters and the pools they are for. */
+export interface ChosenPools {
+  readonly chosen: GpuRange;
+  readonly row_pools: GpuRange | null;
+  readonly pool_base: number;
+  readonly pools: number;
+  readonly words: number;
+}
+
+export type GeometryValues = Readonly<Record<keyof typeof geometryParameters, number>>;
+
+/** Tensors of one call. */
+interface Tensors {
+  readonly query: GpuTensor;
+  readonly key: GpuTensor;
+  readonly value: GpuTensor;
+  readonly keyMask: GpuTensor | null;
+  readonly pastQuery: GpuTensor | null;
+  readonly output: GpuTensor | null;
+  readonly lse: GpuTensor | null;
+}
+
+export const multipoleAttention: WebGpuOperator = {
+  opType: 'MultipoleAttention',
+
+  refusal(attributes) {
+    const { order, contracted, hierarchy } = parametersOf(attributes);
+    if (order > 0 || contracted) return 'order above 0 has no WebGPU kernel';
+    if (hierarchy === 'dyadic') return 'a dyadic hierarchy has no WebGPU kernel';
+    return null;
+  },
+
+  outputs(_, inputs) {
+    const { batch, heads, queries, valueDim } = sizesOf(inputs);
+    const { type } = inputs[0]!;
+    return [
+      { type, dims: [batch, heads, queries, valueDim] },
+      { type, dims: [batch, heads, queries] },
+    ];
+  },
+
+  record(recorder, attributes, inputs, outputs) {
+    recordMultipoleAttention(recorder, attributes, inputs, outputs);
+  },
+};
+
+/** {@link WebGpuOperator.record} of MultipoleAttention, with a look at its discrete choices. */
+export function recordMultipoleAttention(
+  recorder: GpuRecorder,
+  attributes: Attributes,
+  inputs: readonly (GpuTensor | null)[],
+  outputs: readonly (GpuTensor | null)[],
+  observer: ChoiceObserver | null = null,
+): void {
+  const sizes = sizesOf(inputs);
+  if (sizes.batch * sizes.heads * sizes.queries === 0) return;
+  const [query, key, value, keyMask = null, pastQuery = null] = inputs;
+  const [output = null, lse = null] = outputs;
+  new MultipoleCall(
+    recorder,
+    { query: query!, key: key!, value: value!, keyMask, pastQuery, output, lse },
+    sizes,
+    parametersOf(attributes),
+    observer,
+  ).record();
+}
+
+function sizesOf(inputs: readonly (Omit<GpuTensor, 'range'> | null)[]): MultipoleSizes {
+  const [query, key, value, keyMask, pastQuery] = inputs;
+  const dims = (tensor: Omit<GpuTensor, 'range'> | null | undefined, name: string, rank: number) => {
+    if (tensor?.dims.length !== rank) {
+      throw new InputError(`MultipoleAttention: ${name} must have ${rank} dimensions`);
+    }
+    return tensor.dims;
+  };
+  const [batch = 0, heads = 0, queries = 0, headDim = 0] = dims(query, 'query', 4);
+  const [, kvHeads = 0, keys = 0] = dims(key, 'key', 4);
+  const valueDim = dims(value, 'value', 4)[3]!;
+  const past = pastQuery ? dims(pastQuery, 'past_query', 4)[2]! : 0;
+  const expect = (
+    tensor: Omit<GpuTensor, 'range'> | null | undefined,
+    name: string,
+    wanted: readonly number[],
+  ) => {
+    if (tensor && wanted.some((size, axis) => tensor.dims[axis] !== size)) {
+      throw new InputError(
+        `MultipoleAttention: ${name} has the shape [${tensor.dims.join(', ')}], expected [${wanted.join(', ')}]`,
+      );
+    }
+  };
+  expect(key, 'key', [batch, kvHeads, keys, headDim]);
+  expect(value, 'value', [batch, kvHeads, keys, valueDim]);
+  expect(keyMask, 'key_mask', [batch, keys]);
+  expect(pastQuery, 'past_query', [batch, heads, past, headDim]);
+  if (kvHeads > 0 ? heads % kvHeads !== 0 : heads > 0) {
+    throw new InputError(`MultipoleAttention: ${kvHeads} key heads do not divide ${heads} query heads`);
+  }
+  return { batch, heads, kvHeads, queries, past, keys, headDim, valueDim };
+}
+
+const groupsOf = (threads: number): number => Math.ceil(threads / 256);
+
+/** Heads that are worked on together, counted over the whole batch. */
+export interface HeadChunk {
+  readonly base: number;
+  readonly count: number;
+}
+
+/** Query clusters of a chunk of heads. */
+interface QueryClusters {
+  readonly sets: number;
+  /** [heads, sets, query clusters, D padded to fours] */
+  readonly centroids: GpuRange;
+  /** [heads, P + N] */
+  readonly rowClusters: GpuRange;
+}
+
+/** Memory for the clusters that a chunk of heads retrieves. */
+interface Retrieval extends ChosenPools {
+  /** Clusters per pool, by head. */
+  readonly counts: GpuTable;
+  /** Masses of the rows before a block, for `sliding`. */
+  readonly tail: GpuRange | null;
+  /** Rows in the order of pools, for `cluster`, and their slots by head. */
+  readonly poolOrder: GpuRange | null;
+  readonly slots: number;
+}
+
+/** One call of the operator. */
+class MultipoleCall {
+  readonly #layout: MultipoleLayout;
+  readonly #shape: HeadShape;
+  readonly #scale: number;
+  readonly #query: GpuRange;
+  #keys: SortedRows | null = null;
+
+  constructor(
+    private readonly recorder: GpuRecorder,
+    private readonly tensors: Tensors,
+    private readonly sizes: MultipoleSizes,
+    private readonly parameters: MultipoleParameters,
+    private readonly observer: ChoiceObserver | null,
+  ) {
+    this.#layout = new MultipoleLayout(sizes, parameters);
+    const { headDim, valueDim } = sizes;
+    const past = sizes.past > 0 ? tensors.pastQuery : null;
+    const type = tensors.key.type as FloatType;
+    this.#shape = {
+      type,
+      queryType: past ? 'float32' : type,
+      queryColumns: past ? 4 * quads(headDim) : headDim,
+      headDim,
+      valueDim,
+      tile: tileShape(recorder.device.limits, headDim),
+    };
+    this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
+    this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
+  }
+
+  record(): void {
+    const { batch, heads, keys } = this.sizes;
+    const all = batch * heads;
+    for (let base = 0; base < all; ) {
+      const exact = this.#isExact(base);
+      const most = exact || keys === 0 ? this.#exactHeads : this.#approximateHeads;
+      let count = 1;
+      while (count < most && base + count < all && this.#isExact(base + count) === exact) count++;
+      if (keys === 0) this.#recordWithoutKeys({ base, count });
+      else if (exact) this.#recordExact({ base, count });
+      else this.#recordApproximate({ base, count });
+      base += count;
+    }
+  }
+
+  /** Clusters that a head retrieves per pool; -1 = exact attention. */
+  #retrieve(head: number): number {
+    const { retrieve } = this.parameters;
+    return retrieve[retrieve.length === 1 ? 0 : head % this.sizes.heads]!;
+  }
+
+  #isExact(head: number): boolean {
+    return this.sizes.keys < this.parameters.exactBelow || this.#retrieve(head) < 0;
+  }
+
+  #stateBytes(rows: number): number {
+    return rows * stateQuads(this.sizes.valueDim) * 16;
+  }
+
+  get #exactHeads(): number {
+    return Math.max(1, Math.floor(SCRATCH_BYTES / this.#stateBytes(this.sizes.queries)));
+  }
+
+  /** As many heads as keep their summaries, row states, and masses of a thousand rows in bounds. */
+  get #approximateHeads(): number {
+    const { headDim, valueDim } = this.sizes;
+    const { rows, clusters } = this.#layout;
+    const widest = Math.max(quads(headDim), quads(valueDim));
+    const summaries = this.parameters.queryClusters * clusters * widest * 16;
+    const masses = Math.min(rows, 1024) * clusters * 4;
+    return Math.max(1, Math.floor(SCRATCH_BYTES / Math.max(summaries, masses, this.#stateBytes(rows))));
+  }
+
+  #scratch(name: string, bytes: number): GpuRange {
+    return this.recorder.scratch(`${name} of MultipoleAttention`, bytes);
+  }
+
+  #geometry(heads: HeadChunk, firstRow: number, exact = false): GeometryValues {
+    const { rows, origin, local, segments } = this.#layout;
+    const { causal, segment, keyClusters, queryClusters, group, window } = this.parameters;
+    return {
+      heads: this.sizes.heads,
+      kv_heads: this.sizes.kvHeads,
+      head_base: heads.base,
+      rows,
+      first_row: firstRow,
+      keys: this.sizes.keys,
+      window: Math.min(window, segments),
+      origin,
+      local: Number(local),
+      exact: Number(exact),
+      causal: Number(causal),
+      segment,
+      key_clusters: keyClusters,
+      query_clusters: queryClusters,
+      pool_size: group,
+    };
+  }
+
+  #joinQueries(pastQuery: GpuRange): GpuRange {
+    const { batch, heads, queries, past, headDim } = this.sizes;
+    const threads = batch * heads * (past + queries) * quads(headDim);
+    const joined = this.#scratch('joined queries', threads * 16);
+    this.recorder.dispatch(
+      joinRows(this.#shape.type, headDim),
+      { past, queries, threads },
+      { past_query: pastQuery, query: this.tensors.query.range, joined },
+      groupsOf(threads),
+    );
+    return joined;
+  }
+
+  #recordWithoutKeys(heads: HeadChunk): void {
+    const state = this.#scratch('row states', heads.count * this.#stateBytes(this.sizes.queries));
+    this.recorder.clear(state);
+    this.#finish(heads, this.sizes.queries, 0, state);
+  }
+
+  #recordExact(heads: HeadChunk): void {
+    const state = this.#near(this.#geometry(heads, this.sizes.past, true), heads);
+    this.#finish(heads, this.sizes.queries, 0, state);
+  }
+
+  #recordApproximate(heads: HeadChunk): void {
+    const { past } = this.sizes;
+    const counts = Array.from({ length: heads.count }, (_, h) => this.#retrieve(heads.base + h));
+    const retrieves = this.parameters.retrieveMass > 0 || counts.some(count => count > 0);
+    const firstRow = retrieves ? this.#layout.firstPooled : past;
+    const geometry = this.#geometry(heads, firstRow);
+    const blocks = this.#layout.farBlocks(firstRow);
+
+    const state = this.#near(geometry, heads);
+    if (blocks.length > 0) {
+      this.#keys ??= this.#sortKeys();
+      const clusters = this.#clusterQueries(heads);
+      const retrieval = retrieves ? this.#startRetrieval(heads, firstRow, clusters, counts) : null;
+      for (const block of blocks) this.#far(geometry, heads, block, clusters, retrieval, state);
+      if (retrieval) this.observer?.retrieved(heads, retrieval, geometry);
+      this.#releaseAll(clusters.centroids, clusters.rowClusters, retrieval?.chosen, retrieval?.row_pools);
+      this.#releaseAll(retrieval?.tail, retrieval?.poolOrder);
+    }
+    this.#finish(heads, this.#layout.rows - firstRow, past - firstRow, state);
+  }
+
+  #releaseAll(...ranges: readonly (GpuRange | null | undefined)[]): void {
+    for (const range of ranges) if (range) this.recorder.release(range);
+  }
+
+  /** README, step 3: the keys of every segment, sorted by cluster. */
+  #sortKeys(): SortedRows {
+    const { batch, kvHeads, keys, headDim } = this.sizes;
+    const { keyClusters, keyGrouping, segment, iterations } = this.parameters;
+    const { recorder } = this;
+    const mask = this.tensors.keyMask;
+    const points = {
+      label: 'keys of MultipoleAttention',
+      range: this.tensors.key.range,
+      shape: { type: this.#shape.type, columns: headDim, masked: mask !== null },
+      clusters: keyClusters,
+      headBase: 0,
+      heads: batch * kvHeads,
+      rows: keys,
+      mask: mask?.range ?? null,
+      headsPerMask: kvHeads,
+    };
+    const tables = setTables(
+      this.#layout.keySpans.map(span => ({ ...span, place: span.begin, slot: span.begin })),
+    );
+    const assignment = assignmentScratch(recorder, points, keys);
+    if (keyGrouping === 'contiguous') {
+      assignRuns(recorder, points, tables, Math.ceil((segment || keys) / keyClusters), assignment);
+    } else {
+      recorder.release(kMeans(recorder, points, tables, iterations, assignment));
+    }
+    this.observer?.keyClusters(assignment);
+    const sorted = sortRows(
+      recorder,
+      points.label,
+      points.heads,
+      keyClusters,
+      tables,
+      { assignment, assigned: keys },
+      keys,
+      1,
+    );
+    recorder.release(assignment);
+    return sorted;
+  }
+
+  /** README, step 4. */
+  #clusterQueries(heads: HeadChunk): QueryClusters {
+    const { causal, queryClusters, iterations } = this.parameters;
+    const { rows, centroidSpans } = this.#layout;
+    const { recorder } = this;
+    const points = {
+      label: 'queries of MultipoleAttention',
+      range: this.#query,
+      shape: { type: this.#shape.queryType, columns: this.#shape.queryColumns, masked: false },
+      clusters: queryClusters,
+      headBase: heads.base,
+      heads: heads.count,
+      rows,
+      mask: null,
+      headsPerMask: 1,
+    };
+    const tables = setTables(centroidSpans);
+    const sets = tables.sets;
+    const rowClusters = assignmentScratch(recorder, points, rows);
+    let centroids: GpuRange;
+    if (causal) {
+      const assignment = assignmentScratch(recorder, points, tables.assigned);
+      centroids = kMeans(recorder, points, tables, iterations, assignment);
+      recorder.release(assignment);
+      const spans = this.#layout
+        .blocks(0)
+        .map(block => ({ ...block, set: block.centroidSet, place: block.begin }));
+      assignNearest(recorder, points, { ...setTables(spans), assigned: rows }, centroids, sets, rowClusters);
+    } else {
+      centroids = kMeans(recorder, points, tables, iterations, rowClusters);
+    }
+    this.observer?.queryClusters(heads, rowClusters);
+    this.observer?.queryCentroids(heads, sets, centroids);
+    return { sets, centroids, rowClusters };
+  }
+
+  /** README, step 7, for the rows from `first_row` on: their states. */
+  #near(geometry: GeometryValues, heads: HeadChunk): GpuRange {
+    const { keyMask } = this.tensors;
+    const rows = geometry.rows - geometry.first_row;
+    const state = this.#scratch('row states', heads.count * this.#stateBytes(rows));
+    const tiles = Math.ceil(rows / this.#shape.tile.rows);
+    this.recorder.dispatch(
+      near(this.#shape, keyMask !== null),
+      { ...geometry, scale: this.#scale, tiles },
+      {
+        query: this.#query,
+        key: this.tensors.key.range,
+        value: this.tensors.value.range,
+        state,
+        mask: keyMask?.range ?? null,
+      },
+      heads.count * tiles,
+    );
+    return state;
+  }
+
+  #startRetrieval(
+    heads: HeadChunk,
+    firstRow: number,
+    { rowClusters }: QueryClusters,
+    counts: readonly number[],
+  ): Retrieval {
+    const { recorder, parameters } = this;
+    const { selection, group, queryClusters } = parameters;
+    const { rows, clusters } = this.#layout;
+    let poolBase = 0;
+    let pools: number;
+    let poolOrder: GpuRange | null = null;
+    let row_pools: GpuRange | null = null;
+    let slots = 0;
+    if (selection === 'cluster') {
+      const spans = this.#layout.clusterPoolSpans(firstRow);
+      slots = spans[spans.length - 1]!.slotEnd;
+      const tables = setTables(spans.map(span => ({ ...span, place: span.begin })));
+      const sorted = sortRows(
+        recorder,
+        'pools of MultipoleAttention',
+        heads.count,
+        queryClusters,
+        tables,
+        { assignment: rowClusters, assigned: rows },
+        slots,
+        group,
+      );
+      recorder.release(sorted.starts);
+      poolOrder = sorted.order;
+      row_pools = this.#scratch('pools of rows', heads.count * rows * 4);
+      recorder.clear(row_pools);
+      const threads = heads.count * slots;
+      recorder.dispatch(
+        rowPools,
+        { rows, slots, pool_size: group, threads },
+        { pool_order: poolOrder, row_pools },
+        groupsOf(threads),
+      );
+      pools = slots / group;
+    } else {
+      poolBase = this.#layout.poolOf(Math.max(firstRow, this.#layout.firstVisible));
+      pools = this.#layout.poolOf(rows - 1) + 1 - poolBase;
+    }
+    const words = Math.ceil(clusters / 32);
+    let tail: GpuRange | null = null;
+    if (selection === 'sliding') {
+      tail = this.#scratch('masses of last rows', heads.count * group * clusters * 4);
+      recorder.clear(tail);
+    }
+    const chosen = this.#scratch('chosen clusters', heads.count * pools * words * 4);
+    recorder.clear(chosen);
+    return {
+      counts: recorder.table(
+        'retrieved clusters per pool',
+        Uint32Array.from(counts, count => Math.max(0, count)),
+      ),
+      chosen,
+      row_pools,
+      pool_base: poolBase,
+      pools,
+      words,
+      tail,
+      poolOrder,
+      slots,
+    };
+  }
+
+  /** README, steps 5, 6, 8 and 9 for the rows that share a set of centroids. */
+  #far(
+    geometry: GeometryValues,
+    heads: HeadChunk,
+    block: RowBlock,
+    queries: QueryClusters,
+    retrieval: Retrieval | null,
+    state: GpuRange,
+  ): void {
+    const { recorder, parameters } = this;
+    const { headDim, valueDim } = this.sizes;
+    const { clusters } = block;
+    const summaries = heads.count * parameters.queryClusters * clusters;
+    const summary_weights = this.#scratch('log-weights', summaries * 4);
+    const summary_keys = this.#scratch('tilted keys', summaries * quads(headDim) * 16);
+    const summary_values = this.#scratch('tilted values', summaries * quads(valueDim) * 16);
+    const sorted = this.#keys!;
+    recorder.dispatch(
+      summarize(this.#shape),
+      {
+        ...geometry,
+        scale: this.#scale,
+        sets: queries.sets,
+        centroid_set: block.centroidSet,
+        all_clusters: this.#layout.clusters,
+        clusters,
+      },
+      {
+        centroids: queries.centroids,
+        key: this.tensors.key.range,
+        value: this.tensors.value.range,
+        starts: sorted.starts,
+        members: sorted.order,
+        summary_weights,
+        summary_keys,
+        summary_values,
+      },
+      heads.count * Math.ceil(parameters.queryClusters / this.#shape.tile.rows) * clusters,
+    );
+    const rows = Math.floor(SCRATCH_BYTES / (heads.count * clusters * 4));
+    for (const part of this.#layout.split(block, rows)) {
+      this.#farPart(
+        geometry,
+        heads,
+        part,
+        queries,
+        { summary_weights, summary_keys, summary_values },
+        retrieval,
+        state,
+      );
+    }
+    this.#releaseAll(summary_weights, summary_keys, summary_values);
+  }
+
+  #farPart(
+    geometry: GeometryValues,
+    heads: HeadChunk,
+    block: RowBlock,
+    queries: QueryClusters,
+    summaries: Readonly<Record<'summary_weights' | 'summary_keys' | 'summary_values', GpuRange>>,
+    retrieval: Retrieval | null,
+    state: GpuRange,
+  ): void {
+    const { recorder, parameters } = this;
+    const { valueDim } = this.sizes;
+    const { clusters } = block;
+    const size = block.end - block.begin;
+    const tileRows = this.#shape.tile.rows;
+    const slots = slotCapacity(size, parameters.queryClusters, tileRows);
+    const { starts, order } = sortRows(
+      recorder,
+      'rows of MultipoleAttention',
+      heads.count,
+      parameters.queryClusters,
+      setTables([{ begin: block.begin, end: block.end, place: block.begin }]),
+      { assignment: queries.rowClusters, assigned: geometry.rows },
+      slots,
+      tileRows,
+    );
+    const masses = this.#scratch('far masses', heads.count * size * clusters * 4);
+    const tiles = slots / tileRows;
+    const panels = Math.ceil(clusters / PANEL);
+    const values = { ...geometry, block_begin: block.begin, block_end: block.end, clusters };
+    recorder.dispatch(
+      estimates(this.#shape),
+      { ...values, scale: this.#scale, sets: queries.sets, centroid_set: block.centroidSet, tiles, panels },
+      {
+        query: this.#query,
+        centroids: queries.centroids,
+        order,
+        row_clusters: queries.rowClusters,
+        summary_weights: summaries.summary_weights,
+        summary_keys: summaries.summary_keys,
+        masses,
+      },
+      heads.count * tiles * panels,
+    );
+    recorder.dispatch(normalize(valueDim), values, { masses, state }, heads.count * size);
+    if (retrieval) this.#choose(values, heads, block, masses, retrieval);
+    recorder.dispatch(
+      farValues(this.#shape, retrieval && parameters.selection),
+      { ...values, ...poolValues(retrieval), tiles },
+      {
+        order,
+        row_clusters: queries.rowClusters,
+        masses,
+        summary_values: summaries.summary_values,
+        state,
+        chosen: retrieval?.chosen ?? null,
+        row_pools: retrieval?.row_pools ?? null,
+      },
+      heads.count * tiles,
+    );
+    if (retrieval) {
+      const rowTiles = Math.ceil(size / tileRows);
+      recorder.dispatch(
+        retrieved(this.#shape, parameters.selection),
+        {
+          ...values,
+          ...poolValues(retrieval),
+          scale: this.#scale,
+          all_clusters: this.#layout.clusters,
+          tiles: rowTiles,
+        },
+        {
+          query: this.#query,
+          key: this.tensors.key.range,
+          value: this.tensors.value.range,
+          starts: this.#keys!.starts,
+          members: this.#keys!.order,
+          state,
+          chosen: retrieval.chosen,
+          row_pools: retrieval.row_pools,
+        },
+        heads.count * rowTiles,
+      );
+    }
+    this.#releaseAll(starts, order, masses);
+  }
+
+  /** README, step 8: the clusters that each pool of a block's rows retrieves. */
+  #choose(
+    values: GeometryValues & Readonly<Record<'block_begin' | 'block_end' | 'clusters', number>>,
+    heads: HeadChunk,
+    block: RowBlock,
+    masses: GpuRange,
+    retrieval: Retrieval,
+  ): void {
+    const { recorder, parameters } = this;
+    const { clusters } = block;
+    const all_clusters = this.#layout.clusters;
+    const { first, count } = this.#poolsOf(block, values.first_row);
+    const panels = Math.ceil(clusters / 256);
+    const means = this.#scratch('pool means', heads.count * count * clusters * 4);
+    const pools = { first_pool: first, block_pools: count };
+    recorder.dispatch(
+      poolMeans(parameters.selection),
+      { ...values, ...pools, panels, all_clusters, slots: retrieval.slots },
+      { masses, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
+      heads.count * count * panels,
+    );
+    if (retrieval.tail) {
+      const kept = Math.min(parameters.group, block.end - block.begin);
+      const threads = heads.count * kept * all_clusters;
+      recorder.dispatch(
+        keepTail,
+        { ...values, kept, all_clusters, threads },
+        { masses, tail: retrieval.tail },
+        groupsOf(threads),
+      );
+    }
+    recorder.dispatch(
+      choose,
+      { ...values, ...poolValues(retrieval), ...pools, retrieve_mass: parameters.retrieveMass },
+      { retrieve: retrieval.counts, means, chosen: retrieval.chosen },
+      heads.count * count,
+    );
+    recorder.release(means);
+  }
+
+  /** The pools whose rows a block holds. */
+  #poolsOf(block: RowBlock, firstRow: number): { first: number; count: number } {
+    const { selection, group } = this.parameters;
+    if (selection !== 'cluster') {
+      const first = this.#layout.poolOf(block.begin);
+      return { first, count: this.#layout.poolOf(block.end - 1) + 1 - first };
+    }
+    const spans = this.#layout
+      .clusterPoolSpans(firstRow)
+      .filter(span => span.begin >= block.begin && span.end <= block.end);
+    const first = spans[0]!.slot / group;
+    return { first, count: spans[spans.length - 1]!.slotEnd / group - first };
+  }
+
+  /** Writes the outputs from the state, which has `stateRows` rows by head, and releases it. */
+  #finish(heads: HeadChunk, stateRows: number, stateSkip: number, state: GpuRange): void {
+    const { queries, valueDim } = this.sizes;
+    const { output, lse } = this.tensors;
+    const values = {
+      state_rows: stateRows,
+      state_skip: stateSkip,
+      queries,
+      head_base: heads.base,
+      head_count: heads.count,
+    };
+    const words = (columns: number, type: FloatType) => {
+      const perWord = type === 'float32' ? 1 : 2;
+      const begin = heads.base * queries * columns;
+      const end = begin + heads.count * queries * columns;
+      return Math.ceil(end / perWord) - Math.floor(begin / perWord);
+    };
+    for (const [tensor, kernel, columns, empty] of [
+      [output, finishOutput, valueDim, 0],
+      [lse, finishLse, 1, Number.NEGATIVE_INFINITY],
+    ] as const) {
+      if (!tensor) continue;
+      const type = tensor.type as FloatType;
+      this.recorder.dispatch(
+        kernel(type, valueDim),
+        { ...values, empty },
+        { state, result: tensor.range },
+        groupsOf(words(columns, type)),
+      );
+    }
+    this.recorder.release(state);
+  }
+}
+
+const poolValues = (retrieval: Retrieval | null) => ({
+  pool_base: retrieval?.pool_base ?? 0,
+  pools: retrieval?.pools ?? 0,
+  words: retrieval?.words ?? 0,
+});

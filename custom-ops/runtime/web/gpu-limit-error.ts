@@ -1,0 +1,24 @@
+/** A tensor that the device cannot hold, found before anything was allocated. */
+export class GpuLimitError extends Error {
+  override readonly name = 'GpuLimitError';
+
+  constructor(
+    /** What the tensor is, for instance `logits of MultipoleAttention`. */
+    readonly tensor: string,
+    readonly bytes: number,
+    readonly limit: 'maxStorageBufferBindingSize' | 'maxBufferSize',
+    readonly allowed: number,
+  ) {
+    super(
+      `${tensor} takes ${bytes} bytes, more than the ${allowed} bytes of this device's ${limit}: ` +
+        'shorten the input, lower the batch, or run the model on wasm',
+    );
+  }
+}
+
+/** @throws GpuLimitError when a storage buffer of `bytes` bytes is more than `limits` allow */
+export function checkBufferSize(limits: GPUSupportedLimits, tensor: string, bytes: number): void {
+  for (const limit of ['maxStorageBufferBindingSize', 'maxBufferSize'] as const) {
+    if (bytes > limits[limit]) throw new GpuLimitError(tensor, bytes, limit, limits[limit]);
+  }
+}
