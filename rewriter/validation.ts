@@ -41,9 +41,6 @@ export interface LengthValidation {
   readonly outputs: readonly OutputValidation[];
   readonly sites: readonly SiteValidation[];
   readonly passed: boolean;
-  /** One run each, unrepeated: an indication, not a benchmark. */
-  readonly original_ms: number;
-  readonly rewritten_ms: number;
 }
 
 export interface OutputValidation extends Difference {

@@ -54,7 +54,6 @@ interface Reference {
   readonly length: number | null;
   readonly feeds: ReadonlyMap<string, TensorValue>;
   readonly outputs: ReadonlyMap<string, TensorValue>;
-  readonly ms: number;
 }
 
 /** The shortest length that validation falls back to when the original takes no longer one. */
@@ -124,7 +123,7 @@ async function compareModels(
   const compared = await runRewritten(rewritten, references, sites, advance);
 
   const results = references.map((reference, i): LengthValidation => {
-    const { outputs, ms } = compared.lengths[i]!;
+    const outputs = compared.outputs[i]!;
     const measured = sites.map(site => site.lengths[i]!.result);
     const unseen = hidden.map(id => ({
       id,
@@ -142,8 +141,6 @@ async function compareModels(
       passed:
         outputs.every(output => within(output, max_output_error)) &&
         measured.every(({ details }) => details.isolated === null || within(details.isolated, max_error)),
-      original_ms: reference.ms,
-      rewritten_ms: ms,
     };
   });
   if (sites.length > 0 && results.every(({ sites }) => sites.every(site => site.note !== null))) {
@@ -190,10 +187,9 @@ async function runOriginal(
       let length = wanted;
       for (;;) {
         const feeds = source.at(length);
-        const start = performance.now();
         try {
           const outputs = await session.run(feeds);
-          references.push({ length: sequenceLength(feeds), feeds, outputs, ms: performance.now() - start });
+          references.push({ length: sequenceLength(feeds), feeds, outputs });
           break;
         } catch (error) {
           if (!mayShorten || length === null || length / 2 < SHORTEST) {
@@ -216,7 +212,7 @@ async function runRewritten(
   references: readonly Reference[],
   sites: readonly MeasuredSite[],
   advance: (label: string) => void,
-): Promise<{ runtime: RuntimeDescription; lengths: { outputs: OutputValidation[]; ms: number }[] }> {
+): Promise<{ runtime: RuntimeDescription; outputs: OutputValidation[][] }> {
   const failed = (error: unknown, what: string) =>
     new CheckFailure(`${rewritten.label}: the rewritten model ${what}: ${(error as Error).message}`, {
       cause: error,
@@ -226,26 +222,23 @@ async function runRewritten(
     throw failed(error, 'cannot be loaded');
   });
   try {
-    const lengths: { outputs: OutputValidation[]; ms: number }[] = [];
+    const compared: OutputValidation[][] = [];
     for (const [i, { length, feeds, outputs }] of references.entries()) {
       advance(`rewritten${atLength(length)}`);
-      const start = performance.now();
       const actual = await session.run(feeds).catch(error => {
         throw failed(error, `fails${atLength(length)}, where the original runs`);
       });
-      const ms = performance.now() - start;
       const empty = sites
         .map(site => site.lengths[i]!.rowsWithoutKeys)
         .reduce<RowsWithoutKeys | null>((all, rows) => rows?.union(all) ?? all, null);
-      lengths.push({
-        ms,
-        outputs: [...outputs].map(([name, expected]) => ({
+      compared.push(
+        [...outputs].map(([name, expected]) => ({
           name,
           ...difference(expected, actual.get(name)!, empty?.elementsOf(expected.dims, 1)),
         })),
-      });
+      );
     }
-    return { runtime: session.runtime, lengths };
+    return { runtime: session.runtime, outputs: compared };
   } finally {
     await session.release();
   }
