@@ -10,19 +10,21 @@ export function renderValidation(validation: Validation): string {
   const sections = validation.lengths.map(length =>
     [
       `${colors.bold(lengthTitle(length))}: ${verdict(length.passed)}`,
-          `(one run each: ${formatDuration(length.original_ms)}, ${formatDuration(length.rewritten_ms)})`,
-        ),
       ...(length.sites.length === 0
         ? []
         : [
             table(
-              [title: 'site' ,title: 'isolated', align: 'right' ,title: 'propagated', align: 'right' ,title: 'note' ,
+              [
+                { title: 'site' },
+                { title: 'isolated', align: 'right' },
+                { title: 'propagated', align: 'right' },
+                { title: 'note' },
               ],
-              length.sites.map((id, details, note, rows_without_keys ) => [
+              length.sites.map(({ id, details, note, rows_without_keys }) => [
                 id,
                 graded(details.isolated, budgets.max_error),
                 errorText(details.propagated),
-                [note, rows_without_keys > 0 ? `$rows_without_keysrows without keys left out` : null]
+                [note, rows_without_keys > 0 ? `${rows_without_keys} rows without keys left out` : null]
                   .filter(part => part !== null)
                   .join('; '),
               ]),
@@ -45,13 +47,13 @@ export function renderValidation(validation: Validation): string {
     ].join('\n'),
   );
   return [
-    `Validated on inputs: $validation.inputs; $describeRuntime(validation.runtime)`,
-    `Errors are relative squared errors; budgets: site $budgets.max_error, output $budgets.max_output_error`,
-    ...validation.notes.map(text => colors.yellow(`note: $text`)),
+    `Validated on inputs: ${validation.inputs}; ${describeRuntime(validation.runtime)}`,
+    `Errors are relative squared errors; budgets: site ${budgets.max_error}, output ${budgets.max_output_error}`,
+    ...validation.notes.map(text => colors.yellow(`note: ${text}`)),
     '',
     sections.join('\n\n'),
     '',
-    `Validation $verdict(validation.passed).`,
+    `Validation ${verdict(validation.passed)}.`,
   ].join('\n');
 }
 
