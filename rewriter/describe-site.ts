@@ -2,18 +2,14 @@ import type { Graph } from './graph/graph.js';
 import type { Node } from './graph/node.js';
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
-import type { Value } from './graph/value.js';
 import { hidesLaterKeys } from './masks/causal.js';
 import { type MaskFacts, maskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
-import type { Extent } from './masks/logits.js';
-import { chooseOperands, type Operands, outputOperand } from './match/assemble.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
-import { upstreamOf } from './match/operands.js';
 import { DataType } from './onnx/spec.js';
+import { type LocatedOperands, locateOperands } from './patterns/locate-operands.js';
 import type { Attention, FormContext } from './patterns/source-form.js';
-import { PLAIN, type Trial } from './probe/laboratory.js';
-import { UnknownSample } from './probe/sample.js';
+import { type Laboratory, PLAIN } from './probe/laboratory.js';
 import type { AttentionSite } from './site.js';
 
 /**
@@ -28,50 +24,57 @@ export function describeSite(
 ): AttentionSite | string {
   const { laboratory, graph } = context;
   const dataType = laboratory.trials[0]!.probe(PLAIN).sample(attention.output).dataType;
-  const operands = chooseOperands(attention, dataType, laboratory);
+  const operands = locateOperands(attention, dataType, laboratory);
   if (typeof operands === 'string') return operands;
-  const { query, key, value } = operands;
-  const output = outputOperand(attention.output, attention.result, query.sizes, laboratory);
-  if (output === null) return 'the output has no layout of batch, heads, sequence and head size';
-
-  const extent = (trial: Trial): Extent => extentAt(operands, trial);
   const scope = attention.named.graph;
-  const facts = maskFacts(attention.logits, { laboratory, constants: graph.constants, graph: scope, extent });
-  const outer = totalFactor(attention.query.value, context) * totalFactor(attention.key.value, context);
-  const between = facts.factor === null ? null : facts.factor * attention.productFactor;
-  const headDim = fixed(query.sizes.map(size => size.headDim));
-  const past = attention.past || joinsCache(attention.key.value) || joinsCache(attention.value.value);
-  const mask = maskKind(facts);
-  const site = {
+  const facts = maskFacts(attention.logits, {
+    laboratory,
+    constants: graph.constants,
+    graph: scope,
+    extent: trial => operands.extent(trial),
+  });
+  const { headDim } = operands;
+  const scale = facts.factor === null ? null : facts.factor * attention.productFactor;
+  const past = attention.pastKey !== null || readsCache(attention);
+  const site: Description = {
     id: attention.output.name,
     scope: scopeOf(attention.named),
     graphPath: pathOf(scope),
     pattern: form,
-    query: { value: query.value.name, layout: query.layout },
-    key: { value: key.value.name, layout: key.layout },
-    value: { value: value.value.name, layout: value.layout },
-    output: { value: output.value.name, layout: output.layout },
-    queryHeads: fixed(query.sizes.map(size => size.heads)),
-    kvHeads: fixed(key.sizes.map(size => size.heads)),
+    query: operands.query,
+    key: operands.key,
+    value: operands.value,
+    output: operands.output,
+    queryHeads: operands.queryHeads,
+    kvHeads: operands.kvHeads,
     headDim,
-    scale: between === null ? null : asInverseRoot(between * outer, headDim),
-    operatorScale: between === null ? null : asInverseRoot(between * query.factor * key.factor, headDim),
-    mask,
+    scale: scale === null ? null : unrounded(scale * operands.carried * operands.missing, headDim),
+    operatorScale: scale === null ? null : unrounded(scale * operands.missing, headDim),
+    mask: maskKind(facts),
     causal: hidesLaterKeys(facts),
     keyMask: facts.keyMask,
-    alignment: facts.alignment,
+    alignment: hidesLaterKeys(facts) ? facts.alignment : 'equal',
     emptyRow: emptyRow(facts, attention),
     past,
-    kind: kindOf(operands, attention, past),
+    kind: kindOf(attention, operands, past, laboratory),
     dtype: DTYPES[dataType] ?? null,
-  } satisfies Omit<AttentionSite, 'nodes' | 'replaceable' | 'reason'>;
-  const kept = new Set([query.value, key.value, value.value]);
-  const named = facts.keyMask === null ? null : scope.resolve(facts.keyMask.value);
-  if (named !== null) kept.add(named);
-  const nodes = deadNodes([output.value], kept);
+  };
+  const kept = [
+    operands.query,
+    operands.key,
+    operands.value,
+    ...(facts.keyMask === null ? [] : [facts.keyMask]),
+  ];
+  const nodes = deadNodes(
+    [scope.resolve(operands.output.value)!],
+    new Set(kept.map(({ value }) => scope.resolve(value)!)),
+  );
   const reason = refusal(site, nodes, attention, facts);
   return { ...site, nodes, replaceable: reason === null, reason };
 }
+
+/** A site but for what follows from the rest. */
+type Description = Omit<AttentionSite, 'nodes' | 'replaceable' | 'reason'>;
 
 const DTYPES: Readonly<Partial<Record<DataType, NonNullable<AttentionSite['dtype']>>>> = {
   [DataType.FLOAT]: 'float32',
@@ -80,31 +83,13 @@ const DTYPES: Readonly<Partial<Record<DataType, NonNullable<AttentionSite['dtype
   [DataType.DOUBLE]: 'float64',
 };
 
-function extentAt({ query, key }: Operands, trial: Trial): Extent {
-  const q = query.sizesAt(trial);
-  const k = key.sizesAt(trial);
-  if (q === null || k === null)
-    throw new UnknownSample('query and key are laid out otherwise at other lengths');
-  return { batch: q.batch, heads: q.heads, rows: q.length, columns: k.length };
-}
-
-/** All constants that an operand has been multiplied by since it was projected. */
-function totalFactor(operand: Value, { laboratory }: FormContext): number {
-  return upstreamOf(operand, laboratory).at(-1)!.factor;
-}
-
-/** The size that all trials have in common; null for a size of the input. */
-function fixed(sizes: readonly number[]): number | null {
-  return sizes.every(size => size === sizes[0]) ? sizes[0]! : null;
-}
-
 /**
- * Exporters store 1/sqrt(d), or its root on both sides, in single precision; a scale that is 1/sqrt(d) but for
- * that rounding is 1/sqrt(d).
+ * Exporters store 1/sqrt(d), or its root on both sides, in single precision, and biases cost digits; a scale
+ * that is 1/sqrt(d) or 1 but for such rounding is that.
  */
-function asInverseRoot(scale: number, headDim: number | null): number {
-  const exact = headDim === null ? Number.NaN : 1 / Math.sqrt(headDim);
-  return Math.abs(scale / exact - 1) < 2 ** -22 ? exact : scale;
+function unrounded(scale: number, headDim: number | null): number {
+  const exact = headDim === null ? [1] : [1 / Math.sqrt(headDim), 1];
+  return exact.find(value => Math.abs(scale / value - 1) < 2 ** -22) ?? scale;
 }
 
 /** Names of the nodes around a subgraph, outermost first. */
@@ -114,27 +99,34 @@ function pathOf(graph: Graph): readonly string[] {
   return [...pathOf(node.graph), node.name !== '' ? node.name : (node.outputs[0]?.name ?? '')];
 }
 
-function emptyRow(facts: MaskFacts, { emptySoftmax }: Attention): AttentionSite['emptyRow'] {
-  switch (facts.emptyRow) {
-    case 'equal':
-      return 'mean';
-    case 'infinite':
-      return emptySoftmax;
-    default:
-      return facts.emptyRow;
-  }
+function emptyRow(facts: MaskFacts, attention: Attention): AttentionSite['emptyRow'] {
+  const { emptyRow: logits } = facts;
+  return logits === 'equal' || logits === 'infinite' ? attention.emptyRow[logits] : logits;
 }
 
-function kindOf({ query, key }: Operands, attention: Attention, past: boolean): AttentionSite['kind'] {
+function readsCache({ operands }: Attention): boolean {
+  return operands.kind === 'read' && (joinsCache(operands.key.value) || joinsCache(operands.value.value));
+}
+
+function kindOf(
+  { operands: read }: Attention,
+  operands: LocatedOperands,
+  past: boolean,
+  laboratory: Laboratory,
+): AttentionSite['kind'] {
   if (past) return 'cached';
-  if (query.sizes.some((size, t) => size.length !== key.sizes[t]!.length)) return 'cross';
-  const given = isGivenWhole(attention.key.value) && !isGivenWhole(attention.query.value);
-  return given || !shareSource(attention.query.value, attention.key.value) ? 'cross' : 'self';
+  if (read.kind === 'projected') return 'self';
+  const extents = laboratory.trials.map(trial => operands.extent(trial));
+  if (extents.some(({ rows, columns }) => rows !== columns)) return 'cross';
+  const { query, key } = read;
+  // Where the query itself comes from outside, nothing is known of its source.
+  if (isGivenWhole(query.value)) return 'self';
+  return isGivenWhole(key.value) || !shareSource(query.value, key.value) ? 'cross' : 'self';
 }
 
 /** Why no operator may replace the site; null when one may. */
 function refusal(
-  site: Omit<AttentionSite, 'nodes' | 'replaceable' | 'reason'>,
+  site: Description,
   nodes: readonly Node[],
   attention: Attention,
   facts: MaskFacts,

@@ -20,49 +20,57 @@ export interface Findings {
   readonly statistics: readonly FormStatistics[];
 }
 
-/** Nodes that a partial match needs before it is worth telling: the product with the values and the softmax. */
-const NEAR = 2;
-
 /** Finds every place of a model, subgraphs included, that computes attention, and those that nearly do. */
 export function findSites(graph: ModelGraph): Findings {
   const context: FormContext = { graph, laboratory: new Laboratory(graph) };
+  const nodes = [...graph.main.withSubgraphs()].flatMap(scope => scope.nodes);
+  const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
   const sites: AttentionSite[] = [];
-  const misses: (NearMiss & { readonly at: Node })[] = [];
-  const counts = SOURCE_FORMS.map(form => ({ form, attempts: 0, hits: 0 }));
-  for (const scope of graph.main.withSubgraphs()) {
-    for (const node of scope.nodes) {
-      for (const count of counts) {
-        if (!count.form.anchors.includes(node.type)) continue;
-        count.attempts++;
-        const found = attempt(count.form, node, context);
-        if ('matched' in found) {
-          if (found.matched >= NEAR) {
-            misses.push({ at: node, node: found.node.name, pattern: count.form.name, reason: found.reason });
-          }
-          continue;
-        }
-        count.hits++;
-        sites.push(found);
-        break;
+  const nearMisses: NearMiss[] = [];
+  const explained = new Set<Node>();
+  const tell = (form: SourceForm, miss: Miss) => {
+    nearMisses.push({ node: miss.node.name || miss.node.label, pattern: form.name, reason: miss.reason });
+    for (const node of miss.nodes) explained.add(node);
+  };
+  for (const node of nodes) {
+    for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
+      const count = counts.get(form)!;
+      count.attempts++;
+      const found = attempt(form, node, context);
+      if ('near' in found) {
+        if (found.near) tell(form, found);
+        continue;
       }
+      count.hits++;
+      sites.push(found.site);
+      for (const member of found.nodes) explained.add(member);
     }
   }
-  return {
-    sites: withUniqueIds(sites),
-    nearMisses: misses.map(({ node, pattern, reason }) => ({ node, pattern, reason })),
-    statistics: counts.map(({ form, attempts, hits }) => ({ pattern: form.name, attempts, hits })),
-  };
+  for (const node of nodes) {
+    for (const form of SOURCE_FORMS) {
+      if (explained.has(node) || form.marks?.includes(node.type) !== true) continue;
+      const miss = form.explain?.(node, context) ?? null;
+      if (miss !== null) tell(form, miss);
+    }
+  }
+  const statistics = [...counts].map(([form, count]) => ({ pattern: form.name, ...count }));
+  return { sites: withUniqueIds(sites), nearMisses, statistics };
 }
 
-function attempt(form: SourceForm, node: Node, context: FormContext): AttentionSite | Miss {
+function attempt(
+  form: SourceForm,
+  node: Node,
+  context: FormContext,
+): { readonly site: AttentionSite; readonly nodes: Iterable<Node> } | Miss {
   try {
     const attention = form.recognize(node, context);
     if (isMiss(attention)) return attention;
     const site = describeSite(form.name, attention, context);
-    return typeof site === 'string' ? { node, reason: site, matched: attention.nodes.size } : site;
+    if (typeof site !== 'string') return { site, nodes: attention.nodes };
+    return { node, reason: site, near: true, nodes: [...attention.nodes] };
   } catch (error) {
     if (!(error instanceof UnknownSample)) throw error;
-    return { node, reason: error.message, matched: NEAR };
+    return { node, reason: error.message, near: true, nodes: [node] };
   }
 }
 

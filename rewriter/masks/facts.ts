@@ -95,7 +95,7 @@ class Investigation {
     this.distances = [...DISTANCES, ...numbers.flatMap(number => [number - 1, number, number + 1])];
     this.tokens = [...new Set([0, 1, 2, ...numbers.slice(0, 8)])];
     // Beyond every number in the mask, or as far as the model goes.
-    const long = source.terms.length === 0 ? null : laboratory.longTrial(2 * Math.max(24, ...numbers) + 9);
+    const long = !source.masked ? null : laboratory.longTrial(2 * Math.max(24, ...numbers) + 9);
     this.trials = long === null ? laboratory.trials : [...laboratory.trials, long];
   }
 
@@ -104,7 +104,7 @@ class Investigation {
     const tables = this.trials.map(trial => this.table(trial, this.uniformFeed(present, PLAIN.seed)));
     const other = this.table(this.trials[0]!, this.uniformFeed(present, OTHER_DATA.seed));
     const visible = tables.flatMap(table => table.entries.filter(entry => !entry.hidden));
-    const facts = { ...NO_FACTS, masked: this.source.terms.length > 0 };
+    const facts = { ...NO_FACTS, masked: this.source.masked };
     if (visible.some(entry => entry.factor === null)) return { ...facts, softcap: true };
     if (tables.some(table => table.entries.every(entry => entry.hidden))) {
       return { ...facts, unclear: 'the mask hides every key' };

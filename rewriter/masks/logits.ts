@@ -22,8 +22,10 @@ export interface Place {
  * biases it, evaluated element by element.
  */
 export interface LogitSource {
-  /** Values that take part besides q and k; empty when nothing masks or biases the scores. */
+  /** Values that take part besides q and k and constant factors. */
   readonly terms: readonly Value[];
+  /** Something else than factors takes part: a mask or a bias, if perhaps one without effect. */
+  readonly masked: boolean;
   /** @throws UnknownSample when an operator in between cannot be followed */
   at(probe: Probe, extent: Extent): (place: Place, product: number) => number;
 }

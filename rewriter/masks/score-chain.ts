@@ -8,9 +8,14 @@ import type { Extent, LogitSource, Place } from './logits.js';
 /** Inputs that say how to move elements, not what they are. */
 const PARAMETERS: ReadonlySet<string> = new Set(['Reshape', 'Unsqueeze', 'Squeeze', 'Clip']);
 
+function multiplies({ type }: Node): boolean {
+  return type === 'Mul' || type === 'Div';
+}
+
 /** The nodes between a product and the softmax, evaluated as the graph has them. */
 export class ScoreChain implements LogitSource {
   readonly terms: readonly Value[];
+  readonly masked: boolean;
   private readonly computed: ReadonlySet<Value>;
 
   /** `steps` compute `logits` from `scores`, and nothing else does. */
@@ -29,9 +34,11 @@ export class ScoreChain implements LogitSource {
       .flatMap(step => step.inputs.map(value => ({ step, value })));
     this.terms = operands.flatMap(({ step, value }) => {
       if (value === null || this.computed.has(value)) return [];
-      const scales = (step.type === 'Mul' || step.type === 'Div') && laboratory.scalar(value) !== null;
-      return scales ? [] : [value];
+      return multiplies(step) && laboratory.scalar(value) !== null ? [] : [value];
     });
+    this.masked = steps.some(
+      step => !PARAMETERS.has(step.type) && !multiplies(step) && step.inputs.length > 1,
+    );
   }
 
   at(probe: Probe, extent: Extent): (place: Place, product: number) => number {

@@ -12,6 +12,7 @@ import {
   expandView,
   identityView,
   reshapeView,
+  sizeOfRuns,
   tileView,
   transposeView,
   type View,
@@ -70,18 +71,27 @@ export function productOperand(
   };
 }
 
-/** A 4-D operand [B,H,N,D], or a 3-D one [B,N,H*D] of `heads` heads. */
-export function headOperand(value: Value, heads: number): OperandAxes {
+/** A 4-D value [B,H,N,D], or a 3-D one [B,N,H*D] of `heads` heads. */
+export interface Headed {
+  readonly value: Value;
+  readonly heads: number;
+}
+
+/** An operand of an operator that takes heads apart itself, and repeats them for the heads of its query. */
+export function headOperand({ value, heads }: Headed, query: Headed): OperandAxes {
   return {
     value,
     runs: (view, trial) => {
-      if (view.length === 4)
-        return { lead: canonical([...view[0]!, ...view[1]!]), rows: view[2]!, columns: view[3]! };
       const { dims } = trial.probe(PLAIN).sample(value);
-      const split =
-        dims.length === 3 ? reshapeView(view, [dims[0]!, dims[1]!, heads, dims[2]! / heads]) : null;
+      const by4 = view.length === 4;
+      const split = by4 ? view : reshapeView(view, [dims[0]!, dims[1]!, heads, dims[2]! / heads]);
       if (split === null) return null;
-      return { lead: canonical([...split[0]!, ...split[2]!]), rows: split[1]!, columns: split[3]! };
+      const [batch, one, other, columns] = split;
+      const [head, rows] = by4 ? [one!, other!] : [other!, one!];
+      const queryDims = trial.probe(PLAIN).sample(query.value).dims;
+      const queryHeads = queryDims.length === 4 ? queryDims[1]! : query.heads;
+      const repeats = { size: queryHeads / sizeOfRuns(head), stride: 0 };
+      return { lead: canonical([...batch!, ...head, repeats]), rows, columns: columns! };
     },
   };
 }

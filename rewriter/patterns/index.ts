@@ -1,5 +1,15 @@
+import { groupQueryAttention } from './group-query-attention.js';
+import { multiHeadAttention } from './multi-head-attention.js';
+import { onnxAttention } from './onnx-attention.js';
+import { projectingAttention } from './projecting-attention.js';
 import { softmaxAttention } from './softmax-attention.js';
 import type { SourceForm } from './source-form.js';
 
-/** Every source form; a node belongs to the first that recognizes it. */
-export const SOURCE_FORMS: readonly SourceForm[] = [softmaxAttention];
+/** Every source form; their anchors are disjoint. */
+export const SOURCE_FORMS: readonly SourceForm[] = [
+  softmaxAttention,
+  onnxAttention,
+  multiHeadAttention,
+  projectingAttention,
+  groupQueryAttention,
+];

@@ -23,7 +23,13 @@ import type { Attention, FormContext, Miss, SourceForm } from './source-form.js'
  * and decomposed scaled_dot_product_attention alike. What stands between Q K^T and the softmax is a chain of
  * steps in any order and number; how Q, K and V come to the products is left to the operands.
  */
-export const softmaxAttention: SourceForm = { name: 'softmax-attention', anchors: PRODUCTS, recognize };
+export const softmaxAttention: SourceForm = {
+  name: 'softmax-attention',
+  anchors: PRODUCTS,
+  recognize,
+  marks: ['Softmax'],
+  explain,
+};
 
 /** From the softmax back to the scores. */
 const logits: Pattern = oneOf('step', {
@@ -71,9 +77,11 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const { laboratory, graph } = context;
   const output = anchor.outputs[0]!;
   const found = match(weightedSum, output, graph.constants, value => laboratory.rank(value));
-  if (!isMatch(found))
-    return { node: found.node ?? anchor, reason: found.reason, matched: found.matched.length };
-  const miss = (reason: string): Miss => ({ node: anchor, reason, matched: found.matched.length });
+  if (!isMatch(found)) {
+    const near = found.matched.some(({ type }) => type === 'Softmax');
+    return { node: found.node ?? anchor, reason: found.reason, near, nodes: found.matched };
+  }
+  const miss = (reason: string): Miss => ({ node: anchor, reason, near: true, nodes: found.matched });
 
   const scoresNode = found.nodes.get('scores')!;
   const softmaxNode = found.nodes.get('softmax')!;
@@ -102,29 +110,43 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
       );
     }
   }
+  const guardedRows = found.choices.some(
+    ({ tag, alternative }) => tag === 'emptyRow' && alternative === 'zeros',
+  );
+  const queryAxes = { value: scores.left, axesOf: scores.axes.left };
+  const keyAxes = { value: scores.right, axesOf: scores.axes.right };
   return {
-    query: productOperand(scores.left, scores.axes.left, 'outer', {
-      value: scores.right,
-      axesOf: scores.axes.right,
-    }),
-    key: productOperand(scores.right, scores.axes.right, 'outer', {
-      value: scores.left,
-      axesOf: scores.axes.left,
-    }),
-    value: productOperand(sum.right, sum.axes.right, 'inner', { value: sum.left, axesOf: sum.axes.left }),
+    operands: {
+      kind: 'read',
+      query: productOperand(scores.left, scores.axes.left, 'outer', keyAxes),
+      key: productOperand(scores.right, scores.axes.right, 'outer', queryAxes),
+      value: productOperand(sum.right, sum.axes.right, 'inner', { value: sum.left, axesOf: sum.axes.left }),
+    },
     output,
     result: sum.result,
     productFactor: scores.factor,
     logits: chain,
-    emptySoftmax: found.choices.some(({ tag, alternative }) => tag === 'emptyRow' && alternative === 'zeros')
-      ? 'zeros'
-      : 'nan',
-    past: false,
+    emptyRow: { infinite: guardedRows ? 'zeros' : 'nan', equal: 'mean' },
+    pastKey: null,
     named: anchor,
     interior: interiorOf(found.matched, anchor, softmaxAt),
     nodes: new Set(found.matched),
     refusals: sum.factor === 1 ? [] : ['the weighted sum is scaled'],
   };
+}
+
+/** A softmax over products of two computed values that does not go on to weight values. */
+function explain(softmaxNode: Node, context: FormContext): Miss | null {
+  const { laboratory, graph } = context;
+  const output = softmaxNode.outputs[0]!;
+  const found = match(softmax, output, graph.constants, value => laboratory.rank(value));
+  const miss = (reason: string): Miss => ({ node: softmaxNode, reason, near: true, nodes: found.matched });
+  if (!isMatch(found)) return found.matched.length === 0 ? miss(found.reason) : null;
+  const scores = productOf(found.nodes.get('scores')!);
+  if (scores === null || isStored(scores.left, context) || isStored(scores.right, context)) return null;
+  const [use] = output.uses;
+  if (use === undefined) return miss('its probabilities are an output and weight no values');
+  return miss(`its probabilities go into ${use.node.label} instead of weighting values`);
 }
 
 function interiorOf(matched: readonly Node[], anchor: Node, softmaxAt: number): Attention['interior'] {

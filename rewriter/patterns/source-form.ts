@@ -5,6 +5,7 @@ import type { LogitSource } from '../masks/logits.js';
 import type { OperandAxes } from '../match/operands.js';
 import type { Product } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
+import type { AttentionSite } from '../site.js';
 
 /** What forms look at to recognize attention. */
 export interface FormContext {
@@ -12,21 +13,39 @@ export interface FormContext {
   readonly laboratory: Laboratory;
 }
 
-/** Attention as one form found it, before its operands, scale and mask are worked out. */
-export interface Attention {
+/** Query, key and value as values of the graph. */
+export interface ReadOperands {
+  readonly kind: 'read';
   readonly query: OperandAxes;
   readonly key: OperandAxes;
   readonly value: OperandAxes;
+}
+
+/** An operator that makes query, key and value inside itself from `input` [B,N,X]. */
+export interface ProjectedOperands {
+  readonly kind: 'projected';
+  readonly input: Value;
+  readonly queryHeads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Attention as one form found it, before its operands, scale and mask are worked out. */
+export interface Attention {
+  readonly operands: ReadOperands | ProjectedOperands;
   readonly output: Value;
   /** How the output lays out what it holds. */
   readonly result: Product['result'] | { readonly heads: number };
   /** Constant on the product of query and key that `logits` does not see. */
   readonly productFactor: number;
   readonly logits: LogitSource;
-  /** What becomes of a row whose logits are all minus infinity. */
-  readonly emptySoftmax: 'zeros' | 'nan' | 'mean' | 'unknown';
-  /** Keys and values of earlier steps are an operand of the form itself. */
-  readonly past: boolean;
+  /** What becomes of a row whose logits are all minus infinity, and of one where all are the same number. */
+  readonly emptyRow: {
+    readonly infinite: AttentionSite['emptyRow'];
+    readonly equal: AttentionSite['emptyRow'];
+  };
+  /** Keys of earlier steps [B,G,P,D], where they are an operand of the form itself. */
+  readonly pastKey: Value | null;
   /** Node that names the layer. */
   readonly named: Node;
   /** Nodes between which no value may be used by anything else, with what such a use would take. */
@@ -40,8 +59,10 @@ export interface Attention {
 export interface Miss {
   readonly node: Node;
   readonly reason: string;
-  /** Nodes that had matched: how near the miss is. */
-  readonly matched: number;
+  /** Whether it came near enough to be told: as far as a softmax over products. */
+  readonly near: boolean;
+  /** Nodes that the attempt got past. */
+  readonly nodes: readonly Node[];
 }
 
 /** One way in which models write attention. */
@@ -51,6 +72,10 @@ export interface SourceForm {
   /** Operators whose nodes a match ends with. */
   readonly anchors: readonly string[];
   recognize(anchor: Node, context: FormContext): Attention | Miss;
+  /** Operators that mark a place as attention-like, though no match ended near them. */
+  readonly marks?: readonly string[];
+  /** Why a place that bears such a mark is not of this form; null when it is nothing like attention. */
+  explain?(mark: Node, context: FormContext): Miss | null;
 }
 
 export function isMiss(result: Attention | Miss): result is Miss {

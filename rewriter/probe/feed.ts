@@ -31,18 +31,30 @@ export function drawn(seed: number, choices: readonly number[]): Feed {
   };
 }
 
-/** The elements that a graph input of this shape holds under a feed. */
+/** Numbers of keys longer than any sample. */
+const WHOLE_LENGTH = 2 ** 24;
+
+/**
+ * The elements that a graph input of this shape holds under a feed. Exporters name what cannot be told from a
+ * shape: positions count up, lengths of sequences are those of whole or, where the feed has an absent token, of
+ * short ones.
+ */
 export function feedInput(input: Value, dims: readonly number[], feed: Feed): Sample {
   const dataType = input.declared!.dataType;
   const { name } = input;
   const rank = dims.length;
+  if (isFloating(dataType) && rank !== 2) return dataSample(name, dims, dataType, feed.seed);
   if (/position/i.test(name) && !isFloating(dataType)) {
     const last = dims[rank - 1] ?? 1;
     return { dims, dataType, at: index => index % last };
   }
-  if (isFloating(dataType) && rank !== 2) return dataSample(name, dims, dataType, feed.seed);
-  // A count: lengths, offsets, flags.
-  if (rank < 2) return { dims, dataType, at: index => feed.mask(input, [index]) };
+  if (/len/i.test(name) && rank === 1) {
+    return {
+      dims,
+      dataType,
+      at: index => (feed.mask(input, [index]) === 0 ? 1 + (index % 3) : WHOLE_LENGTH),
+    };
+  }
   return { dims, dataType, at: index => feed.mask(input, coordinates(index, dims)) };
 }
 

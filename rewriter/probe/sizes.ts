@@ -1,3 +1,4 @@
+import { isFloating } from '../graph/data-type.js';
 import type { Graph } from '../graph/graph.js';
 import type { Value } from '../graph/value.js';
 
@@ -36,6 +37,32 @@ export class Sizes {
       if (expression === null) bind(symbol);
       else for (const name of expression.names) bind(name);
     }
+    this.coverCache(graph);
+  }
+
+  /**
+   * An attention mask [batch, total] covers the new tokens and, where there is one, the cache; exporters give
+   * its length a symbol of its own, and nothing in the graph needs to tie it to the others.
+   */
+  private coverCache(graph: Graph): void {
+    const symbolAt = (input: Value, axis: number) => this.symbolsOf(input).at(axis);
+    const cache = graph.inputs.find(input => isFloatingOfRank(input, 4));
+    const cached = cache === undefined ? 0 : this.sizeAt(cache, -2);
+    for (const mask of graph.inputs) {
+      const { dims, prefix } = maskInput(mask);
+      if (dims !== 2) continue;
+      const tokens = graph.inputs.find(
+        input => input.name.startsWith(prefix) && maskInput(input).dims === 0 && isSequence(input),
+      );
+      const own = symbolAt(mask, 1);
+      if (tokens === undefined || typeof own !== 'string' || own === symbolAt(tokens, 1)) continue;
+      if (this.sizes.has(own)) this.sizes.set(own, this.sizeAt(tokens, 1) + (prefix === '' ? cached : 0));
+    }
+  }
+
+  private sizeAt(input: Value, axis: number): number {
+    const dim = this.symbolsOf(input).at(axis) ?? 0;
+    return typeof dim === 'number' ? dim : (this.size(dim) ?? 0);
   }
 
   /** Number of free sizes. */
@@ -67,6 +94,26 @@ export class Sizes {
   private symbolsOf(input: Value): (number | string)[] {
     return (input.declared?.dims ?? []).map((dim, axis) => dim ?? `${input.name}[${axis}]`);
   }
+}
+
+/** Rank of an attention mask and what its name starts with, as `encoder_`; rank 0 for other inputs. */
+function maskInput(input: Value): { readonly dims: number; readonly prefix: string } {
+  const [, prefix] = /^(.*?)(?:attention_|padding_|key_)*mask/.exec(input.name) ?? [];
+  return prefix === undefined ? { dims: 0, prefix: '' } : { dims: input.declared?.dims?.length ?? 0, prefix };
+}
+
+/** Token ids [batch, sequence] or states [batch, sequence, width], other than an encoder's. */
+function isSequence(input: Value): boolean {
+  const rank = input.declared?.dims?.length;
+  return (
+    isFloatingOfRank(input, 3) ||
+    (rank === 2 && /ids|tokens/.test(input.name) && !/position|type/.test(input.name))
+  );
+}
+
+function isFloatingOfRank(input: Value, rank: number): boolean {
+  const { declared } = input;
+  return declared !== null && isFloating(declared.dataType) && declared.dims?.length === rank;
 }
 
 interface Expression {

@@ -1,0 +1,107 @@
+import type { Extent } from '../masks/logits.js';
+import { chooseOperands, outputOperand } from '../match/assemble.js';
+import { upstreamOf } from '../match/operands.js';
+import type { DataType } from '../onnx/spec.js';
+import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
+import { UnknownSample } from '../probe/sample.js';
+import type { Operand } from '../site.js';
+import type { Attention, ProjectedOperands, ReadOperands } from './source-form.js';
+
+/** Where a site's operands are, and what their shapes say. */
+export interface LocatedOperands {
+  readonly query: Operand;
+  readonly key: Operand;
+  readonly value: Operand;
+  readonly output: Operand;
+  readonly queryHeads: number | null;
+  readonly kvHeads: number | null;
+  readonly headDim: number | null;
+  /** Constant factor that query and key carry already, and the one that they do not. */
+  readonly carried: number;
+  readonly missing: number;
+  /** @throws UnknownSample when the operands are laid out otherwise at these sizes */
+  extent(trial: Trial): Extent;
+}
+
+/** Finds the operands of attention of output type `dataType`; a text says why there are none to be had. */
+export function locateOperands(
+  attention: Attention,
+  dataType: DataType,
+  laboratory: Laboratory,
+): LocatedOperands | string {
+  const { operands } = attention;
+  return operands.kind === 'read'
+    ? locateRead(operands, attention, dataType, laboratory)
+    : locateProjected(operands, attention);
+}
+
+function locateRead(
+  operands: ReadOperands,
+  { output, result, pastKey }: Attention,
+  dataType: DataType,
+  laboratory: Laboratory,
+): LocatedOperands | string {
+  const chosen = chooseOperands(operands, dataType, laboratory);
+  if (typeof chosen === 'string') return chosen;
+  const { query, key, value } = chosen;
+  const placed = outputOperand(output, result, query.sizes, laboratory);
+  if (placed === null) return 'the output has no layout of batch, heads, sequence and head size';
+  const totalFactor = (operand: ReadOperands['query']) =>
+    upstreamOf(operand.value, laboratory).at(-1)!.factor;
+  const missing = query.factor * key.factor;
+  return {
+    query: { value: query.value.name, layout: query.layout },
+    key: { value: key.value.name, layout: key.layout },
+    value: { value: value.value.name, layout: value.layout },
+    output: { value: placed.value.name, layout: placed.layout },
+    queryHeads: common(query.sizes.map(size => size.heads)),
+    kvHeads: common(key.sizes.map(size => size.heads)),
+    headDim: common(query.sizes.map(size => size.headDim)),
+    carried: (totalFactor(operands.query) * totalFactor(operands.key)) / missing,
+    missing,
+    extent: trial => {
+      const q = query.sizesAt(trial);
+      const k = key.sizesAt(trial);
+      if (q === null || k === null)
+        throw new UnknownSample('query and key are laid out otherwise at this length');
+      return {
+        batch: q.batch,
+        heads: q.heads,
+        rows: q.length,
+        columns: k.length + pastLength(pastKey, trial),
+      };
+    },
+  };
+}
+
+function locateProjected(
+  { input, queryHeads, kvHeads, headDim }: ProjectedOperands,
+  { output, pastKey }: Attention,
+): LocatedOperands {
+  const operand: Operand = { value: input.name, layout: 'BN(HD)' };
+  return {
+    query: operand,
+    key: operand,
+    value: operand,
+    output: { value: output.name, layout: 'BN(HD)' },
+    queryHeads,
+    kvHeads,
+    headDim,
+    carried: 1,
+    missing: 1,
+    extent: trial => {
+      const [batch = 1, rows = 1] = trial.probe(PLAIN).sample(input).dims;
+      return { batch, heads: queryHeads, rows, columns: rows + pastLength(pastKey, trial) };
+    },
+  };
+}
+
+/** Keys of earlier steps: the axis before the head size. */
+function pastLength(pastKey: Attention['pastKey'], trial: Trial): number {
+  return pastKey === null ? 0 : (trial.probe(PLAIN).sample(pastKey).dims.at(-2) ?? 0);
+}
+
+/** The size that all trials have in common; null for a size of the input. */
+function common(sizes: readonly number[]): number | null {
+  return sizes.every(size => size === sizes[0]) ? sizes[0]! : null;
+}

@@ -1,0 +1,47 @@
+import type { Node } from '../graph/node.js';
+import { contribMasks } from '../masks/contrib-masks.js';
+import { FusedLogits } from '../masks/fused-logits.js';
+import { PLAIN } from '../probe/laboratory.js';
+import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+
+/** com.microsoft Attention: projects its input [B,N,X] to query, key and value inside the operator. */
+export const projectingAttention: SourceForm = {
+  name: 'ms-attention',
+  anchors: ['com.microsoft::Attention'],
+  recognize,
+};
+
+function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
+  const [input, weights, , mask, past, bias] = node.inputs;
+  const output = node.outputs[0];
+  const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
+  if (input == null || weights == null || output == null) return miss('it lacks an input or its output');
+  const masks = contribMasks(node, mask ?? null, bias ?? null, laboratory);
+  if (typeof masks === 'string') return miss(masks);
+  const heads = node.int('num_heads', 1);
+  const hidden =
+    node.ints('qkv_hidden_sizes')?.[0] ?? laboratory.trials[0]!.probe(PLAIN).sample(weights).dims[1]! / 3;
+  const headDim = hidden / heads;
+  const scale = node.float('scale', 0);
+  return {
+    operands: { kind: 'projected', input, queryHeads: heads, kvHeads: heads, headDim },
+    output,
+    result: { heads },
+    productFactor: 1,
+    logits: new FusedLogits({
+      scale: scale === 0 ? null : scale,
+      headDim: () => headDim,
+      softcap: 0,
+      causal: node.int('unidirectional', 0) === 1,
+      window: { left: null, right: null },
+      offset: (_, extent) => extent.columns - extent.rows,
+      masks,
+    }),
+    emptyRow: { infinite: 'nan', equal: 'mean' },
+    pastKey: past ?? null,
+    named: node,
+    interior: [],
+    nodes: new Set([node]),
+    refusals: ['it projects query, key and value inside the operator'],
+  };
+}
