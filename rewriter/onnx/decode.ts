@@ -139,7 +139,7 @@ class Decoder {
     const irVersion: FieldRange[] = [];
     const functions: FunctionInfo[] = [];
     const message = this.message(onnx.ModelProto, SMALL.ModelProto, range, {
-      [ModelField.irVersion]: [INT, field => irVersion.push(place(field))],
+      [ModelField.irVersion]: [INT, field => irVersion.push(field)],
       [ModelField.graph]: [BYTES, field => graphs.push(this.graph(field, []))],
       [ModelField.functions]: [BYTES, field => functions.push(this.function(field))],
     });
@@ -160,18 +160,18 @@ class Decoder {
     };
   }
 
-  private graph(field: Field, around: readonly FieldRange[]): GraphInfo {
-    const enclosing = [...around, place(field)];
+  private graph(range: FieldRange, around: readonly FieldRange[]): GraphInfo {
+    const enclosing = [...around, range];
     // Each level of nesting adds three fields: the node, its attribute, the graph.
     if (enclosing.length > 3 * MAX_GRAPH_DEPTH)
-      throw new WireError('its subgraphs nest too deeply', field.start);
+      throw new WireError('its subgraphs nest too deeply', range.start);
     const nodes: NodeInfo[] = [];
     const inputs: ValueInfo[] = [];
     const outputs: ValueInfo[] = [];
     const valueInfos: ValueInfo[] = [];
     const initializers: TensorInfo[] = [];
     const sparseInitializers: SparseTensorInfo[] = [];
-    const { name } = this.message(onnx.GraphProto, SMALL.GraphProto, payload(field), {
+    const { name } = this.message(onnx.GraphProto, SMALL.GraphProto, payload(range), {
       [GraphField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
       [GraphField.initializer]: [BYTES, child => initializers.push(this.tensor(child))],
       [GraphField.input]: [BYTES, child => inputs.push(this.value(child))],
@@ -179,7 +179,6 @@ class Decoder {
       [GraphField.valueInfo]: [BYTES, child => valueInfos.push(this.value(child))],
       [GraphField.sparseInitializer]: [BYTES, child => sparseInitializers.push(this.sparseTensor(child))],
     });
-    const range = place(field);
     return {
       kind: 'graph',
       name,
@@ -194,15 +193,14 @@ class Decoder {
     };
   }
 
-  private function(field: Field): FunctionInfo {
-    const range = place(field);
+  private function(range: FieldRange): FunctionInfo {
     const enclosing = [range];
     const nodes: NodeInfo[] = [];
     const valueInfos: ValueInfo[] = [];
     const attributeDefaults = new Map<string, AttributeInfo>();
     const metadata = new Map<string, string>();
     let overload = '';
-    const message = this.message(onnx.FunctionProto, SMALL.FunctionProto, payload(field), {
+    const message = this.message(onnx.FunctionProto, SMALL.FunctionProto, payload(range), {
       [FunctionField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
       [FunctionField.attributeProto]: [
         BYTES,
@@ -230,13 +228,12 @@ class Decoder {
     };
   }
 
-  private node(field: Field, around: readonly FieldRange[]): NodeInfo {
-    const range = place(field);
+  private node(range: FieldRange, around: readonly FieldRange[]): NodeInfo {
     const enclosing = [...around, range];
     const attributes = new Map<string, AttributeInfo>();
     const metadata = new Map<string, string>();
     let overload = '';
-    const message = this.message(onnx.NodeProto, SMALL.NodeProto, payload(field), {
+    const message = this.message(onnx.NodeProto, SMALL.NodeProto, payload(range), {
       [NodeField.attribute]: [BYTES, child => this.addAttribute(attributes, child, enclosing)],
       [NodeField.overload]: [BYTES, child => (overload = this.text(child))],
       [NodeField.metadataProps]: [BYTES, child => this.addEntry(metadata, child)],
@@ -267,8 +264,7 @@ class Decoder {
     attributes.set(attribute.name, attribute);
   }
 
-  private attribute(field: Field, around: readonly FieldRange[]): AttributeInfo {
-    const range = place(field);
+  private attribute(range: FieldRange, around: readonly FieldRange[]): AttributeInfo {
     const enclosing = [...around, range];
     const strings: Field[] = [];
     const tensors: TensorInfo[] = [];
@@ -279,7 +275,7 @@ class Decoder {
     const addGraph = (child: Field) => graphs.push(this.graph(child, enclosing));
     const addSparseTensor = (child: Field) => sparseTensors.push(this.sparseTensor(child));
     const addType = (child: Field) => types.push(this.type(child));
-    const message = this.message(onnx.AttributeProto, SMALL.AttributeProto, payload(field), {
+    const message = this.message(onnx.AttributeProto, SMALL.AttributeProto, payload(range), {
       [AttributeField.s]: [BYTES, child => strings.push(child)],
       [AttributeField.t]: [BYTES, addTensor],
       [AttributeField.g]: [BYTES, addGraph],
@@ -340,8 +336,7 @@ class Decoder {
     };
   }
 
-  private tensor(field: Field): TensorInfo {
-    const range = place(field);
+  private tensor(range: FieldRange): TensorInfo {
     const raw: ByteRange[] = [];
     const runs = new Map<TypedField, { start: number; end: number }[]>();
     const addTyped = (name: TypedField, { start, end }: Field) => {
@@ -351,7 +346,7 @@ class Decoder {
       if (last?.end === start) last.end = end;
       else list.push({ start, end });
     };
-    const message = this.message(onnx.TensorProto, SMALL.TensorProto, payload(field), {
+    const message = this.message(onnx.TensorProto, SMALL.TensorProto, payload(range), {
       [TensorField.floatData]: [FLOATS, child => addTyped('float_data', child)],
       [TensorField.int32Data]: [INTS, child => addTyped('int32_data', child)],
       [TensorField.stringData]: [BYTES, child => addTyped('string_data', child)],
@@ -366,11 +361,10 @@ class Decoder {
     return { name, dims, dataType, storage: storage(message, raw, runs, range), range };
   }
 
-  private sparseTensor(field: Field): SparseTensorInfo {
-    const range = place(field);
+  private sparseTensor(range: FieldRange): SparseTensorInfo {
     const values: TensorInfo[] = [];
     const indices: TensorInfo[] = [];
-    const message = this.message(onnx.SparseTensorProto, SMALL.SparseTensorProto, payload(field), {
+    const message = this.message(onnx.SparseTensorProto, SMALL.SparseTensorProto, payload(range), {
       [SparseTensorField.values]: [BYTES, child => values.push(this.tensor(child))],
       [SparseTensorField.indices]: [BYTES, child => indices.push(this.tensor(child))],
     });
@@ -382,21 +376,21 @@ class Decoder {
     };
   }
 
-  private value(field: Field): ValueInfo {
-    const { name, type } = this.parse(onnx.ValueInfoProto, this.bytes(payload(field)), field);
-    return { name, ...typeInfo(type), range: place(field) };
+  private value(range: FieldRange): ValueInfo {
+    const { name, type } = this.parse(onnx.ValueInfoProto, this.bytes(payload(range)), range);
+    return { name, ...typeInfo(type), range };
   }
 
-  private type(field: Field): TypeInfo {
+  private type(field: FieldRange): TypeInfo {
     return typeInfo(this.parse(onnx.TypeProto, this.bytes(payload(field)), field));
   }
 
-  private addEntry(map: Map<string, string>, field: Field): void {
+  private addEntry(map: Map<string, string>, field: FieldRange): void {
     const { key, value } = this.parse(onnx.StringStringEntryProto, this.bytes(payload(field)), field);
     map.set(key, value);
   }
 
-  private text(field: Field): string {
+  private text(field: FieldRange): string {
     return new TextDecoder().decode(this.bytes(payload(field)));
   }
 
@@ -424,11 +418,7 @@ class Decoder {
   }
 }
 
-function place(field: Field): FieldRange {
-  return { start: field.start, body: field.body, end: field.end };
-}
-
-function payload(field: Field): ByteRange {
+function payload(field: FieldRange): ByteRange {
   return { start: field.body, end: field.end };
 }
 

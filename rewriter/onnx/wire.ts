@@ -42,84 +42,100 @@ export function* fields(source: ByteSource, range: ByteRange): Generator<Field> 
 }
 
 function readField(source: ByteSource, start: number, limit: number): Field {
-  const tag = readTag(source, start, limit);
-  const field = { start, number: tag.number, wireType: tag.wireType };
-  const fits = (body: number, length: number): Field => {
-    if (length > limit - body) {
-      throw new WireError(
-        `field ${tag.number} claims ${length} bytes where ${limit - body} are left: truncated or not ONNX`,
-        start,
-      );
-    }
-    return { ...field, body, end: body + length };
-  };
-  switch (tag.wireType) {
+  const head = new Head(source, start, limit);
+  const { number, wireType } = head.tag();
+  const length = payloadLength(head, wireType);
+  const body = head.offset;
+  if (length === null) return { start, body, end: endOfGroup(source, number, body, limit), number, wireType };
+  if (length > limit - body) {
+    throw new WireError(
+      `field ${number} claims ${length} bytes where ${limit - body} are left: truncated or not ONNX`,
+      start,
+    );
+  }
+  return { start, body, end: body + length, number, wireType };
+}
+
+/** Null for a group, whose length is only known from its end. A length of bytes is read, a varint is not. */
+function payloadLength(head: Head, wireType: WireType): number | null {
+  switch (wireType) {
     case WireType.varint:
-      return { ...field, body: tag.end, end: readVarint(source, tag.end, limit).end };
+      return head.varintLength();
     case WireType.fixed64:
-      return fits(tag.end, 8);
+      return 8;
     case WireType.fixed32:
-      return fits(tag.end, 4);
-    case WireType.bytes: {
-      const length = readVarint(source, tag.end, limit);
-      return fits(length.end, length.value);
-    }
+      return 4;
+    case WireType.bytes:
+      return head.varint();
     case WireType.groupStart:
-      return { ...field, body: tag.end, end: endOfGroup(source, tag, limit) };
-    default:
-      throw new WireError(`field ${tag.number} ends a group that never started`, start);
+      return null;
+    case WireType.groupEnd:
+      throw new WireError('a group ends that never started', head.offset);
   }
 }
 
 /** Groups are obsolete and ONNX has none, but an unknown field may be one. */
-function endOfGroup(source: ByteSource, opening: Tag, limit: number): number {
-  const open = [opening.number];
-  let at = opening.end;
+function endOfGroup(source: ByteSource, group: number, start: number, limit: number): number {
+  const open = [group];
+  let at = start;
   while (open.length > 0) {
-    const tag = readTag(source, at, limit);
-    if (tag.wireType === WireType.groupStart) {
-      open.push(tag.number);
-      at = tag.end;
-    } else if (tag.wireType === WireType.groupEnd) {
-      if (open.pop() !== tag.number) throw new WireError(`group ${tag.number} is not the innermost`, at);
-      at = tag.end;
-    } else {
-      at = readField(source, at, limit).end;
+    const head = new Head(source, at, limit);
+    const { number, wireType } = head.tag();
+    if (wireType === WireType.groupEnd && open.pop() !== number) {
+      throw new WireError(`group ${number} ends inside another one`, at);
     }
+    if (wireType === WireType.groupStart) open.push(number);
+    const bounds = wireType === WireType.groupStart || wireType === WireType.groupEnd;
+    at = bounds ? head.offset : readField(source, at, limit).end;
   }
   return at;
 }
 
-interface Tag {
-  readonly number: number;
-  readonly wireType: WireType;
-  readonly end: number;
-}
+/** The first bytes of a field: its tag, and its length or value. */
+class Head {
+  private readonly bytes: Uint8Array;
+  private at = 0;
 
-function readTag(source: ByteSource, start: number, limit: number): Tag {
-  const { value, end } = readVarint(source, start, limit);
-  const number = Math.floor(value / 8);
-  const wireType = value % 8;
-  if (number < 1 || number > MAX_FIELD_NUMBER || wireType > WireType.fixed32) {
-    throw new WireError(`${value} is not a protobuf field tag`, start);
+  constructor(
+    source: ByteSource,
+    private readonly start: number,
+    limit: number,
+  ) {
+    this.bytes = source.bytes(start, Math.min(start + 2 * MAX_VARINT, limit));
   }
-  return { number, wireType: wireType as WireType, end };
-}
 
-/** An unsigned varint as the nearest double: exact to 2^53, which no length or tag exceeds. */
-function readVarint(source: ByteSource, start: number, limit: number): { value: number; end: number } {
-  const bytes = source.bytes(start, Math.min(start + MAX_VARINT, limit));
-  let value = 0;
-  let unit = 1;
-  for (const [index, byte] of bytes.entries()) {
-    value += (byte & 0x7f) * unit;
-    if (byte < 0x80) return { value, end: start + index + 1 };
-    unit *= 128;
+  /** Where in the source the next byte is. */
+  get offset(): number {
+    return this.start + this.at;
   }
-  throw new WireError(
-    bytes.length === MAX_VARINT ? 'a varint is longer than 10 bytes' : 'the bytes end inside a varint',
-    start,
-  );
+
+  tag(): { readonly number: number; readonly wireType: WireType } {
+    const value = this.varint();
+    const number = Math.floor(value / 8);
+    const wireType = value % 8;
+    if (number < 1 || number > MAX_FIELD_NUMBER || wireType > WireType.fixed32) {
+      throw new WireError(`${value} is not a protobuf field tag`, this.start);
+    }
+    return { number, wireType: wireType as WireType };
+  }
+
+  /** An unsigned varint as the nearest double: exact to 2^53, which no length or tag exceeds. */
+  varint(): number {
+    const end = this.at + this.varintLength();
+    let value = 0;
+    for (let unit = 1; this.at < end; unit *= 128) value += (this.bytes[this.at++]! & 0x7f) * unit;
+    return value;
+  }
+
+  /** Bytes of the varint that comes next. */
+  varintLength(): number {
+    for (let length = 1; length <= MAX_VARINT; length++) {
+      const byte = this.bytes[this.at + length - 1];
+      if (byte === undefined) throw new WireError('the bytes end inside a varint', this.offset);
+      if (byte < 0x80) return length;
+    }
+    throw new WireError(`a varint is longer than ${MAX_VARINT} bytes`, this.offset);
+  }
 }
 
 /**
@@ -132,7 +148,7 @@ export function decodeVarints(bytes: Uint8Array, offset: number): bigint[] {
   let shift = 0n;
   for (const [index, byte] of bytes.entries()) {
     if (shift >= 7n * BigInt(MAX_VARINT))
-      throw new WireError('a varint is longer than 10 bytes', offset + index);
+      throw new WireError(`a varint is longer than ${MAX_VARINT} bytes`, offset + index);
     value |= BigInt(byte & 0x7f) << shift;
     shift += 7n;
     if (byte < 0x80) {

@@ -353,7 +353,7 @@ describe('decodeModel', () => {
       ],
       'the end of a group that did not start': [
         concatenate([incrementHeader(), Uint8Array.of(0xfc, 0x7f)]),
-        /ends a group that never started/,
+        /a group ends that never started/,
       ],
       'field number zero': [
         concatenate([incrementHeader(), Uint8Array.of(0x02, 0)]),
