@@ -169,12 +169,16 @@ if (row < chunk.z) {
   }),
 );
 
+/** Threads that add up one cluster of one chunk. */
+const SUMMERS = 64;
+
 /** Sums and counts of the members of each cluster by chunk. One group per (head, chunk, cluster). */
 export const chunkSums = variants((shape: ClusterShape) => {
   const width = quads(shape.columns);
-  const lanes = Math.min(256, 2 ** Math.ceil(Math.log2(width)));
+  const lanes = Math.min(SUMMERS, 2 ** Math.ceil(Math.log2(width)));
   return kernel({
     label: 'cluster sums',
+    threads: SUMMERS,
     parameters: { point_base: 'u32', rows: 'u32', assigned: 'u32', chunks: 'u32', clusters: 'u32' },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
@@ -185,17 +189,17 @@ export const chunkSums = variants((shape: ClusterShape) => {
     },
     declarations: `const QUADS = ${width}u;
 const LANES = ${lanes}u;
-const STRIPS = ${256 / lanes}u;
-var<workgroup> members: array<bool, 256>;
-var<workgroup> partial: array<vec4<f32>, 256>;`,
+const STRIPS = ${SUMMERS / lanes}u;
+var<workgroup> members: array<bool, ${CHUNK}>;
+var<workgroup> partial: array<vec4<f32>, ${SUMMERS}>;`,
     body: `let cluster = group % params.clusters;
 let part = group / params.clusters;
 let head = part / params.chunks;
 let chunk = chunk_table[part % params.chunks];
 let size = chunk.z - chunk.y;
 let origin = params.point_base + head * params.rows + chunk.y;
-let place = head * params.assigned + chunk.w + min(thread, size - 1u);
-members[thread] = thread < size && assignment[place] == cluster;
+let place = head * params.assigned + chunk.w;
+for (var n = thread; n < size; n += ${SUMMERS}u) { members[n] = assignment[place + n] == cluster; }
 workgroupBarrier();
 let lane = thread % LANES;
 let strip = thread / LANES;

@@ -106,6 +106,7 @@ ${tile.rows
 export const normalize = variants((valueDim: number) =>
   kernel({
     label: 'far masses',
+    threads: 64,
     parameters: { ...geometryParameters, ...blockParameters },
     bindings: {
       masses: storage('read_write', 'f32'),
@@ -113,7 +114,7 @@ export const normalize = variants((valueDim: number) =>
     },
     declarations: `${geometry}
 ${stateOf(valueDim)}
-var<workgroup> partial: array<f32, 256>;
+var<workgroup> partial: array<f32, 64>;
 var<workgroup> near_lse: f32;`,
     body: `let size = params.block_end - params.block_begin;
 let head = group / size;
@@ -121,25 +122,25 @@ let masses_of_row = group * params.clusters;
 let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(valueDim) - 1}u;
 if (thread == 0u) { near_lse = state[statistics].z; }
 var top = ${HIDDEN};
-for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
   top = max(top, masses[masses_of_row + cluster]);
 }
 partial[thread] = top;
 workgroupBarrier();
 top = near_lse;
-for (var i = 0u; i < 256u; i++) { top = max(top, partial[i]); }
+for (var i = 0u; i < 64u; i++) { top = max(top, partial[i]); }
 workgroupBarrier();
 var total = 0.0;
-for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
   let logit = masses[masses_of_row + cluster];
   total += select(0.0, exp(logit - top), logit > ${HIDDEN});
 }
 partial[thread] = total;
 workgroupBarrier();
 total = select(0.0, exp(near_lse - top), near_lse > ${HIDDEN});
-for (var i = 0u; i < 256u; i++) { total += partial[i]; }
+for (var i = 0u; i < 64u; i++) { total += partial[i]; }
 let lse = select(${HIDDEN}, top + log(total), total > 0.0);
-for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
   let logit = masses[masses_of_row + cluster];
   masses[masses_of_row + cluster] = select(0.0, exp(logit - lse), logit > ${HIDDEN});
 }

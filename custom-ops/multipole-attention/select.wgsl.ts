@@ -153,12 +153,16 @@ if (cluster < params.clusters) {
 tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster] = mass;`,
 });
 
+/** Threads that look for the largest mean: few, since they meet after every choice. */
+const CHOOSERS = 64;
+
 /**
  * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass
  * that is left below `retrieve_mass`. Takes the chosen ones out of `means`. One group per (head, block's pool).
  */
 export const choose = kernel({
   label: 'chosen clusters',
+  threads: CHOOSERS,
   parameters: {
     ...blockParameters,
     ...poolParameters,
@@ -172,13 +176,13 @@ export const choose = kernel({
     means: storage('read_write', 'f32'),
     chosen: storage('read_write', 'u32'),
   },
-  declarations: `var<workgroup> masses: array<f32, 256>;
-var<workgroup> clusters: array<u32, 256>;
+  declarations: `var<workgroup> masses: array<f32, ${CHOOSERS}>;
+var<workgroup> clusters: array<u32, ${CHOOSERS}>;
 var<workgroup> mass_left: f32;
 fn largest(origin: u32, thread: u32) -> vec2<u32> {
   var mass = 0.0;
   var found = 0u;
-  for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+  for (var cluster = thread; cluster < params.clusters; cluster += ${CHOOSERS}u) {
     let candidate = means[origin + cluster];
     if (candidate > mass) {
       mass = candidate;
@@ -191,14 +195,14 @@ fn largest(origin: u32, thread: u32) -> vec2<u32> {
 let head = group / params.block_pools;
 let origin = group * params.clusters;
 let words = (head * params.pools + params.first_pool - params.pool_base + pool) * params.words;
-for (var word = thread; word < params.words; word += 256u) { chosen[words + word] = 0u; }
+for (var word = thread; word < params.words; word += ${CHOOSERS}u) { chosen[words + word] = 0u; }
 var own = 0.0;
-for (var cluster = thread; cluster < params.clusters; cluster += 256u) { own += means[origin + cluster]; }
+for (var cluster = thread; cluster < params.clusters; cluster += ${CHOOSERS}u) { own += means[origin + cluster]; }
 masses[thread] = own;
 workgroupBarrier();
 if (thread == 0u) {
   mass_left = 0.0;
-  for (var i = 0u; i < 256u; i++) { mass_left += masses[i]; }
+  for (var i = 0u; i < ${CHOOSERS}u; i++) { mass_left += masses[i]; }
 }
 workgroupBarrier();
 let by_mass = params.retrieve_mass > 0.0;
@@ -209,7 +213,7 @@ for (var n = 0u; n < limit; n++) {
   masses[thread] = bitcast<f32>(best.x);
   clusters[thread] = best.y;
   workgroupBarrier();
-  for (var half = 128u; half > 0u; half /= 2u) {
+  for (var half = ${CHOOSERS / 2}u; half > 0u; half /= 2u) {
     if (thread < half) {
       let other = masses[thread + half];
       if (other > masses[thread] || (other == masses[thread] && clusters[thread + half] < clusters[thread])) {
@@ -226,7 +230,7 @@ for (var n = 0u; n < limit; n++) {
     mass_left -= mass;
     chosen[words + cluster / 32u] |= 1u << (cluster % 32u);
   }
-  if (cluster % 256u == thread) {
+  if (cluster % ${CHOOSERS}u == thread) {
     means[origin + cluster] = 0.0;
     best = largest(origin, thread);
   }

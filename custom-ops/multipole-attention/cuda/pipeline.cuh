@@ -1,0 +1,347 @@
+// MultipoleAttention on CUDA: which kernels run, in what order, on what memory. Everything is enqueued on one
+// stream; nothing waits, allocates or reads back, so a call can be captured in a CUDA graph.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "../../native/cuda/arena.h"
+#include "plain.cuh"
+
+namespace onnxrewrite::multipole::cuda {
+
+/** All on the device, row-major; mask, pastQuery and lse may be null. */
+template <class T>
+struct Tensors {
+  const T* query;
+  const T* key;
+  const T* value;
+  const bool* mask;
+  const T* pastQuery;
+  T* output;
+  float* lse;
+};
+
+/** Shape with the index type of the kernels. */
+struct Sizes {
+  int batch, heads, kvHeads, queries, past, keys, headDim, valueDim;
+
+  explicit Sizes(const Shape& s)
+      : batch(static_cast<int>(s.batch)), heads(static_cast<int>(s.heads)), kvHeads(static_cast<int>(s.kvHeads)),
+        queries(static_cast<int>(s.queries)), past(static_cast<int>(s.past)), keys(static_cast<int>(s.keys)),
+        headDim(static_cast<int>(s.headDim)), valueDim(static_cast<int>(s.valueDim)) {}
+};
+
+/** Kernels are compiled for these padded head sizes. */
+template <class Visit>
+auto withHeadSize(int dim, Visit visit) {
+  return dim <= 64 ? visit(std::integral_constant<int, 64>{}) : visit(std::integral_constant<int, 128>{});
+}
+
+template <class T>
+class MultipoleAttention {
+ public:
+  static constexpr bool kSixteenBit = sizeof(T) == 2;
+
+  /** `memory` holds the bytes that bytes() tells; null only to ask for them. */
+  MultipoleAttention(const Shape& shape, const Parameters& parameters, bool masked, void* memory)
+      : shape_(shape), parameters_(parameters), masked_(masked) {
+    setGeometry();
+    Arena arena(memory);
+    layOut(arena);
+    bytes_ = arena.used();
+  }
+
+  size_t bytes() const { return bytes_; }
+
+  cudaError_t run(const Tensors<T>& tensors, cudaStream_t stream) {
+    if (queryHeads() == 0 || shape_.queries == 0 || shape_.valueDim == 0) return cudaSuccess;
+    const T* queries = tensors.query;
+    if (joinedQueries_) {
+      CUDA_TRY(join(tensors, stream));
+      queries = joinedQueries_;
+    }
+    if (approximate_) {
+      CUDA_TRY(cluster(tensors, queries, stream));
+      if constexpr (kSixteenBit)
+        if (fast_) CUDA_TRY(summarizeFast(tensors, stream));
+      if (!fast_) CUDA_TRY(summarizeSlow(tensors, stream));
+    }
+    if constexpr (kSixteenBit)
+      if (fast_) return attendFast(tensors, queries, stream);
+    return attendSlow(tensors, queries, stream);
+  }
+
+  // What the discrete steps chose, for tests.
+  const Geometry& geometry() const { return g_; }
+  bool approximate() const { return approximate_; }
+  const uint16_t* keyLabels() const { return keyLabels_; }
+  const uint16_t* queryLabels() const { return queryLabels_; }
+  const Centroids<T>& queryCentroids() const { return queryCentroids_; }
+  bool roundsCentroids() const { return fast_; }
+  const ChosenClusters& chosen() const { return chosen_; }
+  const int* places() const { return places_; }
+  Pools pools() const {
+    return {g_, parameters_.selection, clamped(parameters_.group, 1, kMostPosition), queryOrder_.order, queryOrder_.begin};
+  }
+
+ private:
+  int queryHeads() const { return shape_.batch * shape_.heads; }
+  PointSet keySet(const bool* mask) const { return {g_, PointSet::Kind::keySegments, mask}; }
+  PointSet querySet() const { return {g_, PointSet::Kind::queryBlocks, nullptr}; }
+  int keysPerRun() const { return ceilDiv(g_.segment, g_.keyClusters); }
+  bool groupsRuns() const { return parameters_.keyGrouping == KeyGrouping::contiguous; }
+  bool needsKeyLabels() const { return !groupsRuns() || masked_; }
+  /** Tensor cores hold up to 64 centroids of a k-means. */
+  bool assignsFast(const PointSet& set) const {
+    return kSixteenBit && set.clusters() <= 64 && shape_.headDim % 8 == 0 && shape_.headDim <= 128;
+  }
+  KeyClusters keyClusters() const {
+    return needsKeyLabels() ? KeyClusters{keyOrder_.order, keyOrder_.begin, 0} : KeyClusters{nullptr, nullptr, keysPerRun()};
+  }
+
+  void setGeometry() {
+    const Parameters& p = parameters_;
+    bool anyChoice = false, anyMultipole = false;
+    for (int64_t count : p.retrieve) {
+      anyMultipole = anyMultipole || count >= 0;
+      anyChoice = anyChoice || count > 0;
+    }
+    approximate_ = anyMultipole && shape_.keys >= p.exactBelow && shape_.keys > 0;
+    retrieves_ = approximate_ && (anyChoice || (p.retrieveMass > 0 && anyMultipole));
+    retrieve_.entries = approximate_ ? static_cast<int>(p.retrieve.size()) : 1;
+    for (int i = 0; i < retrieve_.entries; i++)
+      retrieve_.count[i] = approximate_ ? clamped(p.retrieve[i], -1, INT32_MAX) : -1;
+
+    g_.batch = shape_.batch;
+    g_.heads = shape_.heads;
+    g_.kvHeads = shape_.kvHeads;
+    g_.rows = shape_.past + shape_.queries;
+    g_.past = shape_.past;
+    g_.keys = shape_.keys;
+    g_.headDim = shape_.headDim;
+    g_.valueDim = shape_.valueDim;
+    g_.segment = p.segment > 0 ? clamped(p.segment, 1, kMostPosition) : (shape_.keys > 0 ? shape_.keys : 1);
+    g_.segments = ceilDiv(shape_.keys, g_.segment);
+    g_.keyClusters = static_cast<int>(p.keyClusters);
+    g_.queryClusters = static_cast<int>(p.queryClusters);
+    g_.causal = p.causal;
+    g_.local = p.causal || (p.segment > 0 && g_.rows == shape_.keys);
+    g_.offset = p.causal ? static_cast<int>(p.causalOffset.value_or(shape_.keys - shape_.queries)) - shape_.past : 0;
+    g_.firstRow = clamped(-static_cast<long long>(g_.offset), 0, g_.rows);
+    g_.window = clamped(p.window, 0, kMostPosition);
+    g_.scale = p.scale.value_or(1 / sqrtf(static_cast<float>(shape_.headDim)));
+    g_.blocks = 1;
+    if (p.causal) {
+      g_.blocks = 0;
+      while (g_.blockBegin(g_.blocks) < g_.rows) g_.blocks++;
+    }
+    fast_ = kSixteenBit && shape_.headDim % 8 == 0 && shape_.valueDim % 8 == 0 && shape_.headDim <= 128 &&
+            shape_.valueDim <= 128 && !retrieves_;
+    tileRows_ = 64;
+  }
+
+  void layOut(Arena& arena) {
+    const int heads = queryHeads();
+    if (shape_.past > 0) joinedQueries_ = arena.take<T>(static_cast<size_t>(heads) * g_.rows * g_.headDim);
+    farLse_ = arena.take<float>(static_cast<size_t>(heads) * g_.rows);
+    if (!approximate_) return;
+
+    size_t sums = 0, counts = 0, labels = 0;
+    auto layOutSet = [&](const PointSet& set, bool kmeans, bool tiled, Sorted& sorted, Centroids<T>& centroids,
+                         uint16_t*& setLabels) {
+      const size_t problems = static_cast<size_t>(set.heads()) * set.problems();
+      setLabels = arena.take<uint16_t>(static_cast<size_t>(set.heads()) * set.rows());
+      sorted.order = arena.take<int>(static_cast<size_t>(set.heads()) * set.rows());
+      sorted.begin = arena.take<int>(problems * (set.clusters() + 1));
+      sorted.chunkOffsets = arena.take<int>(static_cast<size_t>(set.heads()) * set.chunks(Part::members) * set.clusters());
+      sorted.tileRows = tileRows_;
+      sorted.tiles = tiled ? arena.take<RowTile>(static_cast<size_t>(set.heads()) * tileSlots(set, tileRows_)) : nullptr;
+      if (!kmeans) return;
+      centroids.mean = arena.take<float>(problems * set.clusters() * g_.headDim);
+      centroids.rounded = arena.take<T>(problems * set.clusters() * g_.headDim);
+      centroids.halfNorm = arena.take<float>(problems * set.clusters());
+      const size_t partials = static_cast<size_t>(set.heads()) * set.chunks(Part::sources) * set.clusters();
+      if (assignsFast(set)) {
+        sums = sums > partials * g_.headDim ? sums : partials * g_.headDim;
+        counts = counts > partials ? counts : partials;
+      } else if (!set.selfLabeled()) {
+        labels = static_cast<size_t>(set.heads()) * set.slots(Part::sources);
+      }
+    };
+    if (needsKeyLabels())
+      layOutSet(keySet(nullptr), !groupsRuns(), false, keyOrder_, keyCentroids_, keyLabels_);
+    layOutSet(querySet(), true, true, queryOrder_, queryCentroids_, queryLabels_);
+    sums_ = arena.take<float>(sums);
+    counts_ = arena.take<int>(counts);
+    sourceLabels_ = arena.take<uint16_t>(labels);
+
+    const size_t perHead = g_.summariesBefore(g_.blocks), summaries = perHead * heads;
+    float* bias = arena.take<float>(summaries);
+    if (fast_)
+      summaries_ = {arena.take<T>(summaries * g_.headDim), arena.take<T>(summaries * g_.valueDim), bias, perHead};
+    else
+      plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias, perHead};
+    if (!retrieves_) return;
+    chosen_.words = ceilDiv(g_.clusters(), 32);
+    chosen_.bits = arena.take<uint32_t>(static_cast<size_t>(heads) * pools().count() * chosen_.words);
+    masses_ = arena.take<float>(static_cast<size_t>(kChooseBlocks) * 4 * g_.clusters());
+    if (parameters_.selection == Selection::cluster) places_ = arena.take<int>(static_cast<size_t>(heads) * g_.rows);
+  }
+
+  /** past_query and query in one tensor of rows. */
+  cudaError_t join(const Tensors<T>& tensors, cudaStream_t stream) {
+    const size_t rowBytes = g_.headDim * sizeof(T), past = shape_.past * rowBytes, present = shape_.queries * rowBytes;
+    auto* target = reinterpret_cast<char*>(joinedQueries_);
+    CUDA_TRY(cudaMemcpy2DAsync(target, past + present, tensors.pastQuery, past, past, queryHeads(),
+                               cudaMemcpyDeviceToDevice, stream));
+    return cudaMemcpy2DAsync(target + past, past + present, tensors.query, present, present, queryHeads(),
+                             cudaMemcpyDeviceToDevice, stream);
+  }
+
+  cudaError_t cluster(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
+    if (needsKeyLabels()) {
+      PointSet keys = keySet(tensors.mask);
+      if (groupsRuns()) {
+        CUDA_TRY(launch(labelRuns, dim3(ceilDiv(keys.rows(), 256), keys.heads()), 256, 0, stream, keys, keysPerRun(), keyLabels_));
+      } else {
+        CUDA_TRY(lloyd(keys, tensors.key, keyCentroids_, keyLabels_, stream));
+      }
+      CUDA_TRY(sort(keys, keyLabels_, keyOrder_, stream));
+    }
+    PointSet rows = querySet();
+    if (rows.problems() == 0) return cudaSuccess;
+    CUDA_TRY(lloyd(rows, queries, queryCentroids_, queryLabels_, stream));
+    CUDA_TRY(sort(rows, queryLabels_, queryOrder_, stream));
+    if (!places_) return cudaSuccess;
+    return launch(invertOrder, dim3(rows.problems(), rows.heads()), 256, 0, stream, rows, queryOrder_, places_);
+  }
+
+  cudaError_t lloyd(const PointSet& set, const T* points, const Centroids<T>& centroids, uint16_t* labels,
+                    cudaStream_t stream) {
+    const dim3 perCluster(ceilDiv(set.clusters(), 4), set.problems(), set.heads());
+    CUDA_TRY(launch(seedCentroids<T>, dim3(set.problems(), set.heads()), 256, 0, stream, set, points, g_.headDim, centroids));
+    for (int iteration = 0; iteration < parameters_.iterations; iteration++) {
+      const bool labelsNow = iteration + 1 == parameters_.iterations && set.selfLabeled();
+      if (assignsFast(set)) {
+        CUDA_TRY(assign(set, Part::sources, points, centroids, labelsNow ? labels : nullptr, sums_, counts_, stream));
+        CUDA_TRY(launch(finishMeans<T>, perCluster, 128, 0, stream, set, g_.headDim, sums_, counts_, centroids));
+      } else {
+        uint16_t* own = set.selfLabeled() ? labels : sourceLabels_;
+        CUDA_TRY(assign(set, Part::sources, points, centroids, own, nullptr, nullptr, stream));
+        CUDA_TRY(launch(meansPlain<T>, perCluster, 128, 0, stream, set, points, g_.headDim, own, centroids));
+      }
+    }
+    if (set.selfLabeled()) return cudaSuccess;
+    return assign(set, Part::members, points, centroids, labels, nullptr, nullptr, stream);
+  }
+
+  cudaError_t assign(const PointSet& set, Part part, const T* points, const Centroids<T>& centroids, uint16_t* labels,
+                     float* sums, int* counts, cudaStream_t stream) {
+    const unsigned chunks = set.chunks(part), heads = set.heads();
+    if constexpr (kSixteenBit) {
+      if (assignsFast(set))
+        return withHeadSize(g_.headDim, [&](auto dim) {
+          auto start = [&](auto tiles) {
+            using Plan = AssignChunk<T, dim.value, tiles.value>;
+            return launch(assignChunk<T, dim.value, tiles.value>, dim3(chunks, heads, sums ? Plan::kSumBlocks : 1), 128,
+                          sizeof(typename Plan::Shared), stream, set, part, points, g_.headDim, centroids, labels, sums,
+                          counts);
+          };
+          if (set.clusters() <= 16) return start(std::integral_constant<int, 2>{});
+          if (set.clusters() <= 32) return start(std::integral_constant<int, 4>{});
+          return start(std::integral_constant<int, 8>{});
+        });
+    }
+    return launch(assignPlain<T>, dim3(chunks, heads), 128, 0, stream, set, part, points, g_.headDim, centroids.mean, labels);
+  }
+
+  cudaError_t sort(const PointSet& set, const uint16_t* labels, const Sorted& sorted, cudaStream_t stream) {
+    const dim3 perChunk(set.chunks(Part::members), set.heads());
+    CUDA_TRY(launch(countLabels, perChunk, 256, set.clusters() * sizeof(int), stream, set, labels, sorted));
+    CUDA_TRY(launch(scanLabels, dim3(set.problems(), set.heads()), 256, 0, stream, set, sorted));
+    return launch(scatterRows, perChunk, 64, kChunk * sizeof(uint16_t), stream, set, labels, sorted);
+  }
+
+  cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
+    if (g_.blocks == 0) return cudaSuccess;
+    return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
+      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 128;
+      if (g_.segment <= kMostKeys)
+        return launch(summarizeSegment<T, kDim>, dim3(g_.segments, queryHeads()), kSummarizeWarps * 32,
+                      summarizeShared<T, kDim>(g_.segment, 1), stream, g_, keyClusters(), tensors.key, tensors.value,
+                      queryCentroids_, summaries_, g_.segment);
+      const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kSummarizeWarps ? centerTiles : kSummarizeWarps;
+      return launch(summarizeCluster<T, kDim>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
+                    summarizeShared<T, kDim>(kTileKeys, 2), stream, g_, keyClusters(), tensors.key, tensors.value,
+                    queryCentroids_, summaries_, kTileKeys, warps);
+    });
+  }
+
+  cudaError_t attendFast(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
+    const AttentionOutputs<T> out{tensors.output, tensors.lse, farLse_};
+    return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
+      constexpr int kDim = dim.value, kNearTiles = kDim == 64 ? 2 : 1;
+      using Far = AttendShared<T, kDim, 1>;
+      using Near = AttendShared<T, kDim, kNearTiles>;
+      if (approximate_ && g_.blocks > 0)
+        CUDA_TRY(launch(attendFar<T, kDim, 1>, dim3(tileSlots(querySet(), tileRows_), queryHeads()), 128, sizeof(Far), stream,
+                        g_, retrieve_, queryOrder_, queries, summaries_, out));
+      bool anyExact = false;
+      for (int i = 0; i < retrieve_.entries; i++) anyExact = anyExact || retrieve_.count[i] < 0;
+      if (!g_.local && !anyExact) return cudaSuccess;
+      const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, Near::kRows), Near::kRows);
+      return launch(attendNear<T, kDim, kNearTiles>, dim3(tiles, queryHeads()), 128, sizeof(Near), stream, g_,
+                    retrieve_, queries, tensors.key, tensors.value, tensors.mask, out);
+    });
+  }
+
+  cudaError_t summarizeSlow(const Tensors<T>& tensors, cudaStream_t stream) {
+    if (g_.blocks == 0) return cudaSuccess;
+    return launch(summarizePlain<T>, dim3(ceilDiv(g_.clusters(), 4), g_.queryClusters, queryHeads() * g_.blocks), 128, 0, stream,
+                  g_, keyClusters(), tensors.key, tensors.value, queryCentroids_.mean, plainSummaries_);
+  }
+
+  cudaError_t attendSlow(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
+    const PlainInputs<T> in{queries,       tensors.key,     tensors.value, tensors.mask,
+                            keyClusters(), plainSummaries_, queryLabels_};
+    const AttentionOutputs<T> out{tensors.output, tensors.lse, farLse_};
+    if (retrieves_ && g_.blocks > 0) {
+      CUDA_TRY(launch(normalizePlain<T>, dim3(ceilDiv(g_.rows, 4), queryHeads()), 128, 0, stream, g_, retrieve_, in,
+                      farLse_));
+      CUDA_TRY(launch(choosePlain<T>, dim3(kChooseBlocks), 128, 0, stream, g_, retrieve_, parameters_.retrieveMass,
+                      pools(), in, farLse_, chosen_, masses_));
+    }
+    return launch(attendPlain<T>, dim3(ceilDiv(shape_.queries, 4), queryHeads()), 128, 0, stream, g_, retrieve_,
+                  pools(), in, chosen_, places_, out);
+  }
+
+  static constexpr int kChooseBlocks = 264;
+  /** Sizes beyond any sequence are cut to this, so that sums of two fit an int. */
+  static constexpr int kMostPosition = 1 << 29;
+
+  Sizes shape_;
+  Parameters parameters_;
+  RetrieveCounts retrieve_{};
+  bool masked_;
+  Geometry g_{};
+  /** Whether any head is not exact, whether any retrieves, and whether tensor cores do it all. */
+  bool approximate_ = false, retrieves_ = false, fast_ = false;
+  int tileRows_ = 0;
+  size_t bytes_ = 0;
+
+  T* joinedQueries_ = nullptr;
+  float* farLse_ = nullptr;
+  uint16_t *keyLabels_ = nullptr, *queryLabels_ = nullptr, *sourceLabels_ = nullptr;
+  Sorted keyOrder_{}, queryOrder_{};
+  Centroids<T> keyCentroids_{}, queryCentroids_{};
+  float* sums_ = nullptr;
+  int* counts_ = nullptr;
+  Summaries<T> summaries_{};
+  Summaries<float> plainSummaries_{};
+  ChosenClusters chosen_{};
+  float* masses_ = nullptr;
+  int* places_ = nullptr;
+};
+
+}  // namespace onnxrewrite::multipole::cuda

@@ -1,0 +1,315 @@
+// Stage 1: the summary of every key cluster as seen from every query centroid.
+//
+// Logits are kept times log2(e) from here on, so that exponentials are powers of two.
+#pragma once
+
+#include "../../native/cuda/mma.cuh"
+#include "kmeans.cuh"
+
+namespace onnxrewrite::multipole::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f;
+
+/** Summaries by [B*H, block, query cluster, key cluster of the block]; S is float or the type of the inputs. */
+template <class S>
+struct Summaries {
+  S* key;
+  S* value;
+  /** log2(e) * (w_ij - scale * c_i . k_ij): added to log2(e) * scale * q . k_ij it gives the logit; -inf when empty. */
+  float* bias;
+  /** Summaries of one head. */
+  size_t perHead;
+};
+
+/** Running softmax of one warp: 16 query centroids over the keys of one cluster, keys and values as payload. */
+template <class T, int Dim>
+struct TiltedMeans {
+  static constexpr int kBatch = 64;
+
+  uint32_t centroid[Dim / 16][4];
+  float keySum[Dim / 8][4], valueSum[Dim / 8][4];
+  float peak[2], total[2];
+
+  __device__ void begin(const T* centroids, int count, int dim) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int k = 0; k < Dim / 16; k++)
+#pragma unroll
+      for (int word = 0; word < 4; word++) {
+        int row = g + word % 2 * 8, d = k * 16 + word / 2 * 8 + 2 * t;
+        centroid[k][word] =
+            row < count && d < dim ? *reinterpret_cast<const uint32_t*>(centroids + static_cast<size_t>(row) * dim + d) : 0;
+      }
+#pragma unroll
+    for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) keySum[n][i] = valueSum[n][i] = 0;
+    peak[0] = peak[1] = -INFINITY;
+    total[0] = total[1] = 0;
+  }
+
+  /** Rows [first, first + count) of the shared tiles; up to 15 finite rows must follow them. */
+  __device__ void add(SharedMatrix<T, Dim> key, SharedMatrix<T, Dim> value, int first, int count, float scale) {
+    const int lane = threadIdx.x % 32, t = lane % 4;
+    for (int base = 0; base < count; base += kBatch) {
+      const int steps = min(kBatch / 16, ceilDiv(count - base, 16));
+      float s[kBatch / 8][4];
+      float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+      for (int step = 0; step < kBatch / 16; step++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[2 * step][i] = s[2 * step + 1][i] = 0;
+        if (step < steps) {
+          const int row = first + base + step * 16 + (lane & 7) + lane / 16 * 8;
+#pragma unroll
+          for (int k = 0; k < Dim / 16; k++) {
+            uint32_t b[4];
+            loadMatrices(b, key.piece(row, 2 * k + (lane / 8 & 1)));
+            multiplyAdd<T>(s[2 * step], centroid[k], b[0], b[1]);
+            multiplyAdd<T>(s[2 * step + 1], centroid[k], b[2], b[3]);
+          }
+        }
+#pragma unroll
+        for (int n = 2 * step; n < 2 * step + 2; n++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            s[n][i] = base + n * 8 + 2 * t + i % 2 < count ? s[n][i] * scale : -INFINITY;
+            top[i / 2] = fmaxf(top[i / 2], s[n][i]);
+          }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        top[half] = fmaxf(top[half], __shfl_xor_sync(kWholeWarp, top[half], 1));
+        top[half] = fmaxf(top[half], __shfl_xor_sync(kWholeWarp, top[half], 2));
+        float next = fmaxf(peak[half], top[half]), shrink = exp2Fast(peak[half] - next);
+        peak[half] = next;
+        total[half] *= shrink;
+#pragma unroll
+        for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+          for (int i = 2 * half; i < 2 * half + 2; i++) {
+            keySum[n][i] *= shrink;
+            valueSum[n][i] *= shrink;
+          }
+      }
+#pragma unroll
+      for (int step = 0; step < kBatch / 16; step++) {
+        if (step >= steps) continue;
+        uint32_t p[4];
+#pragma unroll
+        for (int word = 0; word < 4; word++) {
+          float* pair = &s[2 * step + word / 2][word % 2 * 2];
+          float low = exp2Fast(pair[0] - peak[word % 2]), high = exp2Fast(pair[1] - peak[word % 2]);
+          total[word % 2] += low + high;
+          p[word] = Pair<T>::pack(low, high);
+        }
+        const int row = first + base + step * 16 + (lane & 7) + (lane & 8);
+#pragma unroll
+        for (int n = 0; n < Dim / 8; n += 2) {
+          uint32_t b[4];
+          loadMatricesTransposed(b, key.piece(row, n + lane / 16));
+          multiplyAdd<T>(keySum[n], p, b[0], b[1]);
+          multiplyAdd<T>(keySum[n + 1], p, b[2], b[3]);
+          loadMatricesTransposed(b, value.piece(row, n + lane / 16));
+          multiplyAdd<T>(valueSum[n], p, b[0], b[1]);
+          multiplyAdd<T>(valueSum[n + 1], p, b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  /**
+   * Writes the summaries of centroids [0, count), `stride` summaries apart, through the warp's own `staging`
+   * (16 x Dim).
+   */
+  __device__ void store(SharedMatrix<T, Dim> staging, Summaries<T> out, size_t first, size_t stride, int count, int keyDim,
+                        int valueDim, float scale) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    float inverse[2], dot[2] = {0, 0};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      total[half] += __shfl_xor_sync(kWholeWarp, total[half], 1);
+      total[half] += __shfl_xor_sync(kWholeWarp, total[half], 2);
+      inverse[half] = total[half] > 0 ? 1 / total[half] : 0;
+    }
+#pragma unroll
+    for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        uint32_t bits = Pair<T>::pack(keySum[n][2 * half] * inverse[half], keySum[n][2 * half + 1] * inverse[half]);
+        *reinterpret_cast<uint32_t*>(&staging.at(g + 8 * half, n * 8 + 2 * t)) = bits;
+        float2 key = Pair<T>::unpack(bits), center = Pair<T>::unpack(centroid[n / 2][n % 2 * 2 + half]);
+        dot[half] += key.x * center.x + key.y * center.y;
+      }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      dot[half] += __shfl_xor_sync(kWholeWarp, dot[half], 1);
+      dot[half] += __shfl_xor_sync(kWholeWarp, dot[half], 2);
+      if (t == 0 && g + 8 * half < count)
+        out.bias[first + (g + 8 * half) * stride] =
+            total[half] > 0 ? peak[half] + log2f(total[half]) - scale * dot[half] : -INFINITY;
+    }
+    flush(staging, out.key, first, stride, count, keyDim);
+#pragma unroll
+    for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+        *reinterpret_cast<uint32_t*>(&staging.at(g + 8 * half, n * 8 + 2 * t)) =
+            Pair<T>::pack(valueSum[n][2 * half] * inverse[half], valueSum[n][2 * half + 1] * inverse[half]);
+    flush(staging, out.value, first, stride, count, valueDim);
+  }
+
+ private:
+  __device__ void flush(SharedMatrix<T, Dim> staging, T* target, size_t first, size_t stride, int count, int dim) {
+    __syncwarp();
+    for (int i = threadIdx.x % 32; i < 16 * (Dim / 8); i += 32) {
+      int row = i / (Dim / 8), piece = i % (Dim / 8);
+      if (row < count && piece * 8 < dim)
+        *reinterpret_cast<uint4*>(target + (first + row * stride) * dim + piece * 8) =
+            *reinterpret_cast<const uint4*>(staging.piece(row, piece));
+    }
+    __syncwarp();
+  }
+};
+
+/** Gathers keys and values [from, from + count) of a cluster order into shared tiles and zeroes 16 rows after them. */
+template <class T, int Dim>
+__device__ void gatherKeys(const Geometry& g, const KeyClusters& clusters, int kvHead, const T* keys, const T* values, int from,
+                           int count, SharedMatrix<T, Dim> keyTile, SharedMatrix<T, Dim> valueTile) {
+  constexpr int kPieces = Dim / 8;
+  for (int i = threadIdx.x; i < (count + 16) * kPieces; i += blockDim.x) {
+    int row = i / kPieces, piece = i % kPieces;
+    size_t at = row < count ? static_cast<size_t>(kvHead) * g.keys + clusters.key(g, kvHead, from + row) : 0;
+    bool keyValid = row < count && piece * 8 < g.headDim, valueValid = row < count && piece * 8 < g.valueDim;
+    copyAsync(keyTile.piece(row, piece), keys + (keyValid ? at * g.headDim + piece * 8 : 0), keyValid);
+    copyAsync(valueTile.piece(row, piece), values + (valueValid ? at * g.valueDim + piece * 8 : 0), valueValid);
+  }
+  commitCopies();
+}
+
+constexpr int kSummarizeWarps = 8;
+
+/** Bytes of shared memory for tiles of `keys` keys. */
+template <class T, int Dim>
+size_t summarizeShared(int keys, int stages) {
+  return (static_cast<size_t>(stages) * 2 * (keys + 16) + kSummarizeWarps * 16) * Dim * sizeof(T);
+}
+
+/** One block per segment of at most `tileKeys` keys, which stay in shared memory for all query clusters of all blocks. */
+template <class T, int Dim>
+__global__ void __launch_bounds__(kSummarizeWarps * 32)
+    summarizeSegment(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
+                     Summaries<T> out, int tileKeys) {
+  const int segment = blockIdx.x, head = blockIdx.y, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
+  T* shared = reinterpret_cast<T*>(dynamicShared());
+  const SharedMatrix<T, Dim> keyTile{shared}, valueTile{shared + (tileKeys + 16) * Dim},
+      staging{shared + (2 * (tileKeys + 16) + warp * 16) * Dim};
+  const int first = clusters.members(g, kvHead, segment * g.keyClusters).begin;
+  const int count = clusters.members(g, kvHead, (segment + 1) * g.keyClusters - 1).end - first;
+  gatherKeys<T, Dim>(g, clusters, kvHead, keys, values, first, count, keyTile, valueTile);
+  waitForCopies<0>();
+  __syncthreads();
+
+  const float scale = g.scale * kLog2E;
+  const int centerTiles = ceilDiv(g.queryClusters, 16);
+  for (int block = 0; block < g.blocks; block++) {
+    const int width = g.blockClusters(block);
+    if (segment * g.keyClusters >= width) continue;
+    const size_t base = head * out.perHead + g.summariesBefore(block);
+    for (int item = warp; item < centerTiles * g.keyClusters; item += kSummarizeWarps) {
+      const int cluster = segment * g.keyClusters + item % g.keyClusters, center = item / g.keyClusters * 16;
+      const int count = min(16, g.queryClusters - center);
+      const Range members = clusters.members(g, kvHead, cluster);
+      TiltedMeans<T, Dim> means;
+      means.begin(centroids.rounded + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim,
+                  count, g.headDim);
+      means.add(keyTile, valueTile, members.begin - first, members.size(), scale);
+      means.store(staging, out, base + static_cast<size_t>(center) * width + cluster, width, count, g.headDim, g.valueDim,
+                  scale);
+    }
+  }
+}
+
+/** One block per cluster of any size, streamed through two stages; warps take 16 query clusters each. */
+template <class T, int Dim>
+__global__ void __launch_bounds__(kSummarizeWarps * 32)
+    summarizeCluster(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
+                     Summaries<T> out, int tileKeys, int warps) {
+  const int cluster = blockIdx.x, head = blockIdx.y, block = blockIdx.z, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
+  const int width = g.blockClusters(block);
+  if (cluster >= width) return;
+  T* shared = reinterpret_cast<T*>(dynamicShared());
+  const int tile = (tileKeys + 16) * Dim;
+  const SharedMatrix<T, Dim> staging{shared + 4 * tile + warp * 16 * Dim};
+  const Range members = clusters.members(g, kvHead, cluster);
+  const float scale = g.scale * kLog2E;
+  const int tiles = ceilDiv(members.size(), tileKeys);
+  auto stage = [&](int index) { return shared + index % 2 * 2 * tile; };
+  auto count = [&](int index) { return min(tileKeys, members.size() - index * tileKeys); };
+  auto load = [&](int index) {
+    gatherKeys<T, Dim>(g, clusters, kvHead, keys, values, members.begin + index * tileKeys, count(index),
+                       SharedMatrix<T, Dim>{stage(index)}, SharedMatrix<T, Dim>{stage(index) + tile});
+  };
+  for (int center = 0; center < g.queryClusters; center += warps * 16) {
+    const int own = center + warp * 16, centers = min(16, g.queryClusters - own);
+    TiltedMeans<T, Dim> means;
+    means.begin(centroids.rounded + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + own) * g.headDim,
+                centers, g.headDim);
+    if (tiles > 0) load(0);
+    for (int index = 0; index < tiles; index++) {
+      waitForCopies<0>();
+      __syncthreads();
+      if (index + 1 < tiles) load(index + 1);
+      means.add(SharedMatrix<T, Dim>{stage(index)}, SharedMatrix<T, Dim>{stage(index) + tile}, 0, count(index), scale);
+    }
+    means.store(staging, out, head * out.perHead + g.summariesBefore(block) + static_cast<size_t>(own) * width + cluster,
+                width, centers, g.headDim, g.valueDim, scale);
+    __syncthreads();
+  }
+}
+
+/** Any type and size: one warp per summary, float32 throughout. */
+template <class T>
+__global__ void __launch_bounds__(128)
+    summarizePlain(Geometry g, KeyClusters clusters, const T* keys, const T* values, const float* means,
+                   Summaries<float> out) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, center = blockIdx.y;
+  const int head = blockIdx.z / g.blocks, block = blockIdx.z % g.blocks, kvHead = g.kvHeadOf(head);
+  const int width = g.blockClusters(block), cluster = blockIdx.x * 4 + warp;
+  if (cluster >= width) return;
+  const float* c = means + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim;
+  const size_t at = head * out.perHead + g.summariesBefore(block) + static_cast<size_t>(center) * width + cluster;
+  const Range members = clusters.members(g, kvHead, cluster);
+  float* keyOut = out.key + at * g.headDim;
+  float* valueOut = out.value + at * g.valueDim;
+  auto logit = [&](const T* key) {
+    float dot = 0;
+    for (int d = lane; d < g.headDim; d += 32) dot += c[d] * static_cast<float>(key[d]);
+    return warpSum(dot) * g.scale * kLog2E;
+  };
+  float peak = -INFINITY, total = 0;
+  for (int d = lane; d < g.headDim; d += 32) keyOut[d] = 0;
+  for (int e = lane; e < g.valueDim; e += 32) valueOut[e] = 0;
+  for (int i = members.begin; i < members.end; i++) {
+    size_t key = static_cast<size_t>(kvHead) * g.keys + clusters.key(g, kvHead, i);
+    float next = logit(keys + key * g.headDim);
+    float top = fmaxf(peak, next), shrink = exp2f(peak - top), weight = exp2f(next - top);
+    peak = top;
+    total = total * shrink + weight;
+    for (int d = lane; d < g.headDim; d += 32)
+      keyOut[d] = keyOut[d] * shrink + weight * static_cast<float>(keys[key * g.headDim + d]);
+    for (int e = lane; e < g.valueDim; e += 32)
+      valueOut[e] = valueOut[e] * shrink + weight * static_cast<float>(values[key * g.valueDim + e]);
+  }
+  float dot = 0;
+  for (int d = lane; d < g.headDim; d += 32) {
+    if (total > 0) keyOut[d] /= total;
+    dot += c[d] * keyOut[d];
+  }
+  for (int e = lane; e < g.valueDim; e += 32)
+    if (total > 0) valueOut[e] /= total;
+  dot = warpSum(dot);
+  if (lane == 0) out.bias[at] = total > 0 ? peak + log2f(total) - g.scale * kLog2E * dot : -INFINITY;
+}
+
+}  // namespace onnxrewrite::multipole::cuda
