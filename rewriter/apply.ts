@@ -45,10 +45,8 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
   const { model } = graph;
   const located = replacements.map(locate).sort((a, b) => position(a) - position(b));
   const removed = removedNodes(located);
-  const functions = planFunctions(
-    model,
-    located.map(({ replacement }) => functionBody(replacement)),
-  );
+  const bodies = functionBodies(located.map(({ replacement }) => replacement));
+  const functions = planFunctions(model, bodies);
   const masks = new Map<Graph, Map<string, string>>();
   const insertions = located.map(({ replacement, producer }, i): ModelEdit & { kind: 'insert-nodes' } => {
     const shared = masks.get(producer.graph) ?? new Map<string, string>();
@@ -82,9 +80,18 @@ function position({ producer }: Located): number {
   return producer.info.range.start;
 }
 
-function functionBody(replacement: Replacement): FunctionSpec {
-  const connected = [...connectedInputs(replacement).keys()];
-  return replacement.operator.functionBody(replacement.attributes, connected);
+/** The body for each replacement: the same object where operator, attributes and inputs are the same. */
+function functionBodies(replacements: readonly Replacement[]): FunctionSpec[] {
+  const bodies = new Map<string, FunctionSpec>();
+  return replacements.map(replacement => {
+    const { operator, attributes } = replacement;
+    const connected = [...connectedInputs(replacement).keys()];
+    const values = operator.attributes.map(({ name }) => attributes[name] ?? null);
+    const key = JSON.stringify([operator.opType, values, connected]);
+    const body = bodies.get(key) ?? operator.functionBody(attributes, connected);
+    bodies.set(key, body);
+    return body;
+  });
 }
 
 /** @throws RangeError when a node computes the output of a site and something else that is in use */

@@ -1,4 +1,4 @@
-import { concatenate } from './onnx/bytes.js';
+import { concatenate, type Pieces } from './onnx/bytes.js';
 import { contentHash } from './onnx/content-hash.js';
 import { encodeFunction } from './onnx/encode.js';
 import type { FunctionInfo, ModelInfo } from './onnx/model-info.js';
@@ -23,15 +23,19 @@ export interface FunctionOverloads {
  * apart by the hash of their content. Functions that the model has already serve again where they are equal.
  */
 export function planFunctions(model: ModelInfo, bodies: readonly FunctionSpec[]): FunctionOverloads {
+  const contents = new Map(bodies.map(body => [body, encodeFunction({ ...body, overload: '' })]));
+  const hashes = new Map([...contents].map(([body, content]) => [body, contentHash(content)]));
   const added = new Map<string, FunctionSpec>();
   const overloads = bodies.map(body => {
     const sameName = ({ domain, name }: { readonly domain: string; readonly name: string }) =>
       domain === body.domain && name === body.name;
     const present = model.functions.filter(sameName);
-    const variants = new Set(bodies.filter(sameName).map(hash));
+    const variants = new Set(bodies.filter(sameName).map(other => hashes.get(other)));
     const plain = present.find(({ overload }) => overload === '');
-    const unnamed = plain ? isFunction(model, plain, body) : present.length === 0 && variants.size === 1;
-    const overload = unnamed ? '' : hash(body);
+    const isPlain = plain
+      ? holds(model, plain, contents.get(body)!)
+      : present.length === 0 && variants.size === 1;
+    const overload = isPlain ? '' : hashes.get(body)!;
     if (!present.some(other => other.overload === overload)) {
       added.set(`${body.domain}:${body.name}:${overload}`, { ...body, overload });
     }
@@ -41,12 +45,8 @@ export function planFunctions(model: ModelInfo, bodies: readonly FunctionSpec[])
   return { overloads, added: [...added.values()], irVersion: named ? IR_WITH_OVERLOADS : IR_WITH_FUNCTIONS };
 }
 
-function hash(body: FunctionSpec): string {
-  return contentHash(encodeFunction({ ...body, overload: '' }));
-}
-
-function isFunction(model: ModelInfo, { range }: FunctionInfo, body: FunctionSpec): boolean {
-  const bytes = concatenate(encodeFunction({ ...body, overload: '' }));
+function holds(model: ModelInfo, { range }: FunctionInfo, content: Pieces): boolean {
+  const expected = concatenate(content);
   const present = model.source.bytes(range.body, range.end);
-  return bytes.length === present.length && bytes.every((byte, i) => byte === present[i]);
+  return expected.length === present.length && expected.every((byte, i) => byte === present[i]);
 }

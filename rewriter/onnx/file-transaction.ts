@@ -47,11 +47,11 @@ export class FileTransaction {
     open.delete(this);
   }
 
-  /** Removes what was written so far. */
+  /** Removes what was written so far; without effect after `commit` or a second time. */
   rollback(): void {
+    if (!open.delete(this)) return;
     for (const { name } of this.staged) rmSync(name, { force: true });
     for (const folder of this.folders) rmdirSync(folder);
-    open.delete(this);
   }
 
   private makeFolder(folder: string): void {
