@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
-import { handleSignals } from './cleanup.js';
+import { rollbackAll } from '../rewriter/onnx/file-transaction.js';
+import { handleSignals, onInterrupt } from './cleanup.js';
 import { describeFailure } from './errors.js';
 import { ExitCode } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
@@ -25,6 +26,7 @@ for (const command of [inspectCommand(), rewriteCommand(), validateCommand(), ru
 }
 
 handleSignals();
+onInterrupt(rollbackAll);
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   // A reader that has seen enough, such as `head`, is no failure.
   if (error.code === 'EPIPE') return;
