@@ -62,6 +62,13 @@ export interface OperatorDefinition {
    * @throws InputError for an unknown name, a wrong type or a value out of range.
    */
   resolve(site: AttentionSite, settings: Readonly<Record<string, AttributeValue>>): Attributes;
-  /** The body for one attribute set, with the inputs that the node connects (optional ones by flag). */
-  functionBody(attributes: Attributes, connected: readonly string[]): FunctionSpec;
+  /** Oldest version of the default operator set that has what the function body needs. */
+  readonly oldestOpset: number;
+  /**
+   * The body for one attribute set.
+   * @param connected names of the inputs that the node connects
+   * @param opset version of the default operator set of the model: ONNX Runtime expands bodies in place, where
+   *   their nodes are read by the model's operator sets, whatever the function imports
+   */
+  functionBody(attributes: Attributes, connected: readonly string[], opset: number): FunctionSpec;
 }

@@ -14,6 +14,9 @@ import { connectedInputs, type Replacement, replacementNodes } from './replaceme
 /** Before this IR version every initializer is a graph input as well, by rule and not by intent. */
 const IR_WITH_FREE_INITIALIZERS = 4;
 
+/** For adapters and function bodies in a model that has no operators of the default set. */
+const DEFAULT_OPSET = 18;
+
 /** A rewrite that is not written yet. */
 export interface Rewrite {
   /** For `editModel`. */
@@ -45,7 +48,10 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
   const { model } = graph;
   const located = replacements.map(locate).sort((a, b) => position(a) - position(b));
   const removed = removedNodes(located);
-  const bodies = functionBodies(located.map(({ replacement }) => replacement));
+  const bodies = functionBodies(
+    model,
+    located.map(({ replacement }) => replacement),
+  );
   const functions = planFunctions(model, bodies);
   const masks = new Map<Graph, Map<string, string>>();
   const insertions = located.map(({ replacement, producer }, i): ModelEdit & { kind: 'insert-nodes' } => {
@@ -80,15 +86,26 @@ function position({ producer }: Located): number {
   return producer.info.range.start;
 }
 
-/** The body for each replacement: the same object where operator, attributes and inputs are the same. */
-function functionBodies(replacements: readonly Replacement[]): FunctionSpec[] {
+/**
+ * The body for each replacement: the same object where operator, attributes and inputs are the same.
+ * @throws InputError when the model's operator set is too old for an operator
+ */
+function functionBodies(model: ModelInfo, replacements: readonly Replacement[]): FunctionSpec[] {
+  const opset = model.opsetImports.get('') ?? DEFAULT_OPSET;
   const bodies = new Map<string, FunctionSpec>();
   return replacements.map(replacement => {
     const { operator, attributes } = replacement;
+    if (opset < operator.oldestOpset) {
+      throw modelError(
+        model,
+        `it uses opset ${opset}, and ${operator.id} needs ${operator.oldestOpset} or newer`,
+        'Export the model with a newer opset.',
+      );
+    }
     const connected = [...connectedInputs(replacement).keys()];
     const values = operator.attributes.map(({ name }) => attributes[name] ?? null);
     const key = JSON.stringify([operator.opType, values, connected]);
-    const body = bodies.get(key) ?? operator.functionBody(attributes, connected);
+    const body = bodies.get(key) ?? operator.functionBody(attributes, connected, opset);
     bodies.set(key, body);
     return body;
   });
@@ -146,18 +163,25 @@ function isInside(node: Node, nodes: ReadonlySet<Node>): boolean {
   return nodes.has(node) || (node.graph.owner !== null && isInside(node.graph.owner.node, nodes));
 }
 
+/** The operator sets that the new nodes need, where they are not yet imported. */
 function opsetImports(model: ModelInfo, located: readonly Located[]): ModelEdit[] {
   const functions = located.map(({ producer }) => outermost(producer.graph).info).filter(isFunction);
-  return [model, ...new Set(functions)].flatMap((into): ModelEdit[] => {
-    const version = into.opsetImports.get(DOMAIN);
-    if (version === DOMAIN_VERSION) return [];
-    if (version === undefined)
-      return [{ kind: 'import-opset', into, domain: DOMAIN, version: DOMAIN_VERSION }];
-    throw modelError(
-      model,
-      `it uses version ${version} of domain ${DOMAIN}`,
-      `This program writes version ${DOMAIN_VERSION}: rewrite the original model instead.`,
-    );
+  return [model, ...new Set(functions)].flatMap(into => {
+    const version = into.opsetImports.get(DOMAIN) ?? DOMAIN_VERSION;
+    if (version !== DOMAIN_VERSION) {
+      throw modelError(
+        model,
+        `it uses version ${version} of domain ${DOMAIN}`,
+        `This program writes version ${DOMAIN_VERSION}: rewrite the original model instead.`,
+      );
+    }
+    const needed = [
+      { domain: '', version: model.opsetImports.get('') ?? DEFAULT_OPSET },
+      { domain: DOMAIN, version: DOMAIN_VERSION },
+    ];
+    return needed
+      .filter(({ domain }) => !into.opsetImports.has(domain))
+      .map(imported => ({ kind: 'import-opset', into, ...imported }) as const);
   });
 }
 

@@ -418,6 +418,12 @@ describe('applyRewrite', () => {
       );
     });
 
+    it('are made for the operator set of the model, and refused where it is too old', () => {
+      const { model: rewritten } = rewrite(plainModel({ opsetImports: { '': 15 } }), plainSite);
+      assert.equal(rewritten.functions[0]!.opsetImports.get(''), 15);
+      assert.throws(() => rewrite(plainModel({ opsetImports: { '': 12 } }), plainSite), InputError);
+    });
+
     it('are refused where the model uses another version of the domain', () => {
       const bytes = plainModel({ opsetImports: { '': 17, [DOMAIN]: 2 } });
       assert.throws(() => rewrite(bytes, plainSite), InputError);
@@ -477,7 +483,7 @@ describe('applyRewrite', () => {
           initializers: [...CONSTANTS.slice(0, 1), floats('bias', [], [0.25])],
           nodes: [node('Add', ['q', 'bias'], ['biased']), ...attention('', 'biased', 'k', 'v', 'y')],
         },
-        { irVersion: 3, opsetImports: { '': 9 } },
+        { irVersion: 3, opsetImports: { '': 13 } },
       );
       const { bytes, model: rewritten } = rewrite(original, ({ main }) => [
         replacement(site(main, ['biased', 'k', 'v', 'y'])),

@@ -26,6 +26,7 @@ export const EXACT_ATTENTION: OperatorDefinition = {
   ],
   presets: { default: {} },
   defaultMinLength: 0,
+  oldestOpset: 13,
   accepts: () => ({ ok: true }),
   resolve: ({ operatorScale }, settings) => ({
     scale: operatorScale ?? 1,
@@ -33,7 +34,7 @@ export const EXACT_ATTENTION: OperatorDefinition = {
     per_head: [],
     ...settings,
   }),
-  functionBody: ({ scale }, connected) => {
+  functionBody: ({ scale }, connected, opset) => {
     const masked = connected.includes('key_mask');
     return {
       domain: DOMAIN,
@@ -41,7 +42,7 @@ export const EXACT_ATTENTION: OperatorDefinition = {
       inputs: [...connected],
       outputs: ['output'],
       attributes: ['scale', 'label', 'per_head'],
-      opsetImports: { '': 18 },
+      opsetImports: { '': opset },
       nodes: [
         constant('factor', scale as number),
         node('Transpose', ['key'], ['key_t'], { perm: { type: 'ints', value: [0, 1, 3, 2] } }),
