@@ -5,17 +5,19 @@ import { type ByteSource, checkRange } from './byte-source.js';
 /** Small reads are served from a window of this size; large ones go to the file. */
 const WINDOW = 16 * 1024;
 
-/** A file read in windows, so that memory does not depend on its size. Node only. */
+/**
+ * A file read in windows, so that memory does not depend on its size. It is opened when it is first read: a model
+ * may have more files of external data than a process may open. Node only.
+ */
 export class FileSource implements ByteSource {
   readonly length: number;
-  private readonly descriptor: number;
+  private descriptor: number | null = null;
   private window: Uint8Array = new Uint8Array(0);
   private windowStart = 0;
 
-  /** @throws InputError when `file` is not a readable regular file */
+  /** @throws InputError when `file` is no regular file */
   constructor(private readonly file: string) {
     this.length = checkFile(file);
-    this.descriptor = attempt(file, () => openSync(file, 'r'));
   }
 
   bytes(start: number, end: number): Uint8Array {
@@ -29,10 +31,12 @@ export class FileSource implements ByteSource {
   }
 
   close(): void {
-    closeSync(this.descriptor);
+    if (this.descriptor !== null) closeSync(this.descriptor);
+    this.descriptor = null;
   }
 
   private read(start: number, end: number): Uint8Array {
+    this.descriptor ??= attempt(this.file, () => openSync(this.file, 'r'));
     const bytes = new Uint8Array(end - start);
     for (let done = 0; done < bytes.length; ) {
       const count = readSync(this.descriptor, bytes, done, bytes.length - done, start + done);
