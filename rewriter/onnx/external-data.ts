@@ -87,11 +87,12 @@ export function openExternalTensor(
  * @throws InputError when a location is not a relative path that stays in the model's folder; a symbolic link
  * that leads out is for the caller to find
  */
-export function checkLocation(location: string): void {
+export function checkLocation(location: string, modelFile: string): void {
   const steps = location.split(/[\\/]/);
   const absolute = steps[0] === '' || /^[A-Za-z]:/.test(location);
   if (absolute || steps.includes('..') || location.includes('\0')) {
-    throw new InputError(`external data location '${location}' leaves the folder of the model`, {
+    throw new InputError(`${modelFile}: external data location '${location}' leaves the folder of the model`, {
+      file: modelFile,
       remedy: 'Keep the files of external data beside the model, and do not open models you do not trust.',
     });
   }

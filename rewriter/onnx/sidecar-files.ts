@@ -30,7 +30,7 @@ export class SidecarFiles implements Sidecars {
    * @throws InputError when it is missing or outside
    */
   path(location: string): string {
-    checkLocation(location);
+    checkLocation(location, this.modelFile);
     const named = join(dirname(this.modelFile), location);
     let real: string;
     try {
