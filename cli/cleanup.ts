@@ -1,4 +1,3 @@
-import { rollbackAll } from '../rewriter/onnx/file-transaction.js';
 import { ExitCode } from './exit-codes.js';
 
 /** Actions that must happen however the process ends, short of being killed outright. */
@@ -15,7 +14,7 @@ export function onInterrupt(action: () => void): () => void {
 
 const SIGNAL_NUMBERS = { SIGHUP: 1, SIGTERM: 15 } as const;
 
-/** Makes signals that end the process run the registered actions and remove unfinished output files first. */
+/** Makes signals that end the process run the registered actions first. */
 export function handleSignals(): void {
   process.once('SIGINT', () => end(ExitCode.Interrupted));
   for (const [signal, number] of Object.entries(SIGNAL_NUMBERS)) {
@@ -25,6 +24,5 @@ export function handleSignals(): void {
 
 function end(exitCode: number): never {
   for (const action of actions) action();
-  rollbackAll();
   process.exit(exitCode);
 }

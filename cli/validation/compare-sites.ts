@@ -97,7 +97,7 @@ async function measureIsolated(
       const keys = site && keyLength(site, tensorOf(site.key.value));
       const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
       const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
-      const skip = site ? rows?.elementsInLayout(expected.dims, site.output.layout) : undefined;
+      const skip = site ? rows?.elementsOfOutput(expected.dims, site) : undefined;
       results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
     }
     return results;

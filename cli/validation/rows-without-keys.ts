@@ -1,4 +1,4 @@
-import { type AttentionSite, type Layout, SEQUENCE_AXIS } from '../../rewriter/site.js';
+import { type AttentionSite, LAYOUT_AXES } from '../../rewriter/site.js';
 import { type TensorValue, toNumbers } from '../data/tensor.js';
 
 /** Query rows of a batch that see no key at all: the mask hides every key that causality leaves. */
@@ -20,8 +20,9 @@ export class RowsWithoutKeys {
     keys: number,
     mask: TensorValue | null,
   ): RowsWithoutKeys {
-    const batch = output.dims[0] ?? 0;
-    const rows = output.dims[SEQUENCE_AXIS[site.output.layout]] ?? 0;
+    const axes = LAYOUT_AXES[site.output.layout];
+    const batch = (output.dims[axes.batch] ?? 0) / headsWithBatch(site);
+    const rows = output.dims[axes.sequence] ?? 0;
     const empty = new Uint8Array(batch * rows);
     const elements = mask && toNumbers(mask);
     const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
@@ -54,25 +55,40 @@ export class RowsWithoutKeys {
     );
   }
 
-  /** Tells the elements of these rows in a tensor whose sequence is on `axis`; none when shapes do not fit. */
-  elementsOf(dims: readonly number[], axis: number): ((element: number) => boolean) | undefined {
-    if (dims[0] !== this.batch || dims[axis] !== this.rows || this.count === 0) return undefined;
-    const perRow = dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
-    const perBatch = dims.slice(1).reduce((product, dim) => product * dim, 1);
+  /**
+   * Tells the elements of these rows in a tensor; none when shapes do not fit.
+   * @param rowAxis the axis of the sequence
+   * @param batchAxis the axis of the batch, each row of which stands for `heads` consecutive ones there
+   */
+  elementsOf(
+    dims: readonly number[],
+    rowAxis: number,
+    batchAxis = 0,
+    heads = 1,
+  ): ((element: number) => boolean) | undefined {
+    if (dims[batchAxis] !== this.batch * heads || dims[rowAxis] !== this.rows || this.count === 0) return undefined;
+    const inside = (axis: number) => dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
+    const [perRow, perBatch] = [inside(rowAxis), inside(batchAxis)];
     return element => {
-      const b = Math.floor(element / perBatch);
+      const b = Math.floor((Math.floor(element / perBatch) % dims[batchAxis]!) / heads);
       const i = Math.floor(element / perRow) % this.rows;
       return this.empty[b * this.rows + i] === 1;
     };
   }
 
-  /** The same for a value in a site's layout. */
-  elementsInLayout(dims: readonly number[], layout: Layout): ((element: number) => boolean) | undefined {
-    return this.elementsOf(dims, SEQUENCE_AXIS[layout]);
+  /** The same for the output of a site. */
+  elementsOfOutput(dims: readonly number[], site: AttentionSite): ((element: number) => boolean) | undefined {
+    const axes = LAYOUT_AXES[site.output.layout];
+    return this.elementsOf(dims, axes.sequence, axes.batch, headsWithBatch(site));
   }
+}
+
+/** Heads that the batch axis of a site's output holds for each batch row. */
+function headsWithBatch({ output, queryHeads }: AttentionSite): number {
+  return LAYOUT_AXES[output.layout].headsWithBatch ? (queryHeads ?? 1) : 1;
 }
 
 /** Number of keys that a site sees, from the value of its key operand. */
 export function keyLength(site: AttentionSite, key: TensorValue): number {
-  return key.dims[SEQUENCE_AXIS[site.key.layout]] ?? 0;
+  return key.dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0;
 }

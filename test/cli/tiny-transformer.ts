@@ -26,7 +26,7 @@ const HEAD = WIDTH / HEADS;
 /** A byte-level transformer with random weights, as eager exports write it: `input_ids` to `logits`. */
 export function tinyTransformer(options: TinyOptions = {}): {
   readonly model: Uint8Array;
-  readonly weights: Uint8Array;
+  readonly weights: Buffer;
 } {
   const { layers = 2, mask, causal = false, externalData, sizes = ['batch', 'sequence'] } = options;
   const random = new SeededRandom(7);
