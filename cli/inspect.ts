@@ -1,6 +1,5 @@
 import { Command } from 'commander';
 import { OPERATORS } from '../custom-ops/index.js';
-import { findSites } from '../rewriter/find-sites.js';
 import { formatBytes, plural } from '../rewriter/format.js';
 import { ModelGraph } from '../rewriter/graph/model-graph.js';
 import {
@@ -43,13 +42,8 @@ function inspectFile(file: string): Inspection {
   const opened = openModelFile(file);
   try {
     const graph = new ModelGraph(opened.model);
-    const { sites, nearMisses } = findSites(graph);
     for (const warning of graph.warnings) note(`warning: ${file}: ${warning}`);
-    return {
-      model: describeModel(opened.model),
-      sites: sites.map(site => describeSite(site, OPERATORS)),
-      near_misses: nearMisses,
-    };
+    return inspect(graph, OPERATORS);
   } finally {
     opened.close();
   }

@@ -1,5 +1,7 @@
 import type { OperatorDefinition } from '../custom-ops/operator.js';
 import type { Rewrite } from './apply.js';
+import { findSites } from './find-sites.js';
+import type { ModelGraph } from './graph/model-graph.js';
 import { tensorBytes } from './onnx/element-size.js';
 import { allTensors, externalLocations } from './onnx/external-data.js';
 import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
@@ -49,6 +51,16 @@ export interface SiteDescription {
   readonly reason: string | null;
   /** Ids of the operators that accept the site. */
   readonly operators: readonly string[];
+}
+
+/** Finds the sites of a model and what each operator makes of them. */
+export function inspect(graph: ModelGraph, operators: readonly OperatorDefinition[]): Inspection {
+  const { sites, nearMisses } = findSites(graph);
+  return {
+    model: describeModel(graph.model),
+    sites: sites.map(site => describeSite(site, operators)),
+    near_misses: nearMisses,
+  };
 }
 
 export function describeModel(model: ModelInfo): ModelHeader {

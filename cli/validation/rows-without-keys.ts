@@ -66,7 +66,8 @@ export class RowsWithoutKeys {
     batchAxis = 0,
     heads = 1,
   ): ((element: number) => boolean) | undefined {
-    if (dims[batchAxis] !== this.batch * heads || dims[rowAxis] !== this.rows || this.count === 0) return undefined;
+    if (dims[batchAxis] !== this.batch * heads || dims[rowAxis] !== this.rows || this.count === 0)
+      return undefined;
     const inside = (axis: number) => dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
     const [perRow, perBatch] = [inside(rowAxis), inside(batchAxis)];
     return element => {
