@@ -17,8 +17,9 @@ import {
  * heads from row `point_base` on, `rows` by head.
  */
 
-/** Rows of a chunk: one per thread. */
+/** Rows of a chunk, and threads that go through them. */
 export const CHUNK = 256;
+const THREADS = 64;
 /** Cluster of a row that belongs to none. */
 export const NO_CLUSTER = 0xffffffff;
 
@@ -40,6 +41,7 @@ const visibility = (masked: boolean) =>
 export const seeds = variants((shape: ClusterShape) =>
   kernel({
     label: 'cluster seeds',
+    threads: THREADS,
     parameters: { point_base: 'u32', rows: 'u32', sets: 'u32', clusters: 'u32', heads_per_mask: 'u32' },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
@@ -48,19 +50,19 @@ export const seeds = variants((shape: ClusterShape) =>
       ...optional(shape.masked, 'mask', booleans),
     },
     declarations: `const QUADS = ${quads(shape.columns)}u;
-var<workgroup> counts: array<u32, 256>;
+var<workgroup> counts: array<u32, ${THREADS}>;
 ${visibility(shape.masked)}`,
     body: `let head = group / params.sets;
 let bounds = set_table[group % params.sets].xy;
-let strip = (bounds.y - bounds.x + 255u) / 256u;
+let strip = (bounds.y - bounds.x + ${THREADS - 1}u) / ${THREADS}u;
 let begin = bounds.x + thread * strip;
 var count = 0u;
 for (var row = begin; row < min(begin + strip, bounds.y); row++) { count += u32(visible(head, row)); }
 counts[thread] = count;
 workgroupBarrier();
 var total = 0u;
-for (var i = 0u; i < 256u; i++) { total += counts[i]; }
-for (var cluster = thread; cluster < params.clusters; cluster += 256u) {
+for (var i = 0u; i < ${THREADS}u; i++) { total += counts[i]; }
+for (var cluster = thread; cluster < params.clusters; cluster += ${THREADS}u) {
   let into = (group * params.clusters + cluster) * QUADS;
   if (total == 0u) {
     for (var quad = 0u; quad < QUADS; quad++) { centroids[into + quad] = vec4<f32>(); }
@@ -97,6 +99,7 @@ export const assign = variants((shape: ClusterShape) => {
   const columns = Array.from({ length: width }, (_, quad) => quad);
   return kernel({
     label: 'nearest centroids',
+    threads: THREADS,
     parameters: {
       point_base: 'u32',
       rows: 'u32',
@@ -119,30 +122,32 @@ var<workgroup> held: array<vec4<f32>, ${held * width}>;
 ${visibility(shape.masked)}`,
     body: `let head = group / params.chunks;
 let chunk = chunk_table[group % params.chunks];
-let row = chunk.y + thread;
-let source = params.point_base + head * params.rows + min(row, chunk.z - 1u);
-${columns.map(quad => `let point_${quad} = read_points(source, ${quad}u);`).join('\n')}
-var nearest = 0u;
-var least = 3e38;
-for (var first = 0u; first < params.clusters; first += HELD) {
-  let count = min(HELD, params.clusters - first);
-  let origin = ((head * params.sets + chunk.x) * params.clusters + first) * QUADS;
-  for (var i = thread; i < count * QUADS; i += 256u) { held[i] = centroids[origin + i]; }
-  workgroupBarrier();
-  for (var c = 0u; c < count; c++) {
-    var distance = 0.0;
+for (var strip = chunk.y; strip < chunk.z; strip += ${THREADS}u) {
+  let row = strip + thread;
+  let source = params.point_base + head * params.rows + min(row, chunk.z - 1u);
+${columns.map(quad => `  let point_${quad} = read_points(source, ${quad}u);`).join('\n')}
+  var nearest = 0u;
+  var least = 3e38;
+  for (var first = 0u; first < params.clusters; first += HELD) {
+    let count = min(HELD, params.clusters - first);
+    let origin = ((head * params.sets + chunk.x) * params.clusters + first) * QUADS;
+    workgroupBarrier();
+    for (var i = thread; i < count * QUADS; i += ${THREADS}u) { held[i] = centroids[origin + i]; }
+    workgroupBarrier();
+    for (var c = 0u; c < count; c++) {
+      var distance = 0.0;
 ${columns
-  .map(quad => `    { let d = point_${quad} - held[c * QUADS + ${quad}u]; distance += dot(d, d); }`)
+  .map(quad => `      { let d = point_${quad} - held[c * QUADS + ${quad}u]; distance += dot(d, d); }`)
   .join('\n')}
-    if (distance < least) {
-      least = distance;
-      nearest = first + c;
+      if (distance < least) {
+        least = distance;
+        nearest = first + c;
+      }
     }
   }
-  workgroupBarrier();
-}
-if (row < chunk.z) {
-  assignment[head * params.assigned + chunk.w + thread] = select(${NO_CLUSTER}u, nearest, visible(head, row));
+  if (row < chunk.z) {
+    assignment[head * params.assigned + chunk.w + row - chunk.y] = select(${NO_CLUSTER}u, nearest, visible(head, row));
+  }
 }`,
   });
 });
@@ -169,16 +174,13 @@ if (row < chunk.z) {
   }),
 );
 
-/** Threads that add up one cluster of one chunk. */
-const SUMMERS = 64;
-
 /** Sums and counts of the members of each cluster by chunk. One group per (head, chunk, cluster). */
 export const chunkSums = variants((shape: ClusterShape) => {
   const width = quads(shape.columns);
-  const lanes = Math.min(SUMMERS, 2 ** Math.ceil(Math.log2(width)));
+  const lanes = Math.min(THREADS, 2 ** Math.ceil(Math.log2(width)));
   return kernel({
     label: 'cluster sums',
-    threads: SUMMERS,
+    threads: THREADS,
     parameters: { point_base: 'u32', rows: 'u32', assigned: 'u32', chunks: 'u32', clusters: 'u32' },
     bindings: {
       points: tensorRows(shape.type, shape.columns),
@@ -189,9 +191,9 @@ export const chunkSums = variants((shape: ClusterShape) => {
     },
     declarations: `const QUADS = ${width}u;
 const LANES = ${lanes}u;
-const STRIPS = ${SUMMERS / lanes}u;
+const STRIPS = ${THREADS / lanes}u;
 var<workgroup> members: array<bool, ${CHUNK}>;
-var<workgroup> partial: array<vec4<f32>, ${SUMMERS}>;`,
+var<workgroup> partial: array<vec4<f32>, ${THREADS}>;`,
     body: `let cluster = group % params.clusters;
 let part = group / params.clusters;
 let head = part / params.chunks;
@@ -199,7 +201,7 @@ let chunk = chunk_table[part % params.chunks];
 let size = chunk.z - chunk.y;
 let origin = params.point_base + head * params.rows + chunk.y;
 let place = head * params.assigned + chunk.w;
-for (var n = thread; n < size; n += ${SUMMERS}u) { members[n] = assignment[place + n] == cluster; }
+for (var n = thread; n < size; n += ${THREADS}u) { members[n] = assignment[place + n] == cluster; }
 workgroupBarrier();
 let lane = thread % LANES;
 let strip = thread / LANES;

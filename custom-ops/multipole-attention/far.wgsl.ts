@@ -28,11 +28,13 @@ export const estimates = variants((shape: HeadShape) => {
   const { headDim } = shape;
   const tile = new AttentionTile(shape.tile);
   const keyQuads = quads(headDim);
-  const { rows, keys } = shape.tile;
+  const { keys } = shape.tile;
+  const rows = tile.height;
   const loadQuery = (row: string, quad: string) =>
     `load_residual(head, query_cluster, slot_rows[${row}], ${quad})`;
   return kernel({
     label: 'far estimates',
+    threads: tile.threads,
     parameters: {
       ...geometryParameters,
       ...blockParameters,
@@ -65,8 +67,7 @@ fn load_residual(head: u32, query_cluster: u32, slot: u32, quad: u32) -> vec4<f3
 let tile = group / params.panels % params.tiles;
 let head = group / params.panels / params.tiles;
 ${loadTileRows(rows)}
-let ty = thread / 16u;
-let tx = thread % 16u;
+${tile.coordinates}
 let summaries = (head * params.query_clusters + query_cluster) * params.clusters;
 let end = min((panel + 1u) * ${PANEL}u, params.clusters);
 ${tile.loadQuery(headDim, loadQuery)}
@@ -75,7 +76,7 @@ for (var base = panel * ${PANEL}u; base < end; base += ${keys}u) {
 ${tile.keys
   .map(
     c => `  {
-    let cluster = base + tx + ${16 * c}u;
+    let cluster = base + ${tile.key(c)};
     if (cluster < end) {
       let weight = summary_weights[summaries + cluster];
 ${tile.rows
@@ -155,10 +156,12 @@ if (thread == 0u) { state[statistics].z = lse; }`,
 export const farValues = variants((shape: HeadShape, selection: Selection | null) => {
   const { valueDim } = shape;
   const tile = new AttentionTile(shape.tile);
-  const { rows, keys } = shape.tile;
+  const { keys } = shape.tile;
+  const rows = tile.height;
   const width = stateQuads(valueDim);
   return kernel({
     label: 'far values',
+    threads: tile.threads,
     parameters: { ...geometryParameters, ...blockParameters, ...poolParameters, tiles: 'u32' },
     bindings: {
       order: storage('read', 'u32'),
@@ -188,9 +191,9 @@ for (var base = 0u; base < params.clusters; base += ${keys}u) {
 ${tile.keys
   .map(
     c => `  {
-    let weights = row_vec(${tile.rows.map(r => `mass(head, slot_rows[${tile.row(r)}], base + tx + ${16 * c}u)`).join(', ')});
+    let weights = vec4<f32>(${tile.rows.map(r => `mass(head, slot_rows[${tile.row(r)}], base + ${tile.key(c)})`).join(', ')});
     row_total += weights;
-    weight_tile[(tx + ${16 * c}u) * 16u + ty] = weights;
+    weight_tile[${tile.key(c)} * ${shape.tile.side}u + ty] = weights;
   }`,
   )
   .join('\n')}

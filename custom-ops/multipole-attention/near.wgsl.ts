@@ -19,6 +19,7 @@ export const near = variants((shape: HeadShape, masked: boolean) => {
   const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
   return kernel({
     label: 'near attention',
+    threads: tile.threads,
     parameters: { ...geometryParameters, scale: 'f32', tiles: 'u32' },
     bindings: {
       query: tensorRows(shape.queryType, shape.queryColumns),
@@ -38,8 +39,8 @@ fn is_visible(kv: u32, key: u32) -> bool {
 }`,
     body: `let head = group / params.tiles;
 let kv = kv_head(head);
-let first = params.first_row + group % params.tiles * ${shape.tile.rows}u;
-let last = min(first + ${shape.tile.rows}u, params.rows) - 1u;
+let first = params.first_row + group % params.tiles * ${tile.height}u;
+let last = min(first + ${tile.height}u, params.rows) - 1u;
 let begin = near_keys(first).x;
 let end = near_keys(last).y;
 ${tile.start(valueDim)}

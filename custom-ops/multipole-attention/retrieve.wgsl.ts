@@ -6,9 +6,8 @@ import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
 import type { HeadShape } from './summarize.wgsl.js';
 
-/** Clusters that a workgroup takes up at a time, and bitmap words of clusters that it scans for them. */
+/** Clusters that a workgroup takes up at a time. */
 const BATCH = 128;
-const WORDS = 256;
 
 /**
  * Exact attention to the members of retrieved clusters (README, step 9), added to the state of a block's rows.
@@ -17,11 +16,14 @@ const WORDS = 256;
  */
 export const retrieved = variants((shape: HeadShape, selection: Selection) => {
   const { headDim, valueDim } = shape;
-  const { rows, keys } = shape.tile;
+  const { keys } = shape.tile;
   const tile = new AttentionTile(shape.tile);
+  const rows = tile.height;
+  const words = tile.threads;
   const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
   return kernel({
     label: 'retrieved attention',
+    threads: tile.threads,
     parameters: {
       ...geometryParameters,
       ...poolParameters,
@@ -47,8 +49,8 @@ ${stateOf(valueDim)}
 ${isRetrieved(selection)}
 ${tile.declarations}
 // Clusters of the tile's rows by bitmap word, and how many come before each word.
-var<workgroup> any_row: array<u32, ${WORDS}>;
-var<workgroup> before_word: array<u32, ${WORDS}>;
+var<workgroup> any_row: array<u32, ${words}>;
+var<workgroup> before_word: array<u32, ${words}>;
 // The batch: its clusters, members before each, and which rows take which.
 var<workgroup> batch_clusters: array<u32, ${BATCH}>;
 var<workgroup> batch_members: array<u32, ${BATCH + 1}>;
@@ -83,7 +85,7 @@ ${tile.rows
 ${tile.eachSum(valueDim, (sum, r, quad) => `${sum} = state[state_${r} + ${quad}];`)}
 workgroupBarrier();
 ${tile.loadQuery(headDim, loadQuery)}
-for (var first_word = 0u; first_word < params.words; first_word += ${WORDS}u) {
+for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
   let word = first_word + thread;
   var any = 0u;
   if (word < params.words) {
@@ -93,13 +95,13 @@ for (var first_word = 0u; first_word < params.words; first_word += ${WORDS}u) {
   workgroupBarrier();
   if (thread == 0u) {
     var count = 0u;
-    for (var i = 0u; i < ${WORDS}u; i++) {
+    for (var i = 0u; i < ${words}u; i++) {
       before_word[i] = count;
       count += countOneBits(any_row[i]);
     }
   }
   workgroupBarrier();
-  let total = workgroupUniformLoad(&before_word[${WORDS - 1}]) + countOneBits(workgroupUniformLoad(&any_row[${WORDS - 1}]));
+  let total = workgroupUniformLoad(&before_word[${words - 1}]) + countOneBits(workgroupUniformLoad(&any_row[${words - 1}]));
   for (var batch = 0u; batch < total; batch += ${BATCH}u) {
     let batch_size = min(${BATCH}u, total - batch);
     var place = before_word[thread];
@@ -111,15 +113,15 @@ for (var first_word = 0u; first_word < params.words; first_word += ${WORDS}u) {
       place++;
     }
     workgroupBarrier();
-    if (thread <= batch_size) {
+    for (var i = thread; i <= batch_size; i += ${tile.threads}u) {
       var before = 0u;
-      for (var i = 0u; i < thread; i++) {
-        let at = first_member(kv, batch_clusters[i]);
+      for (var earlier = 0u; earlier < i; earlier++) {
+        let at = first_member(kv, batch_clusters[earlier]);
         before += starts[at + 1u] - starts[at];
       }
-      batch_members[thread] = before;
+      batch_members[i] = before;
     }
-    for (var i = thread; i < ${(rows * BATCH) / 32}u; i += 256u) {
+    for (var i = thread; i < ${(rows * BATCH) / 32}u; i += ${tile.threads}u) {
       let row = first + i / ${BATCH / 32}u;
       var share = 0u;
       for (var bit = 0u; bit < 32u; bit++) {

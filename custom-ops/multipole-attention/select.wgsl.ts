@@ -154,7 +154,7 @@ tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + 
 });
 
 /** Threads that look for the largest mean: few, since they meet after every choice. */
-const CHOOSERS = 64;
+const CHOOSERS = 32;
 
 /**
  * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass

@@ -29,6 +29,7 @@ export const summarize = variants((shape: HeadShape) => {
   const loadQuery = (row: string, quad: string) => `load_centroid(first + ${row}, origin + ${row}, ${quad})`;
   return kernel({
     label: 'cluster summaries',
+    threads: tile.threads,
     parameters: {
       ...geometryParameters,
       scale: 'f32',
@@ -61,8 +62,8 @@ fn load_key_and_value(row: u32, quad: u32) -> vec4<f32> {
   return read_value(row, quad - ${keyQuads}u);
 }`,
     body: `let cluster = group % params.clusters;
-let tiles = (params.query_clusters + ${shape.tile.rows - 1}u) / ${shape.tile.rows}u;
-let first = group / params.clusters % tiles * ${shape.tile.rows}u;
+let tiles = (params.query_clusters + ${tile.height - 1}u) / ${tile.height}u;
+let first = group / params.clusters % tiles * ${tile.height}u;
 let head = group / params.clusters / tiles;
 let kv = kv_head(head);
 let origin = (head * params.sets + params.centroid_set) * params.query_clusters + first;
@@ -83,14 +84,15 @@ for (var base = begin; base < end; base += ${shape.tile.keys}u) {
   ${tile.accumulate(columns, (key, quad) => `load_key_and_value(tile_keys[${key}], ${quad})`)}
 }
 ${tile.finishTotals}
-for (var r = 0u; r < ${tile.rowsPerThread}u; r++) {
-  let row = first + ty * ${tile.rowsPerThread}u + r;
-  if (tx == 0u && row < params.query_clusters) {
-    let index = (head * params.query_clusters + row) * params.clusters + cluster;
-    summary_weights[index] = select(${HIDDEN}, row_max[r] + log(row_total[r]), row_total[r] > 0.0);
-  }
-}
-let inverse = select(row_vec(), 1.0 / row_total, row_total > row_vec());
+${tile.rows
+  .map(
+    r => `if (tx == 0u && first + ${tile.row(r)} < params.query_clusters) {
+  let index = (head * params.query_clusters + first + ${tile.row(r)}) * params.clusters + cluster;
+  summary_weights[index] = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
+}`,
+  )
+  .join('\n')}
+let inverse = select(vec4<f32>(), 1.0 / row_total, row_total > vec4<f32>());
 ${tile.eachSum(
   columns,
   (sum, r, quad) => `{

@@ -1,6 +1,6 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { Attributes } from '../operator.js';
-import { tileShape } from '../runtime/web/attention-tile.wgsl.js';
+import { AttentionTile, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type FloatType, quads } from '../runtime/web/wgsl.js';
@@ -180,6 +180,7 @@ class MultipoleCall {
   readonly #layout: MultipoleLayout;
   readonly #shape: HeadShape;
   readonly #scale: number;
+  readonly #tileRows: number;
   readonly #query: GpuRange;
   #keys: SortedRows | null = null;
 
@@ -202,6 +203,7 @@ class MultipoleCall {
       valueDim,
       tile: tileShape(recorder.device.limits, headDim),
     };
+    this.#tileRows = new AttentionTile(this.#shape.tile).height;
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
     this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
   }
@@ -406,7 +408,7 @@ class MultipoleCall {
     const { keyMask } = this.tensors;
     const rows = geometry.rows - geometry.first_row;
     const state = this.#scratch('row states', heads.count * this.#stateBytes(rows));
-    const tiles = Math.ceil(rows / this.#shape.tile.rows);
+    const tiles = Math.ceil(rows / this.#tileRows);
     this.recorder.dispatch(
       near(this.#shape, keyMask !== null),
       { ...geometry, scale: this.#scale, tiles },
@@ -527,7 +529,7 @@ class MultipoleCall {
         summary_keys,
         summary_values,
       },
-      heads.count * Math.ceil(parameters.queryClusters / this.#shape.tile.rows) * clusters,
+      heads.count * Math.ceil(parameters.queryClusters / this.#tileRows) * clusters,
     );
     const rows = Math.floor(SCRATCH_BYTES / (heads.count * clusters * 4));
     for (const part of this.#layout.split(block, rows)) {
@@ -557,7 +559,7 @@ class MultipoleCall {
     const { valueDim } = this.sizes;
     const { clusters } = block;
     const size = block.end - block.begin;
-    const tileRows = this.#shape.tile.rows;
+    const tileRows = this.#tileRows;
     const slots = slotCapacity(size, parameters.queryClusters, tileRows);
     const { starts, order } = sortRows(
       recorder,

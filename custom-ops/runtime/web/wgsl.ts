@@ -3,7 +3,7 @@
  * columns at a time whatever their element type.
  */
 
-/** Threads of every workgroup: the largest number that WebGPU guarantees. */
+/** Threads of a workgroup unless its kernel says otherwise: the largest number that WebGPU guarantees. */
 export const THREADS = 256;
 
 /** Workgroups along x before the grid goes on along y: the largest count that WebGPU guarantees. */
@@ -78,7 +78,7 @@ export const booleans: BindingDeclaration = (name, slot) => `${storage('read', '
 fn read_${name}(index: u32) -> bool { return extractBits(${name}[index / 4u], 8u * (index % 4u), 8u) != 0u; }`;
 
 /**
- * Builds a kernel. `body` is the code of one workgroup of {@link THREADS} threads: `group` is its number below
+ * Builds a kernel. `body` is the code of one workgroup: `group` is its number below
  * the dispatched count (uniform), `thread` the thread's number; parameters are read as `params.NAME`.
  */
 export function kernel<
@@ -86,6 +86,8 @@ export function kernel<
   const Bindings extends Readonly<Record<string, BindingDeclaration>>,
 >(source: {
   readonly label: string;
+  /** Threads of a workgroup, {@link THREADS} unless given. */
+  readonly threads?: number;
   readonly parameters: Parameters;
   readonly bindings: Bindings;
   readonly declarations?: string;
@@ -100,7 +102,7 @@ ${parameters.map(([name, type]) => `  ${name}: ${type},`).join('\n')}
 @group(0) @binding(0) var<uniform> params: Parameters;
 ${declared.join('\n')}
 ${source.declarations ?? ''}
-@compute @workgroup_size(${THREADS})
+@compute @workgroup_size(${source.threads ?? THREADS})
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = workgroup.x + workgroup.y * ${GRID_WIDTH}u;
   if (group >= params.groups) { return; }
