@@ -2,12 +2,7 @@ import { Command } from 'commander';
 import { OPERATORS } from '../custom-ops/index.js';
 import { formatBytes, plural } from '../rewriter/format.js';
 import { ModelGraph } from '../rewriter/graph/model-graph.js';
-import {
-  describeModel,
-  describeSite,
-  type Inspection,
-  type SiteDescription,
-} from '../rewriter/inspection.js';
+import { type Inspection, inspect, type SiteDescription } from '../rewriter/inspection.js';
 import { openModelFile } from '../rewriter/onnx/model-file.js';
 import { describeFailure } from './errors.js';
 import { modelFiles } from './model-files.js';

@@ -1,7 +1,7 @@
 import type { Attributes, AttributeValue, OperatorDefinition } from '../custom-ops/operator.js';
 import { InputError } from './errors.js';
 import type { Replacement } from './replacement-nodes.js';
-import { type AttentionSite, SEQUENCE_AXIS } from './site.js';
+import { type AttentionSite, LAYOUT_AXES } from './site.js';
 
 export type Settings = Readonly<Record<string, AttributeValue>>;
 
@@ -233,7 +233,7 @@ function kept(site: AttentionSite, reason: string): Decision {
 function staticKeyLength(site: AttentionSite): number | null {
   const { value, layout } = site.key;
   const dims = site.nodes[0]?.graph.resolve(value)?.declared?.dims;
-  const dim = dims?.[SEQUENCE_AXIS[layout]];
+  const dim = dims?.[LAYOUT_AXES[layout].sequence];
   return typeof dim === 'number' ? dim : null;
 }
 

@@ -5,7 +5,7 @@ import { CheckFailure } from '../errors.js';
 import { openSession } from '../runtime/session.js';
 import { difference } from './difference.js';
 import { exactBelowOf, expose, isolate, type Replacement, siteId } from './replacement.js';
-import { keyLength, RowsWithoutKeys } from './rows-without-keys.js';
+import { keyLength, RowsWithoutKeys, type Skip } from './rows-without-keys.js';
 import type { OpenModel } from './validate-models.js';
 
 type Tensors = ReadonlyMap<string, TensorValue>;
@@ -70,7 +70,7 @@ interface Isolated {
   readonly measured: Difference;
   readonly keys: number | null;
   readonly rows: RowsWithoutKeys | null;
-  readonly skip: ((element: number) => boolean) | undefined;
+  readonly skip: Skip | undefined;
 }
 
 async function measureIsolated(
@@ -97,7 +97,9 @@ async function measureIsolated(
       const keys = site && keyLength(site, tensorOf(site.key.value));
       const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
       const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
-      const skip = site ? rows?.elementsOfOutput(expected.dims, site) : undefined;
+      const skip = site
+        ? rows?.elementsInLayout(expected.dims, site.output.layout, site.queryHeads)
+        : undefined;
       results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
     }
     return results;

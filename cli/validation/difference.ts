@@ -1,5 +1,6 @@
 import type { Difference } from '../../rewriter/validation.js';
 import { type TensorValue, toNumbers } from '../data/tensor.js';
+import type { Skip } from './rows-without-keys.js';
 
 /**
  * How far `actual` is from `expected`, over all elements that `skip` does not exclude: the squared error
@@ -10,11 +11,7 @@ import { type TensorValue, toNumbers } from '../data/tensor.js';
  * mismatch, and with one mismatch there is no measure: all three are null, which passes no budget. The same
  * holds for different shapes.
  */
-export function difference(
-  expected: TensorValue,
-  actual: TensorValue,
-  skip: (element: number) => boolean = () => false,
-): Difference {
+export function difference(expected: TensorValue, actual: TensorValue, skip: Skip = () => false): Difference {
   if (expected.dims.join() !== actual.dims.join()) return { ...NO_MEASURE, mismatches: expected.data.length };
   const a = toNumbers(expected);
   const b = toNumbers(actual);

@@ -1,11 +1,15 @@
-import { type AttentionSite, LAYOUT_AXES } from '../../rewriter/site.js';
+import { type AttentionSite, LAYOUT_AXES, type Layout } from '../../rewriter/site.js';
 import { type TensorValue, toNumbers } from '../data/tensor.js';
+
+/** Tells whether an element of a tensor, by its place in row-major order, is to be left out. */
+export type Skip = (element: number) => boolean;
 
 /** Query rows of a batch that see no key at all: the mask hides every key that causality leaves. */
 export class RowsWithoutKeys {
   private constructor(
-    readonly batch: number,
-    readonly rows: number,
+    private readonly batch: number,
+    private readonly rows: number,
+    /** 1 for every such row, `[batch, rows]`. */
     private readonly empty: Uint8Array,
   ) {}
 
@@ -20,9 +24,7 @@ export class RowsWithoutKeys {
     keys: number,
     mask: TensorValue | null,
   ): RowsWithoutKeys {
-    const axes = LAYOUT_AXES[site.output.layout];
-    const batch = (output.dims[axes.batch] ?? 0) / headsWithBatch(site);
-    const rows = output.dims[axes.sequence] ?? 0;
+    const { batch, rows } = sizesOf(output.dims, site.output.layout, site.queryHeads);
     const empty = new Uint8Array(batch * rows);
     const elements = mask && toNumbers(mask);
     const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
@@ -30,8 +32,8 @@ export class RowsWithoutKeys {
       const row = mask ? (b % (mask.dims[0] ?? 1)) * keys : 0;
       let first = 0;
       if (elements && site.keyMask) {
-        const visible = site.keyMask.visible;
-        while (first < keys && (elements[row + first] !== 0) !== (visible === 'nonzero')) first++;
+        const visible = site.keyMask.visible === 'nonzero';
+        while (first < keys && (elements[row + first] !== 0) !== visible) first++;
       }
       for (let i = 0; i < rows; i++) {
         const seesAny = first < keys && (!site.causal || first <= i + offset);
@@ -48,48 +50,48 @@ export class RowsWithoutKeys {
   /** Rows that are without keys here or in `other`, when both are of one shape. */
   union(other: RowsWithoutKeys | null): RowsWithoutKeys {
     if (other === null || other.batch !== this.batch || other.rows !== this.rows) return this;
-    return new RowsWithoutKeys(
-      this.batch,
-      this.rows,
-      this.empty.map((row, i) => row | other.empty[i]!),
-    );
+    const empty = this.empty.map((row, i) => row | other.empty[i]!);
+    return new RowsWithoutKeys(this.batch, this.rows, empty);
   }
 
-  /**
-   * Tells the elements of these rows in a tensor; none when shapes do not fit.
-   * @param rowAxis the axis of the sequence
-   * @param batchAxis the axis of the batch, each row of which stands for `heads` consecutive ones there
-   */
-  elementsOf(
-    dims: readonly number[],
-    rowAxis: number,
-    batchAxis = 0,
-    heads = 1,
-  ): ((element: number) => boolean) | undefined {
-    if (dims[batchAxis] !== this.batch * heads || dims[rowAxis] !== this.rows || this.count === 0)
-      return undefined;
-    const inside = (axis: number) => dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
-    const [perRow, perBatch] = [inside(rowAxis), inside(batchAxis)];
+  /** Elements of these rows in a value of a site's layout; undefined where there are none. */
+  elementsInLayout(dims: readonly number[], layout: Layout, heads: number | null): Skip | undefined {
+    const { batch, rows } = sizesOf(dims, layout, heads);
+    if (this.count === 0 || batch !== this.batch || rows !== this.rows) return undefined;
+    const axes = LAYOUT_AXES[layout];
+    const perBatch = dims[axes.batch]! / batch;
+    const [batchStride, rowStride] = [strideOf(dims, axes.batch), strideOf(dims, axes.sequence)];
     return element => {
-      const b = Math.floor((Math.floor(element / perBatch) % dims[batchAxis]!) / heads);
-      const i = Math.floor(element / perRow) % this.rows;
-      return this.empty[b * this.rows + i] === 1;
+      const b = Math.floor((Math.floor(element / batchStride) % dims[axes.batch]!) / perBatch);
+      const i = Math.floor(element / rowStride) % rows;
+      return this.empty[b * rows + i] === 1;
     };
   }
 
-  /** The same for the output of a site. */
-  elementsOfOutput(dims: readonly number[], site: AttentionSite): ((element: number) => boolean) | undefined {
-    const axes = LAYOUT_AXES[site.output.layout];
-    return this.elementsOf(dims, axes.sequence, axes.batch, headsWithBatch(site));
+  /** Elements of these rows in an output `[batch, sequence, ...]`; undefined for any other shape. */
+  elementsOfOutput(dims: readonly number[]): Skip | undefined {
+    return dims.length < 2 ? undefined : this.elementsInLayout(dims, 'BN(HD)', null);
   }
-}
-
-/** Heads that the batch axis of a site's output holds for each batch row. */
-function headsWithBatch({ output, queryHeads }: AttentionSite): number {
-  return LAYOUT_AXES[output.layout].headsWithBatch ? (queryHeads ?? 1) : 1;
 }
 
 /** Number of keys that a site sees, from the value of its key operand. */
 export function keyLength(site: AttentionSite, key: TensorValue): number {
   return key.dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0;
+}
+
+function sizesOf(
+  dims: readonly number[],
+  layout: Layout,
+  heads: number | null,
+): { readonly batch: number; readonly rows: number } {
+  const { batch, sequence, headsWithBatch } = LAYOUT_AXES[layout];
+  return {
+    batch: (dims[batch] ?? 0) / (headsWithBatch ? (heads ?? 1) : 1),
+    rows: dims[sequence] ?? 0,
+  };
+}
+
+/** Elements between neighbors along an axis. */
+function strideOf(dims: readonly number[], axis: number): number {
+  return dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
 }

@@ -234,7 +234,7 @@ async function runRewritten(
       compared.push(
         [...outputs].map(([name, expected]) => ({
           name,
-          ...difference(expected, actual.get(name)!, empty?.elementsOf(expected.dims, 1)),
+          ...difference(expected, actual.get(name)!, empty?.elementsOfOutput(expected.dims)),
         })),
       );
     }
