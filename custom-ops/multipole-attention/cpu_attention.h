@@ -202,8 +202,7 @@ class Attention {
   // Step 4.
   void clusterQueries(const std::vector<size_t>& heads) {
     const size_t all = problem_.shape.batch * problem_.shape.heads, depth = problem_.depth;
-    const Span rows{geometry_.firstRow(), geometry_.rows};
-    blocks_ = rows.empty() ? 0 : geometry_.blockOf(geometry_.segmentOf(rows.end - 1)) + 1;
+    blocks_ = geometry_.blocks();
     const auto blocks = static_cast<size_t>(blocks_);
     centroids_.reset(environment().allocator, blocks * all * queryClusterCount() * depth);
     rowClusters_.assign(all * rowCount(), -1);

@@ -19,11 +19,11 @@ struct Operands {
   const bool* keyMask;  // [batch][keys], or null
 };
 
-// Where results go: [batch][heads][queries][valueDim] in float32 or float16, and the log-sum-exp in float32.
+// Where results go, in float32 or float16.
 struct Output {
-  void* data;
+  void* data;       // [batch][heads][queries][valueDim]
+  void* logSumExp;  // [batch][heads][queries], or null
   bool isHalf;
-  float* logSumExp;  // [batch][heads][queries], or null
 };
 
 // The discontinuous steps, exchanged with the reference in tests (reference.ts, MultipoleChoices).
@@ -115,19 +115,21 @@ class Problem {
     const size_t at = head * shape.queries + static_cast<size_t>(row - geometry.past);
     const float gain = sum == 0 ? 0.f : 1.f / sum;
     environment.simd.scaleRows(sums, size, 1, size, &gain);
-    if (output_.isHalf) {
-      auto* out = static_cast<uint16_t*>(output_.data) + at * shape.valueDim;
-      for (size_t e = 0; e < shape.valueDim; e++) out[e] = toHalf(sums[e]);
-    } else {
-      std::memcpy(static_cast<float*>(output_.data) + at * shape.valueDim, sums,
-                  shape.valueDim * sizeof(float));
-    }
-    if (output_.logSumExp) {
-      output_.logSumExp[at] = sum == 0 ? kMinusInfinity : (max + std::log2(sum)) * kLn2;
-    }
+    store(output_.data, at * shape.valueDim, sums, shape.valueDim);
+    if (!output_.logSumExp) return;
+    const float logSumExp = sum == 0 ? kMinusInfinity : (max + std::log2(sum)) * kLn2;
+    store(output_.logSumExp, at, &logSumExp, 1);
   }
 
  private:
+  void store(void* target, size_t at, const float* values, size_t count) const {
+    if (output_.isHalf) {
+      std::transform(values, values + count, static_cast<uint16_t*>(target) + at, toHalf);
+    } else {
+      std::copy_n(values, count, static_cast<float*>(target) + at);
+    }
+  }
+
   void listVisibleKeys() {
     if (!operands_.keyMask) return;
     visible_.resize(shape.batch);

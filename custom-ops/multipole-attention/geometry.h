@@ -86,6 +86,8 @@ class Geometry {
     for (; ownSegment > 0; ownSegment /= 2) block++;
     return block;
   }
+  // Sets of query centroids in use.
+  int blocks() const { return firstRow() < rows ? blockOf(segmentOf(rows - 1)) + 1 : 0; }
   Span centroidRows(int block) const {
     if (!causal) return {0, rows};
     const int64_t end = (int64_t{1} << block) * segment - offset_;

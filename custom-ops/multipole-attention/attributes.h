@@ -1,0 +1,59 @@
+// Reading the attributes of a MultipoleAttention node; operator.ts validates them when a node is made, this
+// checks what a kernel relies on.
+#pragma once
+
+#include "../native/kernel.h"
+#include "parameters.h"
+
+namespace onnxrewrite::multipole {
+
+[[noreturn]] inline void refuse(const std::string& message) {
+  throw ort::Error(ort::kInvalidArgument, "MultipoleAttention: " + message);
+}
+
+template <class T>
+T oneOf(const NodeAttributes& attributes, const char* name, T absent,
+        std::initializer_list<std::pair<const char*, T>> values) {
+  const std::optional<std::string> text = attributes.text(name);
+  if (!text) return absent;
+  for (const auto& [known, value] : values) {
+    if (*text == known) return value;
+  }
+  refuse(std::string("unknown ") + name + " \"" + *text + "\"");
+}
+
+inline Parameters readParameters(const NodeAttributes& attributes) {
+  const auto integer = [&](const char* name, int64_t absent, int64_t least) {
+    const int64_t value = attributes.integer(name).value_or(absent);
+    if (value < least) refuse(std::string(name) + " is " + std::to_string(value) + ", below " + std::to_string(least));
+    return value;
+  };
+  Parameters p;
+  p.scale = attributes.real("scale");
+  p.causal = integer("causal", 0, 0) != 0;
+  p.causalOffset = attributes.integer("causal_offset");
+  p.exactBelow = integer("exact_below", 0, 0);
+  p.segment = integer("segment", 256, p.causal ? 1 : 0);
+  p.window = integer("window", p.causal ? 0 : 1, 0);
+  p.keyClusters = integer("key_clusters", 8, 1);
+  p.keyGrouping = oneOf(attributes, "key_grouping", KeyGrouping::kmeans,
+                        {{"kmeans", KeyGrouping::kmeans}, {"contiguous", KeyGrouping::contiguous}});
+  p.queryClusters = integer("query_clusters", 64, 1);
+  p.iterations = integer("iterations", 3, 1);
+  p.order = static_cast<int>(integer("order", 0, 0));
+  p.contracted = integer("contracted", 0, 0) != 0;
+  p.retrieve = attributes.integers("retrieve").value_or(std::vector<int64_t>{p.causal ? 32 : 16});
+  p.retrieveMass = attributes.real("retrieve_mass").value_or(0.f);
+  p.selection =
+      oneOf(attributes, "selection", p.causal ? Selection::sliding : Selection::tile,
+            {{"tile", Selection::tile}, {"sliding", Selection::sliding}, {"cluster", Selection::cluster}});
+  p.group = integer("group", p.causal ? 16 : 64, 1);
+  p.dyadic = oneOf(attributes, "hierarchy", false, {{"flat", false}, {"dyadic", true}});
+  if (p.retrieve.empty()) refuse("retrieve is empty");
+  if (p.contracted && (p.order == 0 || p.segment != 0 || p.retrieve != std::vector<int64_t>{0} || p.retrieveMass > 0)) {
+    refuse("contracted needs order 1, segment 0 and retrieve 0");
+  }
+  return p;
+}
+
+}  // namespace onnxrewrite::multipole

@@ -1,0 +1,209 @@
+// MultipoleAttention on the CPU execution provider.
+#include "attributes.h"
+#include "cpu_attention.h"
+
+namespace onnxrewrite::multipole {
+namespace {
+
+enum Input { kQuery, kKey, kValue, kKeyMask, kPastQuery, kGivenChoices };
+enum Result { kOutput, kLogSumExp, kMadeChoices };
+
+std::string describe(const std::vector<int64_t>& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); i++) text += (i ? "," : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+Shape shapeOf(const TensorView& query, const TensorView& key, const TensorView& value,
+              const std::optional<TensorView>& mask, const std::optional<TensorView>& past) {
+  const auto requireRank = [](const TensorView& tensor, const char* name, size_t rank) {
+    if (tensor.dims.size() == rank) return;
+    refuse(std::string(name) + " has shape " + describe(tensor.dims) + ", not " + std::to_string(rank) +
+           " dimensions");
+  };
+  requireRank(query, "query", 4);
+  requireRank(key, "key", 4);
+  requireRank(value, "value", 4);
+  const auto &q = query.dims, &k = key.dims, &v = value.dims;
+  if (k[0] != q[0] || k[3] != q[3] || (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0)) {
+    refuse("key " + describe(k) + " does not fit query " + describe(q));
+  }
+  if (v[0] != k[0] || v[1] != k[1] || v[2] != k[2]) {
+    refuse("value " + describe(v) + " does not fit key " + describe(k));
+  }
+  if (mask) {
+    requireRank(*mask, "key_mask", 2);
+    if (mask->dims[0] != q[0] || mask->dims[1] != k[2]) {
+      refuse("key_mask " + describe(mask->dims) + " does not fit key " + describe(k));
+    }
+  }
+  int64_t pastRows = 0;
+  if (past) {
+    requireRank(*past, "past_query", 4);
+    const auto& p = past->dims;
+    if (p[0] != q[0] || p[1] != q[1] || p[3] != q[3]) {
+      refuse("past_query " + describe(p) + " does not fit query " + describe(q));
+    }
+    pastRows = p[2];
+  }
+  if (k[2] > INT32_MAX || pastRows + q[2] > INT32_MAX) refuse("more than 2^31 queries or keys");
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  return {size(q[0]), size(q[1]), size(k[1]), size(q[2]), size(pastRows), size(k[2]), size(q[3]), size(v[3])};
+}
+
+// Rows of one or two tensors in float32, padded to multiples of kLanes: in place where they already are.
+class PaddedRows {
+ public:
+  // `parts` are tensors [heads][rows][size] whose rows follow each other, head by head.
+  PaddedRows(const Environment& environment, size_t heads, std::initializer_list<const TensorView*> parts,
+             std::initializer_list<size_t> rowCounts, size_t size) {
+    const size_t padded = roundUpToLanes(size);
+    const TensorView& last = **(parts.end() - 1);
+    if (parts.size() == 1 && last.type == ort::kFloat && padded == size) {
+      data_ = last.as<const float>();
+      return;
+    }
+    size_t rows = 0;
+    for (const size_t count : rowCounts) rows += count;
+    float* target = copy_.reset(environment.allocator, std::max<size_t>(1, heads * rows * padded));
+    data_ = target;
+    environment.parallel.forEach(heads, [&](size_t head, size_t) {
+      float* out = target + head * rows * padded;
+      auto count = rowCounts.begin();
+      for (const TensorView* part : parts) {
+        for (size_t n = head * *count; n < (head + 1) * *count; n++, out += padded) {
+          if (part->type == ort::kFloat16) {
+            const uint16_t* row = part->as<const uint16_t>() + n * size;
+            for (size_t d = 0; d < size; d++) out[d] = fromHalf(row[d]);
+          } else {
+            std::copy_n(part->as<const float>() + n * size, size, out);
+          }
+          std::fill(out + size, out + padded, 0.f);
+        }
+        count++;
+      }
+    });
+  }
+
+  const float* data() const { return data_; }
+
+ private:
+  Buffer<float> copy_;
+  const float* data_;
+};
+
+class Kernel {
+ public:
+  Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>& op)
+      : api_(api), parameters_(readParameters(attributes)), traced_(op.outputs.size() > kMadeChoices) {
+    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
+  }
+  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+
+  void run(const RunContext& context) const {
+    const TensorView query = *context.input(kQuery), key = *context.input(kKey), value = *context.input(kValue);
+    const std::optional<TensorView> mask = context.input(kKeyMask);
+    std::optional<TensorView> past = context.input(kPastQuery);
+    const Shape shape = shapeOf(query, key, value, mask, past);
+    if (parameters_.retrieve.size() != 1 && parameters_.retrieve.size() != shape.heads) {
+      refuse("retrieve has " + std::to_string(parameters_.retrieve.size()) + " numbers for " +
+             std::to_string(shape.heads) + " heads");
+    }
+    const auto dim = [](size_t n) { return static_cast<int64_t>(n); };
+    const std::vector<int64_t> rows{dim(shape.batch), dim(shape.heads), dim(shape.queries)};
+    std::vector<int64_t> dims = rows;
+    dims.push_back(dim(shape.valueDim));
+    const Output output{context.output(kOutput, dims), context.output(kLogSumExp, rows),
+                        query.type == ort::kFloat16};
+
+    SessionMemory memory(context, memoryInfo_);
+    SessionThreads threads(context);
+    const Environment environment{simd(), memory, threads};
+    const size_t heads = shape.batch * shape.heads, kvHeads = shape.batch * shape.kvHeads;
+    if (past && shape.past == 0) past.reset();
+    const PaddedRows queries =
+        past ? PaddedRows(environment, heads, {&*past, &query}, {shape.past, shape.queries}, shape.headDim)
+             : PaddedRows(environment, heads, {&query}, {shape.queries}, shape.headDim);
+    const PaddedRows keys(environment, kvHeads, {&key}, {shape.keys}, shape.headDim);
+    const PaddedRows values(environment, kvHeads, {&value}, {shape.keys}, shape.valueDim);
+    const Operands operands{queries.data(), keys.data(), values.data(), mask ? mask->as<const bool>() : nullptr};
+    const Problem problem(environment, parameters_, shape, operands, output);
+    if (!traced_) {
+      Attention(problem, nullptr, nullptr).run();
+      return;
+    }
+    const Choices made = madeChoices(context, problem);
+    if (const std::optional<Choices> given = givenChoices(context)) {
+      Attention(problem, &*given, &made).run();
+    } else {
+      Attention(problem, nullptr, &made).run();
+    }
+  }
+
+ private:
+  static std::optional<Choices> givenChoices(const RunContext& context) {
+    std::vector<TensorView> given;
+    for (size_t n = 0; n < 4; n++) {
+      const std::optional<TensorView> choice = context.input(kGivenChoices + n);
+      if (!choice) return std::nullopt;
+      given.push_back(*choice);
+    }
+    return Choices{given[0].as<int32_t>(), given[1].as<float>(), given[2].as<int32_t>(), given[3].as<int32_t>()};
+  }
+
+  static Choices madeChoices(const RunContext& context, const Problem& problem) {
+    const Shape& s = problem.shape;
+    const auto dims = [](std::initializer_list<size_t> sizes) {
+      return std::vector<int64_t>(sizes.begin(), sizes.end());
+    };
+    const auto filled = [&](size_t output, std::initializer_list<size_t> sizes) {
+      size_t count = 1;
+      for (const size_t size : sizes) count *= size;
+      auto* data = static_cast<int32_t*>(context.output(kMadeChoices + output, dims(sizes)));
+      std::fill_n(data, count, -1);
+      return data;
+    };
+    const Geometry& geometry = problem.geometry;
+    const auto clusters = static_cast<size_t>(geometry.clusters());
+    const auto queryClusters = static_cast<size_t>(problem.parameters.queryClusters);
+    const auto blocks = static_cast<size_t>(geometry.blocks());
+    return {filled(0, {geometry.levels().size(), s.batch, s.kvHeads, s.keys}),
+            static_cast<float*>(
+                context.output(kMadeChoices + 1, dims({blocks, s.batch, s.heads, queryClusters, s.headDim}))),
+            filled(2, {s.batch, s.heads, s.past + s.queries}), filled(3, {s.batch, s.heads, s.queries, clusters})};
+  }
+
+  const ort::Api& api_;
+  const Parameters parameters_;
+  const bool traced_;
+  ort::MemoryInfo* memoryInfo_ = nullptr;
+};
+
+using Ports = std::vector<Port>;
+
+Ports inputs(ort::ElementType type) {
+  return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional},
+          {type, ort::kOptional}};
+}
+Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}, {type, ort::kOptional}}; }
+Ports joined(Ports ports, const Ports& more) {
+  ports.insert(ports.end(), more.begin(), more.end());
+  return ports;
+}
+Ports choices(ort::Characteristic characteristic) {
+  return {{ort::kInt32, characteristic}, {ort::kFloat, characteristic}, {ort::kInt32, characteristic},
+          {ort::kInt32, characteristic}};
+}
+
+const Operator<Kernel> single("MultipoleAttention", nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
+const Operator<Kernel> half("MultipoleAttention", nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));
+// For tests: takes and returns the discrete choices (struct Choices) after the ordinary inputs and outputs.
+const Operator<Kernel> traced("MultipoleAttentionTraced", nullptr,
+                              joined(inputs(ort::kFloat), choices(ort::kOptional)),
+                              joined(outputs(ort::kFloat), choices(ort::kRequired)));
+const Registration registrations[] = {Registration(single), Registration(half), Registration(traced)};
+
+}  // namespace
+}  // namespace onnxrewrite::multipole

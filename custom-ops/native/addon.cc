@@ -1,0 +1,650 @@
+// Inference sessions for Node on the ONNX Runtime that onnxruntime-node ships, with our operators registered.
+// runtime/node/binding.ts describes what is exported.
+#include "napi_values.h"
+#include "ort_runtime.h"
+
+#include <cstring>
+
+namespace onnxrewrite {
+namespace {
+
+using js::check;
+using Strings = std::vector<std::string>;
+
+// ---- sessions ----
+
+struct SessionOptionsOwner {
+  ort::SessionOptions* options = nullptr;
+  SessionOptionsOwner() { ort::check(OrtRuntime::get().api, OrtRuntime::get().api.CreateSessionOptions(&options)); }
+  ~SessionOptionsOwner() { OrtRuntime::get().api.ReleaseSessionOptions(options); }
+  SessionOptionsOwner(const SessionOptionsOwner&) = delete;
+};
+
+std::vector<const char*> pointers(const Strings& strings) {
+  std::vector<const char*> result;
+  for (const std::string& text : strings) result.push_back(text.c_str());
+  return result;
+}
+
+struct Pairs {
+  Strings keys, values;
+};
+
+// [key, value, key, value, ...]
+Pairs readPairs(napi_env env, napi_value array) {
+  Pairs pairs;
+  for (size_t n = 0; n + 1 < js::length(env, array); n += 2) {
+    pairs.keys.push_back(js::toString(env, js::element(env, array, n)));
+    pairs.values.push_back(js::toString(env, js::element(env, array, n + 1)));
+  }
+  return pairs;
+}
+
+void appendProvider(napi_env env, napi_value provider, ort::SessionOptions* options) {
+  const ort::Api& api = OrtRuntime::get().api;
+  const std::string name = js::toString(env, *js::property(env, provider, "name"));
+  const Pairs settings = readPairs(env, *js::property(env, provider, "settings"));
+  const std::vector<const char*> keys = pointers(settings.keys), values = pointers(settings.values);
+  if (name != "CUDA") {
+    ort::check(api, api.SessionOptionsAppendExecutionProvider(options, name.c_str(), keys.data(), values.data(),
+                                                             keys.size()));
+    return;
+  }
+  ort::CudaProviderOptions* cuda;
+  ort::check(api, api.CreateCUDAProviderOptions(&cuda));
+  ort::Status* status = api.UpdateCUDAProviderOptions(cuda, keys.data(), values.data(), keys.size());
+  if (!status) status = api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda);
+  api.ReleaseCUDAProviderOptions(cuda);
+  ort::check(api, status);
+}
+
+void applyOptions(napi_env env, napi_value source, ort::SessionOptions* options) {
+  const ort::Api& api = OrtRuntime::get().api;
+  const auto number = [&](const char* name, const auto& set) {
+    if (const auto value = js::property(env, source, name)) {
+      ort::check(api, set(options, static_cast<int>(js::toNumber(env, *value))));
+    }
+  };
+  const auto text = [&](const char* name, const auto& set) {
+    if (const auto value = js::property(env, source, name)) {
+      ort::check(api, set(options, js::toString(env, *value).c_str()));
+    }
+  };
+  const auto flag = [&](const char* name, const auto& set) {
+    if (js::property(env, source, name)) ort::check(api, set(options));
+  };
+  number("intraOpNumThreads", api.SetIntraOpNumThreads);
+  number("interOpNumThreads", api.SetInterOpNumThreads);
+  number("graphOptimizationLevel", api.SetSessionGraphOptimizationLevel);
+  number("executionMode", api.SetSessionExecutionMode);
+  number("logSeverityLevel", api.SetSessionLogSeverityLevel);
+  number("logVerbosityLevel", api.SetSessionLogVerbosityLevel);
+  text("logId", api.SetSessionLogId);
+  text("optimizedModelFilePath", api.SetOptimizedModelFilePath);
+  text("profileFilePrefix", api.EnableProfiling);
+  flag("disableCpuMemArena", api.DisableCpuMemArena);
+  flag("disableMemPattern", api.DisableMemPattern);
+  if (const auto overrides = js::property(env, source, "freeDimensions")) {
+    for (size_t n = 0; n + 1 < js::length(env, *overrides); n += 2) {
+      const std::string name = js::toString(env, js::element(env, *overrides, n));
+      const auto value = static_cast<int64_t>(js::toNumber(env, js::element(env, *overrides, n + 1)));
+      ort::check(api, api.AddFreeDimensionOverrideByName(options, name.c_str(), value));
+    }
+  }
+  if (const auto config = js::property(env, source, "config")) {
+    const Pairs entries = readPairs(env, *config);
+    for (size_t n = 0; n < entries.keys.size(); n++) {
+      ort::check(api, api.AddSessionConfigEntry(options, entries.keys[n].c_str(), entries.values[n].c_str()));
+    }
+  }
+  if (const auto providers = js::property(env, source, "providers")) {
+    for (size_t n = 0; n < js::length(env, *providers); n++) {
+      appendProvider(env, js::element(env, *providers, n), options);
+    }
+  }
+}
+
+// [path, Uint8Array, path, Uint8Array, ...]
+void applyExternalData(napi_env env, napi_value list, ort::SessionOptions* options, js::References& keep) {
+  const ort::Api& api = OrtRuntime::get().api;
+  Strings paths;
+  std::vector<char*> buffers;
+  std::vector<size_t> sizes;
+  for (size_t n = 0; n + 1 < js::length(env, list); n += 2) {
+    const napi_value data = js::element(env, list, n + 1);
+    const js::Bytes bytes = js::bytesOf(env, data);
+    keep.keep(data);
+    paths.push_back(js::toString(env, js::element(env, list, n)));
+    buffers.push_back(static_cast<char*>(bytes.data));
+    sizes.push_back(bytes.size);
+  }
+  if (paths.empty()) return;
+  const std::vector<const char*> names = pointers(paths);
+  ort::check(api, api.AddExternalInitializersFromFilesInMemory(options, names.data(), buffers.data(), sizes.data(),
+                                                              names.size()));
+}
+
+void registerOperators(napi_env env, napi_value list, OrtSession& session, ort::SessionOptions* options) {
+  const ort::Api& api = OrtRuntime::get().api;
+  const size_t count = js::length(env, list);
+  if (count == 0) return;
+  ort::check(api, api.CreateCustomOpDomain(kDomain, &session.domain));
+  for (size_t n = 0; n < count; n++) {
+    void* op;
+    check(env, napi_get_value_external(env, js::element(env, list, n), &op));
+    ort::check(api, api.CustomOpDomain_Add(session.domain, static_cast<const ort::CustomOp*>(op)));
+  }
+  ort::check(api, api.AddCustomOpDomain(options, session.domain));
+}
+
+using NameOf = ort::Status* (*)(const ort::Session*, size_t, ort::Allocator*, char**);
+
+Strings readNames(const ort::Session* session, size_t count, NameOf nameOf) {
+  const ort::Api& api = OrtRuntime::get().api;
+  ort::Allocator* allocator;
+  ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
+  Strings names;
+  for (size_t n = 0; n < count; n++) {
+    char* name;
+    ort::check(api, nameOf(session, n, allocator, &name));
+    names.emplace_back(name);
+    ort::check(api, api.AllocatorFree(allocator, name));
+  }
+  return names;
+}
+
+void readSignature(OrtSession& session) {
+  const ort::Api& api = OrtRuntime::get().api;
+  size_t inputs, outputs;
+  ort::check(api, api.SessionGetInputCount(session.session, &inputs));
+  ort::check(api, api.SessionGetOutputCount(session.session, &outputs));
+  session.inputs = readNames(session.session, inputs, api.SessionGetInputName);
+  session.outputs = readNames(session.session, outputs, api.SessionGetOutputName);
+}
+
+// { name, type, dims } of one input or output; type 0 where it is not a tensor.
+napi_value describeValue(napi_env env, const std::string& name, ort::TypeInfo* info) {
+  const ort::Api& api = OrtRuntime::get().api;
+  const std::unique_ptr<ort::TypeInfo, void (*)(ort::TypeInfo*)> owner(info, api.ReleaseTypeInfo);
+  const ort::TensorTypeAndShapeInfo* tensor;
+  ort::check(api, api.CastTypeInfoToTensorInfo(info, &tensor));
+  ort::ElementType type = ort::kUndefined;
+  size_t rank = 0;
+  if (tensor) {
+    ort::check(api, api.GetTensorElementType(tensor, &type));
+    ort::check(api, api.GetDimensionsCount(tensor, &rank));
+  }
+  std::vector<int64_t> dims(rank);
+  std::vector<const char*> symbols(rank);
+  if (rank > 0) {
+    ort::check(api, api.GetDimensions(tensor, dims.data(), rank));
+    ort::check(api, api.GetSymbolicDimensions(tensor, symbols.data(), rank));
+  }
+  const napi_value shape = js::newArray(env, rank);
+  for (size_t n = 0; n < rank; n++) {
+    js::setElement(env, shape, n,
+                   dims[n] < 0 ? js::fromString(env, symbols[n]) : js::fromNumber(env, static_cast<double>(dims[n])));
+  }
+  return js::newObject(env, {{"name", js::fromString(env, name)}, {"type", js::fromNumber(env, type)}, {"shape", shape}});
+}
+
+using TypeOf = ort::Status* (*)(const ort::Session*, size_t, ort::TypeInfo**);
+
+napi_value describeValues(napi_env env, const OrtSession& session, const Strings& names, TypeOf typeOf) {
+  const napi_value list = js::newArray(env, names.size());
+  for (size_t n = 0; n < names.size(); n++) {
+    ort::TypeInfo* info;
+    ort::check(OrtRuntime::get().api, typeOf(session.session, n, &info));
+    js::setElement(env, list, n, describeValue(env, names[n], info));
+  }
+  return list;
+}
+
+// What a JavaScript session handle holds. Runs in flight share it, so a release waits for them.
+struct Handle {
+  std::shared_ptr<OrtSession> session;
+  std::shared_ptr<js::References> keep;
+};
+
+std::shared_ptr<OrtSession> sessionOf(napi_env env, napi_value value) {
+  void* data;
+  check(env, napi_get_value_external(env, value, &data));
+  const std::shared_ptr<OrtSession>& session = static_cast<Handle*>(data)->session;
+  if (!session) throw std::runtime_error("the session has been released");
+  return session;
+}
+
+napi_value errorOf(napi_env env, const std::string& message) {
+  napi_value error;
+  check(env, napi_create_error(env, nullptr, js::fromString(env, message), &error));
+  return error;
+}
+
+// Work off the JavaScript thread behind a promise: `execute` elsewhere, `finish` back here for the result.
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  static napi_value start(napi_env env, std::unique_ptr<Task> task, const char* name) {
+    napi_value promise;
+    check(env, napi_create_promise(env, &task->deferred_, &promise));
+    check(env, napi_create_async_work(env, nullptr, js::fromString(env, name), &Task::onThread, &Task::onFinish,
+                                      task.get(), &task->work_));
+    check(env, napi_queue_async_work(env, task->work_));
+    task.release();
+    return promise;
+  }
+
+ protected:
+  virtual void execute() = 0;
+  virtual napi_value finish(napi_env env) = 0;
+
+ private:
+  static void onThread(napi_env, void* data) {
+    auto* task = static_cast<Task*>(data);
+    try {
+      task->execute();
+    } catch (const std::exception& error) {
+      task->failure_ = error.what();
+    }
+  }
+
+  static void onFinish(napi_env env, napi_status, void* data) {
+    const std::unique_ptr<Task> task(static_cast<Task*>(data));
+    js::guarded(env, [&]() -> napi_value {
+      check(env, napi_delete_async_work(env, task->work_));
+      std::optional<std::string> failure = task->failure_;
+      napi_value result = nullptr;
+      if (!failure) {
+        try {
+          result = task->finish(env);
+        } catch (const std::exception& error) {
+          failure = error.what();
+        }
+      }
+      if (failure) {
+        check(env, napi_reject_deferred(env, task->deferred_, errorOf(env, *failure)));
+      } else {
+        check(env, napi_resolve_deferred(env, task->deferred_, result));
+      }
+      return nullptr;
+    });
+  }
+
+  napi_deferred deferred_ = nullptr;
+  napi_async_work work_ = nullptr;
+  std::optional<std::string> failure_;
+};
+
+class CreateTask : public Task {
+ public:
+  CreateTask(napi_env env, napi_value model, napi_value options, napi_value operators)
+      : keep_(std::make_shared<js::References>(env)), session_(std::make_shared<OrtSession>()) {
+    if (js::typeOf(env, model) == napi_string) {
+      path_ = js::toString(env, model);
+    } else {
+      bytes_ = js::bytesOf(env, model);
+      keep_->keep(model);
+    }
+    applyOptions(env, options, options_.options);
+    if (const auto external = js::property(env, options, "externalData")) {
+      applyExternalData(env, *external, options_.options, *keep_);
+    }
+    registerOperators(env, operators, *session_, options_.options);
+  }
+
+ protected:
+  void execute() override {
+    const OrtRuntime& runtime = OrtRuntime::get();
+    const ort::Api& api = runtime.api;
+    ort::check(api, bytes_ ? api.CreateSessionFromArray(runtime.env, bytes_->data, bytes_->size, options_.options,
+                                                       &session_->session)
+                           : api.CreateSession(runtime.env, path_.c_str(), options_.options, &session_->session));
+    readSignature(*session_);
+  }
+
+  napi_value finish(napi_env env) override {
+    const ort::Api& api = OrtRuntime::get().api;
+    const napi_value inputs = describeValues(env, *session_, session_->inputs, api.SessionGetInputTypeInfo);
+    const napi_value outputs = describeValues(env, *session_, session_->outputs, api.SessionGetOutputTypeInfo);
+    auto handle = std::make_unique<Handle>(Handle{session_, keep_});
+    napi_value external;
+    check(env, napi_create_external(env, handle.get(), [](napi_env, void* data, void*) { delete static_cast<Handle*>(data); },
+                                    nullptr, &external));
+    handle.release();
+    return js::newObject(env, {{"handle", external}, {"inputs", inputs}, {"outputs", outputs}});
+  }
+
+ private:
+  std::string path_;
+  std::optional<js::Bytes> bytes_;
+  SessionOptionsOwner options_;
+  std::shared_ptr<js::References> keep_;
+  std::shared_ptr<OrtSession> session_;
+};
+
+// ---- runs ----
+
+size_t bitsOf(ort::ElementType type) {
+  switch (type) {
+    case ort::kUint4:
+    case ort::kInt4:
+      return 4;
+    case ort::kUint8:
+    case ort::kInt8:
+    case ort::kBool:
+      return 8;
+    case ort::kUint16:
+    case ort::kInt16:
+    case ort::kFloat16:
+      return 16;
+    case ort::kFloat:
+    case ort::kInt32:
+    case ort::kUint32:
+      return 32;
+    case ort::kInt64:
+    case ort::kDouble:
+    case ort::kUint64:
+      return 64;
+    default:
+      throw std::runtime_error("tensors of element type " + std::to_string(type) + " are not supported");
+  }
+}
+
+using ValueOwner = std::unique_ptr<ort::Value, void (*)(ort::Value*)>;
+ValueOwner own(ort::Value* value) { return {value, OrtRuntime::get().api.ReleaseValue}; }
+
+// A tensor over the memory of a typed array, or with the strings of an array.
+ValueOwner wrapTensor(napi_env env, ort::ElementType type, const std::vector<int64_t>& dims, napi_value data) {
+  const OrtRuntime& runtime = OrtRuntime::get();
+  const ort::Api& api = runtime.api;
+  size_t count = 1;
+  for (const int64_t dim : dims) count *= static_cast<size_t>(dim);
+  ort::Value* value = nullptr;
+  if (type == ort::kString) {
+    const auto strings = js::toVector<std::string>(env, data, [&](napi_value text) { return js::toString(env, text); });
+    if (strings.size() != count) throw std::runtime_error("the number of strings does not fit the shape");
+    ort::Allocator* allocator;
+    ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
+    ort::check(api, api.CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), type, &value));
+    ValueOwner owner = own(value);
+    ort::check(api, api.FillStringTensor(value, pointers(strings).data(), count));
+    return owner;
+  }
+  const js::Bytes bytes = js::bytesOf(env, data);
+  const size_t needed = (count * bitsOf(type) + 7) / 8;
+  if (bytes.size < needed) throw std::runtime_error("the data is shorter than the shape says");
+  static char nothing[1];
+  void* memory = bytes.data ? bytes.data : nothing;
+  ort::check(api, api.CreateTensorWithDataAsOrtValue(runtime.cpu, memory, needed, dims.data(), dims.size(), type, &value));
+  return own(value);
+}
+
+napi_value readStrings(napi_env env, const ort::Value* value, size_t count) {
+  const ort::Api& api = OrtRuntime::get().api;
+  size_t size;
+  ort::check(api, api.GetStringTensorDataLength(value, &size));
+  std::string content(size, '\0');
+  std::vector<size_t> offsets(count + 1, size);
+  ort::check(api, api.GetStringTensorContent(value, content.data(), size, offsets.data(), count));
+  const napi_value strings = js::newArray(env, count);
+  for (size_t n = 0; n < count; n++) {
+    js::setElement(env, strings, n, js::fromString(env, content.substr(offsets[n], offsets[n + 1] - offsets[n])));
+  }
+  return strings;
+}
+
+void releaseOutput(napi_env, void*, void* value) { OrtRuntime::get().api.ReleaseValue(static_cast<ort::Value*>(value)); }
+
+// An ArrayBuffer over the memory of a tensor, which it then owns; a copy where external memory is refused.
+napi_value bufferOf(napi_env env, ValueOwner value, size_t bytes) {
+  void* data;
+  ort::check(OrtRuntime::get().api, OrtRuntime::get().api.GetTensorMutableData(value.get(), &data));
+  napi_value buffer;
+  if (bytes > 0 && napi_create_external_arraybuffer(env, data, bytes, releaseOutput, value.get(), &buffer) == napi_ok) {
+    value.release();
+    return buffer;
+  }
+  void* copy;
+  check(env, napi_create_arraybuffer(env, bytes, &copy, &buffer));
+  if (bytes > 0) std::memcpy(copy, data, bytes);
+  return buffer;
+}
+
+// [type, dims, ArrayBuffer or array of strings]
+napi_value unwrapTensor(napi_env env, const std::string& name, ValueOwner value) {
+  const ort::Api& api = OrtRuntime::get().api;
+  ort::OnnxType kind;
+  ort::check(api, api.GetValueType(value.get(), &kind));
+  if (kind != ort::kTypeTensor) throw std::runtime_error("output \"" + name + "\" is not a tensor");
+  ort::TensorTypeAndShapeInfo* info;
+  ort::check(api, api.GetTensorTypeAndShape(value.get(), &info));
+  const std::unique_ptr<ort::TensorTypeAndShapeInfo, void (*)(ort::TensorTypeAndShapeInfo*)> owner(
+      info, api.ReleaseTensorTypeAndShapeInfo);
+  ort::ElementType type;
+  size_t rank, count;
+  ort::check(api, api.GetTensorElementType(info, &type));
+  ort::check(api, api.GetDimensionsCount(info, &rank));
+  ort::check(api, api.GetTensorShapeElementCount(info, &count));
+  std::vector<int64_t> dims(rank);
+  ort::check(api, api.GetDimensions(info, dims.data(), rank));
+  const napi_value shape = js::newArray(env, rank);
+  for (size_t n = 0; n < rank; n++) js::setElement(env, shape, n, js::fromNumber(env, static_cast<double>(dims[n])));
+  const napi_value result = js::newArray(env, 3);
+  js::setElement(env, result, 0, js::fromNumber(env, type));
+  js::setElement(env, result, 1, shape);
+  js::setElement(env, result, 2, type == ort::kString
+                                     ? readStrings(env, value.get(), count)
+                                     : bufferOf(env, std::move(value), (count * bitsOf(type) + 7) / 8));
+  return result;
+}
+
+// One run: inputs as [index, type, dims, data, ...], outputs as [index, ...] or, where the caller gives the
+// memory, [index, type, dims, data] in place of the index.
+class Run {
+ public:
+  Run(napi_env env, std::shared_ptr<OrtSession> session, napi_value inputs, napi_value outputs, napi_value options,
+      js::References* keep)
+      : session_(std::move(session)) {
+    const size_t inputCount = js::length(env, inputs) / 4;
+    for (size_t n = 0; n < inputCount; n++) {
+      inputs_.push_back(readTensor(env, inputs, 4 * n, keep));
+      inputNames_.push_back(session_->inputs.at(readIndex(env, js::element(env, inputs, 4 * n))).c_str());
+    }
+    const size_t outputCount = js::length(env, outputs);
+    for (size_t n = 0; n < outputCount; n++) {
+      const napi_value output = js::element(env, outputs, n);
+      const bool given = js::typeOf(env, output) == napi_object;
+      outputs_.push_back(given ? readTensor(env, output, 0, keep) : own(nullptr));
+      given_.push_back(given);
+      outputNames_.push_back(session_->outputs.at(readIndex(env, given ? js::element(env, output, 0) : output)).c_str());
+    }
+    if (js::typeOf(env, options) == napi_object) readOptions(env, options);
+  }
+  ~Run() {
+    if (options_) OrtRuntime::get().api.ReleaseRunOptions(options_);
+  }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  void execute() {
+    const ort::Api& api = OrtRuntime::get().api;
+    std::vector<const ort::Value*> inputs;
+    std::vector<ort::Value*> outputs;
+    for (const ValueOwner& value : inputs_) inputs.push_back(value.get());
+    for (const ValueOwner& value : outputs_) outputs.push_back(value.get());
+    ort::Status* status = api.Run(session_->session, options_, inputNames_.data(), inputs.data(), inputs.size(),
+                                  outputNames_.data(), outputs.size(), outputs.data());
+    for (size_t n = 0; n < outputs.size(); n++) {
+      if (!given_[n]) outputs_[n] = own(outputs[n]);
+    }
+    ort::check(api, status);
+  }
+
+  // By output: what unwrapTensor makes, or null where the caller gave the memory.
+  napi_value results(napi_env env) {
+    const napi_value list = js::newArray(env, outputs_.size());
+    for (size_t n = 0; n < outputs_.size(); n++) {
+      napi_value result;
+      if (given_[n]) {
+        check(env, napi_get_null(env, &result));
+      } else {
+        result = unwrapTensor(env, outputNames_[n], std::move(outputs_[n]));
+      }
+      js::setElement(env, list, n, result);
+    }
+    return list;
+  }
+
+ private:
+  static size_t readIndex(napi_env env, napi_value value) { return static_cast<size_t>(js::toNumber(env, value)); }
+
+  static ValueOwner readTensor(napi_env env, napi_value array, size_t at, js::References* keep) {
+    const auto type = static_cast<ort::ElementType>(js::toNumber(env, js::element(env, array, at + 1)));
+    const auto dims = js::toVector<int64_t>(env, js::element(env, array, at + 2), [&](napi_value dim) {
+      return static_cast<int64_t>(js::toNumber(env, dim));
+    });
+    const napi_value data = js::element(env, array, at + 3);
+    if (keep && type != ort::kString) keep->keep(data);
+    return wrapTensor(env, type, dims, data);
+  }
+
+  void readOptions(napi_env env, napi_value source) {
+    const ort::Api& api = OrtRuntime::get().api;
+    ort::check(api, api.CreateRunOptions(&options_));
+    if (const auto level = js::property(env, source, "logSeverityLevel")) {
+      ort::check(api, api.RunOptionsSetRunLogSeverityLevel(options_, static_cast<int>(js::toNumber(env, *level))));
+    }
+    if (const auto level = js::property(env, source, "logVerbosityLevel")) {
+      ort::check(api, api.RunOptionsSetRunLogVerbosityLevel(options_, static_cast<int>(js::toNumber(env, *level))));
+    }
+    if (const auto tag = js::property(env, source, "tag")) {
+      ort::check(api, api.RunOptionsSetRunTag(options_, js::toString(env, *tag).c_str()));
+    }
+    if (const auto config = js::property(env, source, "config")) {
+      const Pairs entries = readPairs(env, *config);
+      for (size_t n = 0; n < entries.keys.size(); n++) {
+        ort::check(api, api.AddRunConfigEntry(options_, entries.keys[n].c_str(), entries.values[n].c_str()));
+      }
+    }
+  }
+
+  const std::shared_ptr<OrtSession> session_;
+  std::vector<ValueOwner> inputs_, outputs_;
+  std::vector<bool> given_;
+  std::vector<const char*> inputNames_, outputNames_;
+  ort::RunOptions* options_ = nullptr;
+};
+
+class RunTask : public Task {
+ public:
+  RunTask(napi_env env, const js::Arguments<4>& arguments)
+      : keep_(env), run_(env, sessionOf(env, arguments[0]), arguments[1], arguments[2], arguments[3], &keep_) {}
+
+ protected:
+  void execute() override { run_.execute(); }
+  napi_value finish(napi_env env) override { return run_.results(env); }
+
+ private:
+  js::References keep_;
+  Run run_;
+};
+
+// ---- exports ----
+
+napi_value init(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<1> arguments(env, info);
+    return js::fromString(env, OrtRuntime::load(js::toString(env, arguments[0])).version);
+  });
+}
+
+napi_value loadOperators(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<1> arguments(env, info);
+    const std::vector<const ort::CustomOp*> ops = OrtRuntime::operatorsOf(js::toString(env, arguments[0]));
+    const napi_value list = js::newArray(env, ops.size());
+    for (size_t n = 0; n < ops.size(); n++) {
+      const ort::CustomOp* op = ops[n];
+      napi_value external;
+      check(env, napi_create_external(env, const_cast<ort::CustomOp*>(op), nullptr, nullptr, &external));
+      const char* provider = op->GetExecutionProviderType(op);
+      js::setElement(env, list, n,
+                     js::newObject(env, {{"name", js::fromString(env, op->GetName(op))},
+                                         {"executionProvider",
+                                          js::fromString(env, provider ? provider : "CPUExecutionProvider")},
+                                         {"type", js::fromNumber(env, op->GetInputType(op, 0))},
+                                         {"op", external}}));
+    }
+    return list;
+  });
+}
+
+napi_value createSession(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<3> arguments(env, info);
+    return Task::start(env, std::make_unique<CreateTask>(env, arguments[0], arguments[1], arguments[2]),
+                       "onnx-rewrite.create");
+  });
+}
+
+napi_value run(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<4> arguments(env, info);
+    return Task::start(env, std::make_unique<RunTask>(env, arguments), "onnx-rewrite.run");
+  });
+}
+
+napi_value runSync(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<4> arguments(env, info);
+    Run run(env, sessionOf(env, arguments[0]), arguments[1], arguments[2], arguments[3], nullptr);
+    run.execute();
+    return run.results(env);
+  });
+}
+
+napi_value endProfiling(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    const js::Arguments<1> arguments(env, info);
+    const ort::Api& api = OrtRuntime::get().api;
+    ort::Allocator* allocator;
+    ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
+    char* file;
+    ort::check(api, api.SessionEndProfiling(sessionOf(env, arguments[0])->session, allocator, &file));
+    const napi_value result = js::fromString(env, file);
+    ort::check(api, api.AllocatorFree(allocator, file));
+    return result;
+  });
+}
+
+napi_value release(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&]() -> napi_value {
+    const js::Arguments<1> arguments(env, info);
+    void* data;
+    check(env, napi_get_value_external(env, arguments[0], &data));
+    auto* handle = static_cast<Handle*>(data);
+    handle->session.reset();
+    handle->keep.reset();
+    return nullptr;
+  });
+}
+
+}  // namespace
+}  // namespace onnxrewrite
+
+NAPI_MODULE_INIT() {
+  using namespace onnxrewrite;
+  return js::guarded(env, [&] {
+    const std::pair<const char*, napi_callback> functions[] = {
+        {"init", init},       {"loadOperators", loadOperators}, {"createSession", createSession}, {"run", run},
+        {"runSync", runSync}, {"endProfiling", endProfiling},   {"release", release},
+    };
+    for (const auto& [name, callback] : functions) {
+      napi_value function;
+      check(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
+      check(env, napi_set_named_property(env, exports, name, function));
+    }
+    return exports;
+  });
+}
