@@ -2,47 +2,22 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { OPERATORS } from '../custom-ops/index.js';
-import { applyRewrite, type Rewrite } from '../rewriter/apply.js';
 import { InputError } from '../rewriter/errors.js';
-import { findSites } from '../rewriter/find-sites.js';
 import { formatError } from '../rewriter/format.js';
-import { ModelGraph } from '../rewriter/graph/model-graph.js';
-import {
-  countOperators,
-  describeModel,
-  describeSite,
-  type ModelHeader,
-  operatorsAfter,
-} from '../rewriter/inspection.js';
-import { FileSource } from '../rewriter/onnx/byte-source-file.js';
-import { decodeModel } from '../rewriter/onnx/decode.js';
-import { editModel } from '../rewriter/onnx/edit.js';
-import { type ModelFile, openModelFile } from '../rewriter/onnx/model-file.js';
-import { type ExternalDataMode, type StagedModel, stageModel } from '../rewriter/onnx/save-model.js';
-import {
-  type Decision,
-  type DecisionDocument,
-  decideByPlan,
-  decideUniformly,
-  documentDecision,
-  operatorById,
-  PLAN_VERSION,
-  parsePlan,
-} from '../rewriter/plan.js';
+import type { ExternalDataMode } from '../rewriter/onnx/save-model.js';
+import { type Decision, decideByPlan, decideUniformly, operatorById, parsePlan } from '../rewriter/plan.js';
 import type { RewriteReport } from '../rewriter/report.js';
-import type { AttentionSite, NearMiss } from '../rewriter/site.js';
-import { type Validation, worstIsolated } from '../rewriter/validation.js';
-import { commandLine, describeEnvironment } from './environment.js';
+import type { AttentionSite } from '../rewriter/site.js';
+import { commandLine } from './environment.js';
 import { ExitCode } from './exit-codes.js';
 import { type CommonOptions, nonNegativeInteger, withCommonOptions } from './options.js';
 import { renderValidation } from './render-validation.js';
-import { reportFile, writeReport } from './report-file.js';
-import { runJob } from './runtime/run-job.js';
+import { reportFile } from './report-file.js';
+import { rewriteFile } from './rewrite-file.js';
 import { settingsOf } from './settings.js';
 import { siteGlob } from './site-glob.js';
-import { colors, note, ProgressBar, print, printJson, table } from './terminal.js';
+import { colors, note, print, printJson, table } from './terminal.js';
 import { type ValidationOptions, validationSettings, withValidationOptions } from './validate.js';
-import { VERSION } from './version.js';
 
 interface RewriteOptions extends CommonOptions, ValidationOptions {
   readonly output?: string;
@@ -95,54 +70,30 @@ export function rewriteCommand(): Command {
         ),
     ),
   ).action(async (model: string, options: RewriteOptions) => {
-    const input = openModelFile(model);
-    try {
-      await rewriteModel(input, options);
-    } finally {
-      input.close();
-    }
+    checkOptions(model, options);
+    const { report, document } = await rewriteFile({
+      model,
+      output: options.dryRun ? null : options.output!,
+      decide: sites => decide(sites, options),
+      externalData: options.externalData,
+      validation: options.validate ? validationSettings(options) : null,
+      keep: options.keep === true,
+      reportFile: options.report ?? null,
+      command: commandLine(),
+    });
+    if (options.json) printJson(document);
+    else printRewrite(report, options);
+    if (report.validation?.passed === false) process.exitCode = ExitCode.CheckFailed;
   });
 }
 
-/** What a rewrite is going to do to a model. */
-interface Draft {
-  readonly sites: readonly AttentionSite[];
-  readonly nearMisses: readonly NearMiss[];
-  readonly decisions: readonly Decision[];
-  readonly rewrite: Rewrite;
-  readonly notices: readonly string[];
-}
-
-async function rewriteModel(input: ModelFile, options: RewriteOptions): Promise<void> {
-  checkOptions(input, options);
-  const draft = draftRewrite(input, options);
-  const staged = options.dryRun ? null : await stage(input, draft, options);
-  try {
-    const validation = staged && (await validateStaged(input, staged, draft, options));
-    const written = staged !== null && (validation === null || validation.passed || options.keep === true);
-    const header = staged && describeStaged(input, staged, options.output!);
-    const notices = [...draft.notices, ...(staged?.notices ?? [])];
-    const report = makeReport(input, draft, validation, written ? header : null, notices);
-    if (options.report !== undefined) writeReport(report, options.report);
-    if (written) staged.commit();
-    else staged?.rollback();
-
-    if (options.json) printJson(documentRewrite(input, draft, validation, header, written));
-    else printRewrite(report, validation, options);
-    if (validation?.passed === false) process.exitCode = ExitCode.CheckFailed;
-  } catch (error) {
-    staged?.rollback();
-    throw error;
-  }
-}
-
-function checkOptions(input: ModelFile, { output, dryRun, report, plan }: RewriteOptions): void {
+function checkOptions(model: string, { output, dryRun, report, plan }: RewriteOptions): void {
   if (output === undefined && !dryRun) {
     throw new InputError('no output file', {
       remedy: 'Give one with -o FILE, or look first with --dry-run.',
     });
   }
-  for (const other of [input.file, output, plan]) {
+  for (const other of [model, output, plan]) {
     if (report !== undefined && other !== undefined && resolve(report) === resolve(other)) {
       throw new InputError(`${report}: the report would overwrite another file of this rewrite`, {
         file: report,
@@ -150,17 +101,6 @@ function checkOptions(input: ModelFile, { output, dryRun, report, plan }: Rewrit
       });
     }
   }
-}
-
-function draftRewrite(input: ModelFile, options: RewriteOptions): Draft {
-  const graph = new ModelGraph(input.model);
-  const { sites, nearMisses } = findSites(graph);
-  const decisions = decide(sites, options);
-  const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
-  const notices = [...graph.warnings];
-  if (sites.length === 0) notices.push('No attention was found in this model.');
-  else if (replacements.length === 0) notices.push('No site was replaced: the output equals the input.');
-  return { sites, nearMisses, decisions, rewrite: applyRewrite(graph, replacements), notices };
 }
 
 function decide(sites: readonly AttentionSite[], options: RewriteOptions): Decision[] {
@@ -179,97 +119,8 @@ function decide(sites: readonly AttentionSite[], options: RewriteOptions): Decis
   return decideUniformly(sites, { operator, settings, selects }, minLength);
 }
 
-async function stage(input: ModelFile, draft: Draft, options: RewriteOptions): Promise<StagedModel> {
-  const bar = new ProgressBar();
-  try {
-    return await stageModel(input, editModel(input.model, draft.rewrite.edits), options.output!, {
-      externalData: options.externalData,
-      onProgress: (written, total) => bar.update(written, total, 'bytes written'),
-    });
-  } finally {
-    bar.clear();
-  }
-}
-
-async function validateStaged(
-  input: ModelFile,
-  staged: StagedModel,
-  draft: Draft,
-  options: RewriteOptions,
-): Promise<Validation | null> {
-  if (!options.validate || draft.rewrite.edits.length === 0) return null;
-  return runJob('validate', {
-    original: input.file,
-    rewritten: staged.file,
-    label: options.output!,
-    staged: true,
-    ...validationSettings(options),
-  });
-}
-
-function describeStaged(input: ModelFile, staged: StagedModel, output: string): ModelHeader {
-  const source = new FileSource(staged.file);
-  try {
-    return describeModel(decodeModel(source, { file: output, sidecars: input.sidecars }));
-  } finally {
-    source.close();
-  }
-}
-
-function documentDecisions(draft: Draft, validation: Validation | null): DecisionDocument[] {
-  return draft.decisions.map(decision =>
-    documentDecision(decision, validation && worstIsolated(validation, decision.site.id)),
-  );
-}
-
-/** What `rewrite --json` prints; it can be used as a plan. */
-function documentRewrite(
-  input: ModelFile,
-  draft: Draft,
-  validation: Validation | null,
-  header: ModelHeader | null,
-  written: boolean,
-) {
-  return {
-    version: PLAN_VERSION,
-    sites: documentDecisions(draft, validation),
-    model: {
-      ...(header ?? describeModel(input.model)),
-      original: input.file,
-      file: written ? (header?.file ?? null) : null,
-    },
-    validation,
-  };
-}
-
-function makeReport(
-  input: ModelFile,
-  draft: Draft,
-  validation: Validation | null,
-  output: ModelHeader | null,
-  notices: readonly string[],
-): RewriteReport {
-  const decisions = documentDecisions(draft, validation);
-  const before = countOperators(input.model);
-  return {
-    tool: { name: 'onnx-rewrite', version: VERSION },
-    created: new Date().toISOString(),
-    command: commandLine(),
-    environment: describeEnvironment(),
-    input: describeModel(input.model),
-    output,
-    operators: { before, after: operatorsAfter(before, draft.rewrite) },
-    sites: draft.sites.map((site, i) => ({ ...describeSite(site, OPERATORS), ...decisions[i]! })),
-    near_misses: draft.nearMisses,
-    notices,
-    validation,
-    timings: [],
-    metrics: [],
-  };
-}
-
-function printRewrite(report: RewriteReport, validation: Validation | null, options: RewriteOptions): void {
-  const { sites, near_misses, output } = report;
+function printRewrite(report: RewriteReport, options: RewriteOptions): void {
+  const { sites, near_misses, output, validation } = report;
   if (sites.length > 0) {
     print(
       table(
