@@ -48,6 +48,7 @@ export function describeSite(
     queryHeads: operands.queryHeads,
     kvHeads: operands.kvHeads,
     headDim,
+    valueDim: operands.valueDim,
     scale: scale === null ? null : unrounded(scale * operands.carried * operands.missing, headDim),
     operatorScale: scale === null ? null : unrounded(scale * operands.missing, headDim),
     mask: maskKind(facts),

@@ -1,8 +1,15 @@
+import { DOMAIN } from '../custom-ops/operator.js';
 import { describeSite } from './describe-site.js';
 import type { ModelGraph } from './graph/model-graph.js';
 import type { Node } from './graph/node.js';
 import { SOURCE_FORMS } from './patterns/index.js';
-import { type FormContext, isMiss, type Miss, type SourceForm } from './patterns/source-form.js';
+import {
+  type Attention,
+  type FormContext,
+  isMiss,
+  type Miss,
+  type SourceForm,
+} from './patterns/source-form.js';
 import { Laboratory } from './probe/laboratory.js';
 import { UnknownSample } from './probe/sample.js';
 import type { AttentionSite, NearMiss } from './site.js';
@@ -23,6 +30,7 @@ export interface Findings {
 /** Finds every place of a model, subgraphs included, that computes attention, and those that nearly do. */
 export function findSites(graph: ModelGraph): Findings {
   const context: FormContext = { graph, laboratory: new Laboratory(graph) };
+  const atStart = onceNeeded(() => ({ graph, laboratory: new Laboratory(graph, 'empty') }));
   const nodes = [...graph.main.withSubgraphs()].flatMap(scope => scope.nodes);
   const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
   const sites: AttentionSite[] = [];
@@ -36,7 +44,7 @@ export function findSites(graph: ModelGraph): Findings {
     for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
       const count = counts.get(form)!;
       count.attempts++;
-      const found = attempt(form, node, context);
+      const found = attemptInBranch(form, node, context, atStart);
       if ('near' in found) {
         if (found.near) tell(form, found);
         continue;
@@ -53,25 +61,68 @@ export function findSites(graph: ModelGraph): Findings {
       if (miss !== null) tell(form, miss);
     }
   }
+  for (const [name, body] of graph.functions) {
+    if (name.startsWith(`${DOMAIN}::`)) continue;
+    for (const node of body.nodes) {
+      for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
+        const found = recognizeIn(form, node, context);
+        if (isMiss(found) && !found.near) continue;
+        const reason = `it is in the body of the model-local function ${name}: inline the functions of the model first`;
+        tell(form, { node, reason, near: true, nodes: [] });
+      }
+    }
+  }
   const statistics = [...counts].map(([form, count]) => ({ pattern: form.name, ...count }));
   return { sites: withUniqueIds(sites), nearMisses, statistics };
 }
 
-function attempt(
+type Found = { readonly site: AttentionSite; readonly nodes: Iterable<Node> } | Miss;
+
+/**
+ * A decoder that merges first and later steps takes one branch or the other. What is not understood in a
+ * branch that has no use for the cache is looked at as it runs, with the cache empty.
+ */
+function attemptInBranch(
   form: SourceForm,
   node: Node,
   context: FormContext,
-): { readonly site: AttentionSite; readonly nodes: Iterable<Node> } | Miss {
+  atStart: () => FormContext,
+): Found {
+  const found = attempt(form, node, context);
+  const settled = 'site' in found && (found.site.replaceable || found.site.past);
+  if (settled || node.graph.owner?.node.type !== 'If') return found;
+  const again = attempt(form, node, atStart());
+  return 'site' in again && again.site.replaceable ? again : found;
+}
+
+function attempt(form: SourceForm, node: Node, context: FormContext): Found {
+  const attention = recognizeIn(form, node, context);
+  if (isMiss(attention)) return attention;
+  const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [...attention.nodes] });
   try {
-    const attention = form.recognize(node, context);
-    if (isMiss(attention)) return attention;
     const site = describeSite(form.name, attention, context);
-    if (typeof site !== 'string') return { site, nodes: attention.nodes };
-    return { node, reason: site, near: true, nodes: [...attention.nodes] };
+    return typeof site === 'string' ? miss(site) : { site, nodes: attention.nodes };
+  } catch (error) {
+    if (!(error instanceof UnknownSample)) throw error;
+    return miss(error.message);
+  }
+}
+
+function recognizeIn(form: SourceForm, node: Node, context: FormContext): Attention | Miss {
+  try {
+    return form.recognize(node, context);
   } catch (error) {
     if (!(error instanceof UnknownSample)) throw error;
     return { node, reason: error.message, near: true, nodes: [node] };
   }
+}
+
+function onceNeeded<T>(make: () => T): () => T {
+  let made: T | null = null;
+  return () => {
+    made ??= make();
+    return made;
+  };
 }
 
 /** Ids are scopes where there are any, numbered where a layer holds several sites. */

@@ -58,7 +58,10 @@ export function replacementNodes(
     if (operand === undefined) return '';
     if ('visible' in operand) return visibleKeys(nodes, operand, masks);
     const heads = input.name === 'query' ? site.queryHeads : site.kvHeads;
-    return toOperatorLayout(nodes, operand, input.name, heads);
+    const inLayout = toOperatorLayout(nodes, operand, input.name, heads);
+    if (operand.dataType === site.output.dataType) return inLayout;
+    const to = { to: { type: 'int', value: site.output.dataType } } as const;
+    return nodes.add('Cast', `${input.name}_cast`, [inLayout], to);
   });
   while (inputs.at(-1) === '') inputs.pop();
   const output = site.output.layout === 'BHND' ? site.output.value : nodes.freshValue('output');
@@ -72,7 +75,7 @@ export function replacementNodes(
     attributes: attributeSpecs(operator, attributes),
     metadata: { [SITE_METADATA]: site.id, [PATTERN_METADATA]: site.pattern },
   });
-  fromOperatorLayout(nodes, output, site.output);
+  fromOperatorLayout(nodes, output, site.output, site.valueDim);
   return nodes.list;
 }
 
@@ -123,14 +126,23 @@ function toOperatorLayout(nodes: Nodes, operand: Operand, role: string, heads: n
       return nodes.transpose(value, role, [0, 1, 3, 2]);
     case 'BNHD':
       return nodes.transpose(value, role, [0, 2, 1, 3]);
-    case 'BN(HD)':
-      if (heads === null)
-        throw new RangeError(`the heads of ${role} '${value}' are packed, their number unknown`);
-      return nodes.transpose(nodes.reshape(value, `${role}_heads`, [0, 0, heads, -1]), role, [0, 2, 1, 3]);
+    case 'N(BH)D':
+      throw new RangeError(`${role} '${value}' has its heads next to the batch, as only outputs may`);
   }
+  if (heads === null) {
+    throw new RangeError(`the heads of ${role} '${value}' are packed, their number unknown`);
+  }
+  const apart = nodes.reshape(value, `${role}_heads`, [0, 0, heads, -1]);
+  return nodes.transpose(apart, role, layout === 'BN(HD)' ? [0, 2, 1, 3] : [1, 2, 0, 3]);
 }
 
-function fromOperatorLayout(nodes: Nodes, output: string, { value, layout }: Operand): void {
+/** `headDim` is the head size of the output, which a layout with heads next to the batch needs. */
+function fromOperatorLayout(
+  nodes: Nodes,
+  output: string,
+  { value, layout }: Operand,
+  headDim: number | null,
+): void {
   switch (layout) {
     case 'BHND':
       return;
@@ -142,6 +154,13 @@ function fromOperatorLayout(nodes: Nodes, output: string, { value, layout }: Ope
       return;
     case 'BN(HD)':
       nodes.reshape(nodes.transpose(output, 'output_heads', [0, 2, 1, 3]), 'output', [0, 0, -1], value);
+      return;
+    case 'NB(HD)':
+      nodes.reshape(nodes.transpose(output, 'output_heads', [2, 0, 1, 3]), 'output', [0, 0, -1], value);
+      return;
+    case 'N(BH)D':
+      if (headDim === null) throw new RangeError(`the head size of output '${value}' is unknown`);
+      nodes.reshape(nodes.transpose(output, 'output_heads', [2, 0, 1, 3]), 'output', [0, -1, headDim], value);
   }
 }
 

@@ -16,17 +16,29 @@ export type MaskKind =
 /**
  * How a value of the graph lays out batch (B), heads (H), sequence (N) and head size (D):
  * 'BHND' is the operator's own layout; 'BHDN' a key transposed for the score product; 'BNHD' before the
- * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them.
+ * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them; 'NB(HD)' and
+ * 'N(BH)D' sequence first, as torch.nn.MultiheadAttention works.
  */
-export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)';
+export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)' | 'NB(HD)' | 'N(BH)D';
 
-/** The axis of queries or keys in each layout; batch is always the first. */
-export const SEQUENCE_AXIS: Readonly<Record<Layout, number>> = { BHND: 2, BHDN: 3, BNHD: 1, 'BN(HD)': 1 };
+/** Where a layout has the batch, alone or as the outer part of batch times heads, and queries or keys. */
+export const LAYOUT_AXES: Readonly<
+  Record<Layout, { readonly batch: number; readonly sequence: number; readonly headsWithBatch: boolean }>
+> = {
+  BHND: { batch: 0, sequence: 2, headsWithBatch: false },
+  BHDN: { batch: 0, sequence: 3, headsWithBatch: false },
+  BNHD: { batch: 0, sequence: 1, headsWithBatch: false },
+  'BN(HD)': { batch: 0, sequence: 1, headsWithBatch: false },
+  'NB(HD)': { batch: 1, sequence: 0, headsWithBatch: false },
+  'N(BH)D': { batch: 1, sequence: 0, headsWithBatch: true },
+};
 
 /** A value of the graph together with its layout. */
 export interface Operand {
   readonly value: string;
   readonly layout: Layout;
+  /** Its element type, which may differ from the site's: models of half precision compute parts in float32. */
+  readonly dataType: DataType;
 }
 
 /** Keys visible per batch row: a value of the graph of shape [B,S]. */
@@ -63,6 +75,8 @@ export interface AttentionSite {
   readonly queryHeads: number | null;
   readonly kvHeads: number | null;
   readonly headDim: number | null;
+  /** Head size of the values and of the output. */
+  readonly valueDim: number | null;
   /** Total factor on q.k, wherever the graph applies it. */
   readonly scale: number | null;
   /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */

@@ -15,9 +15,9 @@ export interface Operands {
 }
 
 /**
- * Chooses values for query, key and value that agree on batch and heads and have the type of the output: keys
- * and values before they are repeated for groups of query heads, laid out as operators like it best, and as far
- * upstream as that holds. A text says what does not agree.
+ * Chooses values for query, key and value that agree on batch and heads: of the type of the output where there
+ * are any, keys and values before they are repeated for groups of query heads, laid out as operators like it
+ * best, and as far upstream as that holds. A text says what does not agree.
  */
 export function chooseOperands(
   axes: { readonly query: OperandAxes; readonly key: OperandAxes; readonly value: OperandAxes },
@@ -25,10 +25,7 @@ export function chooseOperands(
   laboratory: Laboratory,
 ): Operands | string {
   const ranked = (role: OperandAxes) =>
-    candidatesOf(role, laboratory)
-      .filter(candidate => candidate.dataType === dataType)
-      .reverse()
-      .sort(byPreference);
+    [...candidatesOf(role, laboratory)].reverse().sort(byPreference(dataType));
   const queries = ranked(axes.query).filter(({ sizes }) => sizes.every(({ repeats }) => repeats === 1));
   const keys = ranked(axes.key);
   // What multiplies the values multiplies the output, which operators do not do.
@@ -49,10 +46,12 @@ export function chooseOperands(
   return 'query, key and value do not agree on batch and heads';
 }
 
-/** More repeats first, then the better layout; the order among equals is kept. */
-function byPreference(one: Candidate, other: Candidate): number {
-  const repeats = other.sizes[0]!.repeats - one.sizes[0]!.repeats;
-  return repeats !== 0 ? repeats : LAYOUT_ORDER.indexOf(one.layout) - LAYOUT_ORDER.indexOf(other.layout);
+/** The output's type first, then more repeats, then the better layout; the order among equals is kept. */
+function byPreference(dataType: DataType): (one: Candidate, other: Candidate) => number {
+  return (one, other) =>
+    Number(other.dataType === dataType) - Number(one.dataType === dataType) ||
+    other.sizes[0]!.repeats - one.sizes[0]!.repeats ||
+    LAYOUT_ORDER.indexOf(one.layout) - LAYOUT_ORDER.indexOf(other.layout);
 }
 
 function agree(query: Candidate, key: Candidate, value: Candidate): boolean {
@@ -101,7 +100,7 @@ function targetViews(
   result: Product['result'] | { readonly heads: number },
   { batch, heads, length }: LayoutSizes,
   trial: Trial,
-): Partial<Record<Layout, View>> | null {
+): Partial<Record<Layout, View | null>> | null {
   const { dims } = trial.probe(PLAIN).sample(product);
   const source = identityView(dims);
   const total = dims.reduce((count, dim) => count * dim, 1);
@@ -114,8 +113,13 @@ function targetViews(
   const split = reshapeView(transposeView(source, [...lead, rows, columns]), [batch, heads, length, size]);
   if (split === null) return null;
   const byRows = transposeView(split, [0, 2, 1, 3]);
-  const packed = reshapeView(byRows, [batch, length, heads * size]);
-  return { BHND: split, BNHD: byRows, ...(packed === null ? {} : { 'BN(HD)': packed }) };
+  const rowsFirst = transposeView(split, [2, 0, 1, 3]);
+  const regrouped: Partial<Record<Layout, View | null>> = {
+    'BN(HD)': reshapeView(byRows, [batch, length, heads * size]),
+    'NB(HD)': reshapeView(rowsFirst, [length, batch, heads * size]),
+    'N(BH)D': reshapeView(rowsFirst, [length, batch * heads, size]),
+  };
+  return { BHND: split, BNHD: byRows, ...regrouped };
 }
 
 function sameView(one: View, other: View | null): boolean {

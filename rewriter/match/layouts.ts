@@ -62,6 +62,12 @@ const LAYOUTS: Readonly<Record<Layout, (dims: readonly number[], d: number) => S
     hidden === undefined || hidden % d !== 0 || rest.length > 0
       ? null
       : source(batch!, hidden / d, length!, { batch: length! * hidden, head: d, row: hidden, column: 1 }),
+  'NB(HD)': ([length, batch, hidden, ...rest], d) =>
+    hidden === undefined || hidden % d !== 0 || rest.length > 0
+      ? null
+      : source(batch!, hidden / d, length!, { batch: hidden, head: d, row: batch! * hidden, column: 1 }),
+  // The number of heads cannot be read from such a shape; it is known of outputs alone.
+  'N(BH)D': () => null,
 };
 
 function source(
@@ -74,7 +80,7 @@ function source(
 }
 
 /** In order of preference: the operators' own layout, then the ones that a transpose brings there. */
-export const LAYOUT_ORDER: readonly Layout[] = ['BHND', 'BNHD', 'BN(HD)', 'BHDN'];
+export const LAYOUT_ORDER: readonly Layout[] = ['BHND', 'BNHD', 'BN(HD)', 'NB(HD)', 'BHDN', 'N(BH)D'];
 
 /** Sizes of a source of shape `dims` if an operand that reads it by `runs` takes it in this layout. */
 export function sizesIn(layout: Layout, dims: readonly number[], runs: OperandRuns): LayoutSizes | null {

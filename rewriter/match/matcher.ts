@@ -90,6 +90,7 @@ class Matcher {
           if (this.attempt(inner, value, then)) return true;
           this.choices.pop();
         }
+        this.reword(pattern.expected, value);
         return false;
       case 'node':
         return this.attemptNode(pattern, value, then);
@@ -149,6 +150,15 @@ class Matcher {
       furthest.unfit ??= unfit;
     }
     return false;
+  }
+
+  /** Says in one phrase what the alternatives of a choice expected, if no attempt got past it. */
+  private reword(expected: string | null, value: Value): void {
+    const { furthest } = this;
+    if (expected === null || furthest?.value !== value || furthest.matched.length !== this.matched.length)
+      return;
+    furthest.expected.clear();
+    furthest.expected.add(expected);
   }
 
   private mismatch(): Mismatch {

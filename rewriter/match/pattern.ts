@@ -37,6 +37,8 @@ interface ChoicePattern {
   readonly kind: 'oneOf';
   readonly tag: string;
   readonly alternatives: Readonly<Record<string, Pattern>>;
+  /** What messages say was expected where no alternative fits; else they list them all. */
+  readonly expected: string | null;
 }
 
 interface NodeOptions {
@@ -78,8 +80,12 @@ export function node(
 }
 
 /** The first alternative that matches, tried in order; the match tells which, by tag. */
-export function oneOf(tag: string, alternatives: Readonly<Record<string, Pattern>>): Pattern {
-  return { kind: 'oneOf', tag, alternatives };
+export function oneOf(
+  tag: string,
+  alternatives: Readonly<Record<string, Pattern>>,
+  expected: string | null = null,
+): Pattern {
+  return { kind: 'oneOf', tag, alternatives, expected };
 }
 
 /** A pattern that refers to itself. */
@@ -87,14 +93,22 @@ export function lazy(pattern: () => Pattern): Pattern {
   return { kind: 'lazy', pattern };
 }
 
-/** `inner`, looked for behind any number of operators that leave the numbers alone. */
-export function through(inner: Pattern): Pattern {
-  const outer: Pattern = oneOf('lookedThrough', {
-    none: inner,
-    identity: node('Identity', [lazy(() => outer)]),
-    cast: node('Cast', [lazy(() => outer)], { unfit: unfitCast }),
-    dropout: node('Dropout', [lazy(() => outer)], { more: true }),
-  });
+/**
+ * `inner`, looked for behind any number of operators that leave the numbers and their order alone.
+ * @param expected what messages say was expected
+ */
+export function through(inner: Pattern, expected: string): Pattern {
+  const outer: Pattern = oneOf(
+    'lookedThrough',
+    {
+      none: inner,
+      identity: node('Identity', [lazy(() => outer)]),
+      cast: node('Cast', [lazy(() => outer)], { unfit: unfitCast }),
+      dropout: node('Dropout', [lazy(() => outer)], { more: true }),
+      reshape: node(['Reshape', 'Unsqueeze', 'Squeeze', 'Flatten'], [lazy(() => outer)], { more: true }),
+    },
+    expected,
+  );
   return outer;
 }
 

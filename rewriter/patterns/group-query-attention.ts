@@ -34,7 +34,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const queries = { value: query, heads: queryHeads };
   return {
     operands: packed
-      ? { kind: 'projected', input: query, queryHeads, kvHeads, headDim }
+      ? { kind: 'projected', input: query, queryHeads, kvHeads, headDim, valueDim: headDim }
       : {
           kind: 'read',
           query: headOperand(queries, queries),

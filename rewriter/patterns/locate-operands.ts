@@ -1,10 +1,11 @@
+import type { Value } from '../graph/value.js';
 import type { Extent } from '../masks/logits.js';
 import { chooseOperands, outputOperand } from '../match/assemble.js';
 import { upstreamOf } from '../match/operands.js';
 import type { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { UnknownSample } from '../probe/sample.js';
-import type { Operand } from '../site.js';
+import type { Layout, Operand } from '../site.js';
 import type { Attention, ProjectedOperands, ReadOperands } from './source-form.js';
 
 /** Where a site's operands are, and what their shapes say. */
@@ -16,6 +17,7 @@ export interface LocatedOperands {
   readonly queryHeads: number | null;
   readonly kvHeads: number | null;
   readonly headDim: number | null;
+  readonly valueDim: number | null;
   /** Constant factor that query and key carry already, and the one that they do not. */
   readonly carried: number;
   readonly missing: number;
@@ -32,7 +34,7 @@ export function locateOperands(
   const { operands } = attention;
   return operands.kind === 'read'
     ? locateRead(operands, attention, dataType, laboratory)
-    : locateProjected(operands, attention);
+    : locateProjected(operands, attention, dataType);
 }
 
 function locateRead(
@@ -50,13 +52,14 @@ function locateRead(
     upstreamOf(operand.value, laboratory).at(-1)!.factor;
   const missing = query.factor * key.factor;
   return {
-    query: { value: query.value.name, layout: query.layout },
-    key: { value: key.value.name, layout: key.layout },
-    value: { value: value.value.name, layout: value.layout },
-    output: { value: placed.value.name, layout: placed.layout },
+    query: operandOf(query),
+    key: operandOf(key),
+    value: operandOf(value),
+    output: operandOf({ ...placed, dataType }),
     queryHeads: common(query.sizes.map(size => size.heads)),
     kvHeads: common(key.sizes.map(size => size.heads)),
     headDim: common(query.sizes.map(size => size.headDim)),
+    valueDim: common(value.sizes.map(size => size.headDim)),
     carried: (totalFactor(operands.query) * totalFactor(operands.key)) / missing,
     missing,
     extent: trial => {
@@ -75,18 +78,20 @@ function locateRead(
 }
 
 function locateProjected(
-  { input, queryHeads, kvHeads, headDim }: ProjectedOperands,
+  { input, queryHeads, kvHeads, headDim, valueDim }: ProjectedOperands,
   { output, pastKey }: Attention,
+  dataType: DataType,
 ): LocatedOperands {
-  const operand: Operand = { value: input.name, layout: 'BN(HD)' };
+  const operand = operandOf({ value: input, layout: 'BN(HD)', dataType });
   return {
     query: operand,
     key: operand,
     value: operand,
-    output: { value: output.name, layout: 'BN(HD)' },
+    output: operandOf({ value: output, layout: 'BN(HD)', dataType }),
     queryHeads,
     kvHeads,
     headDim,
+    valueDim,
     carried: 1,
     missing: 1,
     extent: trial => {
@@ -94,6 +99,14 @@ function locateProjected(
       return { batch, heads: queryHeads, rows, columns: rows + pastLength(pastKey, trial) };
     },
   };
+}
+
+function operandOf(located: {
+  readonly value: Value;
+  readonly layout: Layout;
+  readonly dataType: DataType;
+}): Operand {
+  return { value: located.value.name, layout: located.layout, dataType: located.dataType };
 }
 
 /** Keys of earlier steps: the axis before the head size. */

@@ -19,12 +19,19 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const masks = contribMasks(node, mask ?? null, bias ?? null, laboratory);
   if (typeof masks === 'string') return miss(masks);
   const heads = node.int('num_heads', 1);
-  const hidden =
-    node.ints('qkv_hidden_sizes')?.[0] ?? laboratory.trials[0]!.probe(PLAIN).sample(weights).dims[1]! / 3;
-  const headDim = hidden / heads;
+  const width = laboratory.trials[0]!.probe(PLAIN).sample(weights).dims[1]! / 3;
+  const [queryWidth = width, , valueWidth = width] = node.ints('qkv_hidden_sizes') ?? [];
+  const headDim = queryWidth / heads;
   const scale = node.float('scale', 0);
   return {
-    operands: { kind: 'projected', input, queryHeads: heads, kvHeads: heads, headDim },
+    operands: {
+      kind: 'projected',
+      input,
+      queryHeads: heads,
+      kvHeads: heads,
+      headDim,
+      valueDim: valueWidth / heads,
+    },
     output,
     result: { heads },
     productFactor: 1,

@@ -16,6 +16,7 @@ import {
   through,
 } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
+import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
 
 /**
@@ -32,21 +33,25 @@ export const softmaxAttention: SourceForm = {
 };
 
 /** From the softmax back to the scores. */
-const logits: Pattern = oneOf('step', {
-  scores: node(PRODUCTS, [any(), any()], { name: 'scores' }),
-  add: node('Add', [lazy(() => logits), any()], { commutative: true }),
-  subtract: node('Sub', [lazy(() => logits), any()]),
-  multiply: node('Mul', [lazy(() => logits), any()], { commutative: true }),
-  divide: node('Div', [lazy(() => logits), any()]),
-  keepWhere: node('Where', [any(), lazy(() => logits), any()]),
-  fillWhere: node('Where', [any(), any(), lazy(() => logits)]),
-  bound: node('Max', [lazy(() => logits), any()], { commutative: true }),
-  clip: node('Clip', [lazy(() => logits)], { more: true }),
-  cap: node('Tanh', [lazy(() => logits)]),
-  cast: node('Cast', [lazy(() => logits)]),
-  identity: node('Identity', [lazy(() => logits)]),
-  reshape: node(['Reshape', 'Unsqueeze', 'Squeeze', 'Flatten'], [lazy(() => logits)], { more: true }),
-});
+const logits: Pattern = oneOf(
+  'step',
+  {
+    scores: node(PRODUCTS, [any(), any()], { name: 'scores' }),
+    add: node('Add', [lazy(() => logits), any()], { commutative: true }),
+    subtract: node('Sub', [lazy(() => logits), any()]),
+    multiply: node('Mul', [lazy(() => logits), any()], { commutative: true }),
+    divide: node('Div', [lazy(() => logits), any()]),
+    keepWhere: node('Where', [any(), lazy(() => logits), any()]),
+    fillWhere: node('Where', [any(), any(), lazy(() => logits)]),
+    bound: node('Max', [lazy(() => logits), any()], { commutative: true }),
+    clip: node('Clip', [lazy(() => logits)], { more: true }),
+    cap: node('Tanh', [lazy(() => logits)]),
+    cast: node('Cast', [lazy(() => logits)]),
+    identity: node('Identity', [lazy(() => logits)]),
+    reshape: node(['Reshape', 'Unsqueeze', 'Squeeze', 'Flatten'], [lazy(() => logits)], { more: true }),
+  },
+  'a product of query and key, scaled or masked',
+);
 
 const softmax = node('Softmax', [bound('logits', logits)], { name: 'softmax', unfit: unfitAxis });
 
@@ -54,10 +59,13 @@ const softmax = node('Softmax', [bound('logits', logits)], { name: 'softmax', un
 const guarded = node('Where', [
   node('IsNaN', [any('unguarded')]),
   constant('0', value => value === 0),
-  bound('unguarded', through(softmax)),
+  bound('unguarded', through(softmax, 'a softmax')),
 ]);
 
-const probabilities = through(oneOf('emptyRow', { nan: softmax, zeros: guarded }));
+const probabilities = through(
+  oneOf('emptyRow', { nan: softmax, zeros: guarded }),
+  'probabilities of a softmax',
+);
 
 const weightedSum = oneOf('weightedSum', {
   matMul: node(['MatMul', 'com.microsoft::FusedMatMul'], [probabilities, any()], { name: 'sum' }),
@@ -93,6 +101,9 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const steps = found.matched.slice(softmaxAt + 1).filter(step => step !== scoresNode);
   if (!comesFrom(sum.left, softmaxNode, found.matched))
     return miss('the probabilities are the second factor');
+  if (!keepsMatrix(softmaxNode.outputs[0]!, sum.left, laboratory)) {
+    return miss('the probabilities are rearranged before they weight the values');
+  }
   for (const [role, operand] of [
     ['key', scores.right],
     ['value', sum.right],
@@ -135,18 +146,50 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   };
 }
 
+/** Whether two values of the same elements in the same order agree on rows and columns. */
+function keepsMatrix(before: Value, after: Value, { trials }: Laboratory): boolean {
+  return trials.every(trial => {
+    const [one, other] = [before, after].map(value => trial.probe(PLAIN).tryToSample(value)?.dims.slice(-2));
+    return one === undefined || other === undefined || one.every((dim, axis) => dim === other[axis]);
+  });
+}
+
 /** A softmax over products of two computed values that does not go on to weight values. */
 function explain(softmaxNode: Node, context: FormContext): Miss | null {
   const { laboratory, graph } = context;
   const output = softmaxNode.outputs[0]!;
   const found = match(softmax, output, graph.constants, value => laboratory.rank(value));
   const miss = (reason: string): Miss => ({ node: softmaxNode, reason, near: true, nodes: found.matched });
-  if (!isMatch(found)) return found.matched.length === 0 ? miss(found.reason) : null;
+  if (!isMatch(found)) {
+    // A softmax of the wrong axis counts wherever it is, one of something else where products are near.
+    const wrongAxis = found.matched.length === 0;
+    return wrongAxis || hasProductBehind(softmaxNode, context) ? miss(found.reason) : null;
+  }
   const scores = productOf(found.nodes.get('scores')!);
   if (scores === null || isStored(scores.left, context) || isStored(scores.right, context)) return null;
   const [use] = output.uses;
   if (use === undefined) return miss('its probabilities are an output and weight no values');
   return miss(`its probabilities go into ${use.node.label} instead of weighting values`);
+}
+
+/** Values to look at in search of a product behind a softmax. */
+const NEARBY = 24;
+
+/** Whether a product of two computed values is close behind, with at most one projection in between. */
+function hasProductBehind(softmaxNode: Node, context: FormContext): boolean {
+  const queue = [{ value: softmaxNode.inputs[0]!, projections: 0 }];
+  for (const { value, projections } of queue) {
+    const { producer } = value;
+    if (producer === null || queue.length > NEARBY) continue;
+    const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
+    const weights = product !== null && (isStored(product.left, context) || isStored(product.right, context));
+    if (product !== null && !weights) return true;
+    if (weights && projections > 0) continue;
+    for (const input of producer.inputs) {
+      if (input !== null) queue.push({ value: input, projections: projections + (weights ? 1 : 0) });
+    }
+  }
+  return false;
 }
 
 function interiorOf(matched: readonly Node[], anchor: Node, softmaxAt: number): Attention['interior'] {

@@ -28,6 +28,7 @@ export interface ProjectedOperands {
   readonly queryHeads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  readonly valueDim: number;
 }
 
 /** Attention as one form found it, before its operands, scale and mask are worked out. */

@@ -1,5 +1,6 @@
 import { isFloating } from '../graph/data-type.js';
 import type { Value } from '../graph/value.js';
+import { DataType } from '../onnx/spec.js';
 import { coordinates, type Sample } from './sample.js';
 
 /**
@@ -35,20 +36,20 @@ export function drawn(seed: number, choices: readonly number[]): Feed {
 const WHOLE_LENGTH = 2 ** 24;
 
 /**
- * The elements that a graph input of this shape holds under a feed. Exporters name what cannot be told from a
- * shape: positions count up, lengths of sequences are those of whole or, where the feed has an absent token, of
- * short ones.
+ * The elements that a graph input of this shape holds under a feed. Integers in a list are lengths of
+ * sequences, whole ones or, where the feed has an absent token, short ones; positions, which only their name
+ * tells, count up.
  */
 export function feedInput(input: Value, dims: readonly number[], feed: Feed): Sample {
   const dataType = input.declared!.dataType;
   const { name } = input;
   const rank = dims.length;
-  if (isFloating(dataType) && rank !== 2) return dataSample(name, dims, dataType, feed.seed);
-  if (/position/i.test(name) && !isFloating(dataType)) {
+  if (isFloating(dataType)) {
+    if (rank !== 2) return dataSample(name, dims, dataType, feed.seed);
+  } else if (/position/i.test(name)) {
     const last = dims[rank - 1] ?? 1;
     return { dims, dataType, at: index => index % last };
-  }
-  if (/len/i.test(name) && rank === 1) {
+  } else if (rank === 1 && dataType !== DataType.BOOL) {
     return {
       dims,
       dataType,

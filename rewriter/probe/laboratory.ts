@@ -43,7 +43,10 @@ export class Laboratory {
   private readonly scalars = new Map<Value, number | null>();
   private readonly feeds = new Map<string, Feed>();
 
-  constructor(private readonly graph: ModelGraph) {
+  constructor(
+    private readonly graph: ModelGraph,
+    private readonly cache: 'filled' | 'empty' = 'filled',
+  ) {
     const found = TRIALS.map(plan => this.settle(ENLARGEMENTS.map(enlarge => enlarge(plan))));
     this.trials = found[0]!.sizes.free === 0 ? found.slice(0, 1) : found;
   }
@@ -105,7 +108,7 @@ export class Laboratory {
   private settle(plans: readonly SizePlan[]): Trial {
     let best: { trial: Trial; failures: number } | null = null;
     for (const plan of plans) {
-      const sizes = new Sizes(this.graph.main, plan);
+      const sizes = new Sizes(this.graph.main, plan, this.cache);
       let outcome = this.attempt(sizes);
       // Each round settles one size; there are never more to settle than there are symbols.
       for (let round = 0; outcome.conflict !== null && round < 2 * sizes.free; round++) {

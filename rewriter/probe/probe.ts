@@ -105,12 +105,14 @@ export class Probe {
 
   private run(node: Node): readonly (Sample | null)[] {
     const rule = ruleOf(node);
-    if (rule === null) throw new UnknownSample(`operator ${node.type} is not known here (${node.label})`);
     try {
+      if (rule === null) throw new UnknownSample(`operator ${node.type} is not known here`);
       return rule(new NodeInputs(node, this));
     } catch (error) {
-      if (error instanceof UnknownSample && !error.message.includes(node.label)) {
-        error.message = `${error.message} (${node.label})`;
+      // The error comes by again for every node after the one that it is about.
+      if (error instanceof UnknownSample && !error.located) {
+        error.located = true;
+        error.message = `${error.message} (at ${node.label})`;
       }
       throw error;
     }

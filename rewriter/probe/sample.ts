@@ -11,7 +11,10 @@ export interface Sample {
 }
 
 /** A value that cannot be followed: its shape is unknown or an operator before it is. */
-export class UnknownSample extends Error {}
+export class UnknownSample extends Error {
+  /** The message names the node. */
+  located = false;
+}
 
 /** Two sizes that an operator needs to agree and that do not. */
 export class SizeConflict extends UnknownSample {
@@ -21,6 +24,7 @@ export class SizeConflict extends UnknownSample {
     where: string,
   ) {
     super(`sizes ${left} and ${right} do not fit in ${where}`);
+    this.located = true;
   }
 }
 

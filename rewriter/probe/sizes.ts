@@ -17,7 +17,8 @@ export class Sizes {
   private readonly sizes = new Map<string, number>();
   private readonly batchSymbols: ReadonlySet<string>;
 
-  constructor(graph: Graph, plan: SizePlan) {
+  /** @param cache whether the cache of earlier steps holds any; merged decoders run with an empty one at first */
+  constructor(graph: Graph, plan: SizePlan, cache: 'filled' | 'empty') {
     const leading = new Set<string>();
     const inner = new Set<string>();
     for (const input of graph.inputs) {
@@ -37,26 +38,30 @@ export class Sizes {
       if (expression === null) bind(symbol);
       else for (const name of expression.names) bind(name);
     }
-    this.coverCache(graph);
+    this.coverCache(graph, cache);
   }
 
   /**
    * An attention mask [batch, total] covers the new tokens and, where there is one, the cache; exporters give
    * its length a symbol of its own, and nothing in the graph needs to tie it to the others.
    */
-  private coverCache(graph: Graph): void {
-    const symbolAt = (input: Value, axis: number) => this.symbolsOf(input).at(axis);
-    const cache = graph.inputs.find(input => isFloatingOfRank(input, 4));
-    const cached = cache === undefined ? 0 : this.sizeAt(cache, -2);
+  private coverCache(graph: Graph, cache: 'filled' | 'empty'): void {
+    const caches = graph.inputs.filter(input => isFloatingOfRank(input, 4));
+    if (cache === 'empty') {
+      for (const input of caches) {
+        const length = this.symbolsOf(input).at(-2);
+        if (typeof length === 'string' && this.sizes.has(length)) this.sizes.set(length, 0);
+      }
+    }
+    const cached = caches.length === 0 ? 0 : this.sizeAt(caches[0]!, -2);
     for (const mask of graph.inputs) {
-      const { dims, prefix } = maskInput(mask);
-      if (dims !== 2) continue;
-      const tokens = graph.inputs.find(
-        input => input.name.startsWith(prefix) && maskInput(input).dims === 0 && isSequence(input),
-      );
-      const own = symbolAt(mask, 1);
-      if (tokens === undefined || typeof own !== 'string' || own === symbolAt(tokens, 1)) continue;
-      if (this.sizes.has(own)) this.sizes.set(own, this.sizeAt(tokens, 1) + (prefix === '' ? cached : 0));
+      const prefix = maskPrefix(mask);
+      const own = this.symbolsOf(mask)[1];
+      if (prefix === null || typeof own !== 'string' || !this.sizes.has(own)) continue;
+      const shared = graph.inputs.some(input => input !== mask && this.symbolsOf(input).includes(own));
+      const tokens = graph.inputs.find(input => input.name.startsWith(prefix) && isSequence(input));
+      if (shared || tokens === undefined) continue;
+      this.sizes.set(own, this.sizeAt(tokens, 1) + (prefix === '' ? cached : 0));
     }
   }
 
@@ -96,10 +101,10 @@ export class Sizes {
   }
 }
 
-/** Rank of an attention mask and what its name starts with, as `encoder_`; rank 0 for other inputs. */
-function maskInput(input: Value): { readonly dims: number; readonly prefix: string } {
-  const [, prefix] = /^(.*?)(?:attention_|padding_|key_)*mask/.exec(input.name) ?? [];
-  return prefix === undefined ? { dims: 0, prefix: '' } : { dims: input.declared?.dims?.length ?? 0, prefix };
+/** What the name of an attention mask [batch, length] starts with, as `encoder_`; null for other inputs. */
+function maskPrefix(input: Value): string | null {
+  if (input.declared?.dims?.length !== 2) return null;
+  return /^(.*?)(?:attention_|padding_|key_)*mask/.exec(input.name)?.[1] ?? null;
 }
 
 /** Token ids [batch, sequence] or states [batch, sequence, width], other than an encoder's. */

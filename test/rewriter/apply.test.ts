@@ -63,6 +63,7 @@ function site(
   const operand = (name: string, role: 'query' | 'key' | 'value' | 'output') => ({
     value: name,
     layout: options.layouts?.[role] ?? ('BHND' as const),
+    dataType: DataType.FLOAT,
   });
   const producer = graph.resolve(output)?.producer;
   assert.ok(producer);
@@ -79,6 +80,7 @@ function site(
     queryHeads: HEADS,
     kvHeads: KV_HEADS,
     headDim: SIZE,
+    valueDim: SIZE,
     scale: SCALE,
     operatorScale: SCALE,
     mask: 'none',
@@ -245,27 +247,47 @@ describe('applyRewrite', () => {
   });
 
   describe('layouts', () => {
-    const perms: Record<Exclude<Layout, 'BN(HD)'>, number[]> = {
-      BHND: [0, 1, 2, 3],
-      BHDN: [0, 1, 3, 2],
-      BNHD: [0, 2, 1, 3],
-    };
-    const dims: Record<Layout, (number | string)[]> = {
-      BHND: ['b', HEADS, 'n', SIZE],
-      BHDN: ['b', HEADS, SIZE, 'n'],
-      BNHD: ['b', 'n', HEADS, SIZE],
-      'BN(HD)': ['b', 'n', HEADS * SIZE],
+    /** Shape of a layout, the permutations from its axes to [B,H,N,D] and back, and shapes apart and joined. */
+    interface Form {
+      readonly dims: readonly (number | string)[];
+      readonly there: number[];
+      readonly back: number[];
+      readonly split?: string;
+      readonly join?: string;
+      readonly adapters: number;
+    }
+    const swapped = [0, 2, 1, 3];
+    const heads = { split: 'split', join: 'join' };
+    const forms: Record<Layout, Form> = {
+      BHND: { dims: ['b', HEADS, 'n', SIZE], there: [0, 1, 2, 3], back: [0, 1, 2, 3], adapters: 0 },
+      BHDN: { dims: ['b', HEADS, SIZE, 'n'], there: [0, 1, 3, 2], back: [0, 1, 3, 2], adapters: 4 },
+      BNHD: { dims: ['b', 'n', HEADS, SIZE], there: swapped, back: swapped, adapters: 4 },
+      'BN(HD)': { dims: ['b', 'n', HEADS * SIZE], there: swapped, back: swapped, ...heads, adapters: 12 },
+      'NB(HD)': {
+        dims: ['n', 'b', HEADS * SIZE],
+        there: [1, 2, 0, 3],
+        back: [2, 0, 1, 3],
+        ...heads,
+        adapters: 12,
+      },
+      'N(BH)D': {
+        dims: ['n', 'batch_and_heads', SIZE],
+        there: [1, 2, 0, 3],
+        back: [2, 0, 1, 3],
+        join: 'join_batch',
+        adapters: 3,
+      },
     };
 
     /** Nodes from `from` in a layout to `to` in [B,H,N,D]. */
-    function unpack(from: string, to: string, layout: Layout): NodeSpec[] {
-      if (layout !== 'BN(HD)') return [transpose(from, to, perms[layout])];
-      return [node('Reshape', [from, 'split'], [`${to}_split`]), transpose(`${to}_split`, to, perms.BNHD)];
+    function unpack(from: string, to: string, { there, split }: Form): NodeSpec[] {
+      if (split === undefined) return [transpose(from, to, there)];
+      return [node('Reshape', [from, split], [`${to}_split`]), transpose(`${to}_split`, to, there)];
     }
 
-    function pack(from: string, to: string, layout: Layout): NodeSpec[] {
-      if (layout !== 'BN(HD)') return [transpose(from, to, perms[layout])];
-      return [transpose(from, `${from}_t`, perms.BNHD), node('Reshape', [`${from}_t`, 'join'], [to])];
+    function pack(from: string, to: string, { back, join }: Form): NodeSpec[] {
+      if (join === undefined) return [transpose(from, to, back)];
+      return [transpose(from, `${from}_t`, back), node('Reshape', [`${from}_t`, join], [to])];
     }
 
     const shape = (name: string, ...sizes: number[]): TensorSpec => ({
@@ -275,27 +297,33 @@ describe('applyRewrite', () => {
       data: new Uint8Array(BigInt64Array.from(sizes, BigInt).buffer),
     });
 
-    for (const layout of Object.keys(dims) as Layout[]) {
-      it(`${layout} in and out`, async () => {
+    for (const layout of Object.keys(forms) as Layout[]) {
+      // Operands with heads next to the batch do not occur: their number of heads could not be told.
+      const given: Layout = layout === 'N(BH)D' ? 'BHND' : layout;
+      it(`${given} in, ${layout} out`, async () => {
         const roles = ['query', 'key', 'value'] as const;
         const original = model({
           name: 'g',
-          inputs: roles.map(role => floatValue(role, ...dims[layout])),
-          outputs: [floatValue('output', ...dims[layout])],
-          initializers: [...CONSTANTS, shape('split', 0, 0, HEADS, SIZE), shape('join', 0, 0, HEADS * SIZE)],
+          inputs: roles.map(role => floatValue(role, ...forms[given].dims)),
+          outputs: [floatValue('output', ...forms[layout].dims)],
+          initializers: [
+            ...CONSTANTS,
+            shape('split', 0, 0, HEADS, SIZE),
+            shape('join', 0, 0, HEADS * SIZE),
+            shape('join_batch', 0, -1, SIZE),
+          ],
           nodes: [
-            ...roles.flatMap(role => unpack(role, `${role}_headed`, layout)),
+            ...roles.flatMap(role => unpack(role, `${role}_headed`, forms[given])),
             ...attention('', 'query_headed', 'key_headed', 'value_headed', 'headed'),
-            ...pack('headed', 'output', layout),
+            ...pack('headed', 'output', forms[layout]),
           ],
         });
-        const layouts = { query: layout, key: layout, value: layout, output: layout };
+        const layouts = { query: given, key: given, value: given, output: layout };
         const { bytes, model: rewritten } = rewrite(original, ({ main }) => [
           replacement(site(main, ['query', 'key', 'value', 'output'], { layouts })),
         ]);
         await assertSameOutputs(original, bytes);
-        const adapters = { BHND: 0, BHDN: 4, BNHD: 4, 'BN(HD)': 12 }[layout];
-        assert.equal(rewritten.graph.nodes.length, 1 + adapters);
+        assert.equal(rewritten.graph.nodes.length, 1 + forms[layout].adapters);
       });
     }
   });

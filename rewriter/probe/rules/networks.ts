@@ -173,13 +173,15 @@ function attention(inputs: NodeInputs): readonly (Sample | null)[] {
   const dims = [...query.dims];
   if (dims.length === 4) dims[3] = value.dims[3]!;
   else dims[2] = (value.dims[2]! / inputs.node.int('kv_num_heads', 1)) * inputs.node.int('q_num_heads', 1);
+  const [keyLength, valueLength] = [inputs.sample(1), value].map(({ dims: its }) => its.at(-2)!);
+  if (keyLength !== valueLength) throw new SizeConflict(keyLength!, valueLength!, inputs.node.label);
   const mask = inputs.optional(3);
   const rows = query.dims.at(-2) ?? 1;
   const columns = mask?.dims.at(-1) ?? 1;
   // The mask may be shorter than the keys but not longer; a square mask fits no other number of rows.
   if (mask !== null) broadcastDims([mask.dims, [rows, columns]], inputs.node.label);
   const past = inputs.optional(4)?.dims.at(-2) ?? 0;
-  const keys = past + (inputs.sample(1).dims.at(-2) ?? 0);
+  const keys = past + keyLength!;
   if (columns > keys) throw new SizeConflict(keys, columns, inputs.node.label);
   return [inputs.data(dims, query.dataType), ...[1, 2].map(slot => joinedCache(inputs, slot, slot + 3))];
 }
