@@ -117,3 +117,45 @@ export function encodeCaseFile(cases: readonly CaseRecord[], floats: ReadonlySet
   }
   return writer.finish();
 }
+
+/** Reads what {@link encodeCaseFile} or a test program wrote. */
+export function decodeCaseFile(file: Uint8Array): CaseRecord[] {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  let at = 0;
+  const uint32 = () => {
+    at += 4;
+    return view.getUint32(at - 4, true);
+  };
+  const int64 = () => {
+    at += 8;
+    return Number(view.getBigInt64(at - 8, true));
+  };
+  const float64 = () => {
+    at += 8;
+    return view.getFloat64(at - 8, true);
+  };
+  const bytes = (length: number) => {
+    at += length;
+    return file.subarray(at - length, at);
+  };
+  const string = () => new TextDecoder().decode(bytes(uint32()));
+  const list = <Item>(read: () => Item): Item[] => Array.from({ length: uint32() }, read);
+  const attribute = (): [string, Attributes[string]] => {
+    const name = string();
+    const kind = uint32();
+    if (kind === STRING) return [name, list(string).join()];
+    const values = list(kind === FLOAT64 ? float64 : int64);
+    return [name, values.length === 1 ? values[0]! : values];
+  };
+  if (new TextDecoder().decode(bytes(4)) !== 'ORWC' || uint32() !== 1) throw new Error('not a case file');
+  return list(() => ({
+    name: string(),
+    attributes: Object.fromEntries(list(attribute)),
+    tensors: list(() => ({
+      name: string(),
+      dataType: uint32() as DataType,
+      dims: list(int64),
+      data: bytes(int64()),
+    })),
+  }));
+}

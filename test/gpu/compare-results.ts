@@ -1,0 +1,157 @@
+import { attributesOf } from '../../custom-ops/multipole-attention/parameters.js';
+import { caseInputs, type MultipoleCase } from '../../custom-ops/multipole-attention/cases.js';
+import {
+  type MultipoleChoices,
+  type MultipoleInputs,
+  multipoleAttention,
+} from '../../custom-ops/multipole-attention/reference.js';
+import type { Tensor } from '../../custom-ops/operator.js';
+import {
+  bfloat16ToFloat32,
+  float16ToFloat32,
+  float32ToBfloat16,
+  float32ToFloat16,
+} from '../../rewriter/onnx/float16.js';
+import { DataType } from '../../rewriter/onnx/spec.js';
+import { type CaseRecord, type CaseTensor, caseTensor } from '../custom-ops/case-file.js';
+
+/** Element types that the CUDA kernels take. */
+export const GPU_TYPES = ['float32', 'float16', 'bfloat16'] as const;
+export type GpuType = (typeof GPU_TYPES)[number];
+
+/**
+ * Largest allowed relative error ||out - ref|| / ||ref|| under equal choices, and largest error of an element
+ * relative to the root mean square of the reference.
+ */
+const TOLERANCE: Record<GpuType, { norm: number; element: number }> = {
+  float32: { norm: 1e-5, element: 1e-4 },
+  float16: { norm: 2e-3, element: 2e-2 },
+  bfloat16: { norm: 1.6e-2, element: 1.6e-1 },
+};
+
+const ENCODING = {
+  float16: { dataType: DataType.FLOAT16, encode: float32ToFloat16, decode: float16ToFloat32 },
+  bfloat16: { dataType: DataType.BFLOAT16, encode: float32ToBfloat16, decode: bfloat16ToFloat32 },
+};
+
+function rounded(tensor: Tensor, type: GpuType): Tensor {
+  if (type === 'float32') return tensor;
+  const { encode, decode } = ENCODING[type];
+  return { dims: tensor.dims, data: decode(encode(tensor.data)) };
+}
+
+function encoded(name: string, tensor: Tensor, type: GpuType): CaseTensor {
+  if (type === 'float32') return caseTensor(name, tensor.dims, tensor.data);
+  const { dataType, encode } = ENCODING[type];
+  const bits = encode(tensor.data);
+  return {
+    name,
+    dataType,
+    dims: tensor.dims,
+    data: new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength),
+  };
+}
+
+/** The inputs of a case as the kernels get them: rounded to `type`. */
+export function gpuInputs(shared: MultipoleCase, type: GpuType): MultipoleInputs {
+  const inputs = caseInputs(shared);
+  return {
+    ...inputs,
+    query: rounded(inputs.query, type),
+    key: rounded(inputs.key, type),
+    value: rounded(inputs.value, type),
+    ...(inputs.pastQuery && { pastQuery: rounded(inputs.pastQuery, type) }),
+  };
+}
+
+/** A case for the runner. */
+export function gpuCase(name: string, shared: MultipoleCase, type: GpuType): CaseRecord {
+  const { query, key, value, keyMask, pastQuery } = caseInputs(shared);
+  return {
+    name,
+    attributes: attributesOf(shared.parameters),
+    tensors: [
+      encoded('query', query, type),
+      encoded('key', key, type),
+      encoded('value', value, type),
+      ...(pastQuery ? [encoded('past_query', pastQuery, type)] : []),
+      ...(keyMask ? [caseTensor('key_mask', [shared.batch, shared.keys], keyMask)] : []),
+    ],
+  };
+}
+
+/** Names what is wrong with the runner's results of a case; empty when nothing is. */
+export function compareWithReference(shared: MultipoleCase, type: GpuType, results: CaseRecord): string[] {
+  const inputs = gpuInputs(shared, type);
+  const found = new Map(results.tensors.map(tensor => [tensor.name, tensor.data]));
+  const floats = (name: string) => {
+    const data = found.get(name);
+    return data && new Float32Array(new Uint8Array(data).buffer);
+  };
+  const ints = (name: string) => {
+    const data = found.get(name);
+    return data && new Int32Array(new Uint8Array(data).buffer);
+  };
+  const keyClusters = ints('key_clusters');
+  const queryClusters = ints('query_clusters');
+  const retrieved = ints('retrieved');
+  const given: Partial<MultipoleChoices> = {
+    ...(keyClusters && { keyClusters: [keyClusters] }),
+    ...(queryClusters && { queryClusters, queryCentroids: blocksOf(floats('query_centroids'), shared) }),
+    ...(retrieved && { retrieved }),
+  };
+  const own = multipoleAttention(inputs, shared.parameters);
+  const equal = multipoleAttention(inputs, shared.parameters, given);
+  const output = floats('output') ?? new Float32Array();
+  const lse = floats('lse') ?? new Float32Array();
+  const problems: string[] = [];
+  const { norm, element } = TOLERANCE[type];
+  const against = (what: string, out: Float32Array, ref: Float32Array) => {
+    if (out.length !== ref.length) problems.push(`${what}: ${out.length} elements instead of ${ref.length}`);
+    const scale = Math.sqrt(sumOfSquares(ref.filter(Number.isFinite)) / Math.max(1, ref.length));
+    let squares = 0;
+    ref.forEach((value, at) => {
+      const difference = out[at] === value ? 0 : Math.abs(out[at]! - value);
+      squares += difference ** 2;
+      if (!(difference <= element * Math.max(scale, 1e-3)) && problems.length < 3) {
+        problems.push(`${what}[${at}] is ${out[at]}, not ${value}`);
+      }
+    });
+    const error = Math.sqrt(squares / ref.length) / scale;
+    if (ref.length > 0 && scale > 0 && !(error <= norm)) problems.push(`${what}: relative error ${error}`);
+  };
+  against('output', output, equal.output.data);
+  against('lse', lse, equal.lse.data);
+  if (shared.data === 'clustered') {
+    const choices = own.choices;
+    if (keyClusters && !keyClusters.every((label, at) => label === choices.keyClusters[0]![at])) {
+      problems.push('other key clusters than the reference, though well separated');
+    }
+    if (queryClusters && !queryClusters.every((label, at) => label === choices.queryClusters[at])) {
+      problems.push('other query clusters than the reference, though well separated');
+    }
+  }
+  const exact = multipoleAttention(inputs, { ...shared.parameters, retrieve: [-1] }).output.data;
+  const kernelError = distance(output, exact);
+  const referenceError = distance(own.output.data, exact);
+  if (!(kernelError <= 1.05 * referenceError + norm * Math.sqrt(sumOfSquares(exact)))) {
+    problems.push(`error against exact attention ${kernelError}, the reference has ${referenceError}`);
+  }
+  return problems;
+}
+
+function blocksOf(centroids: Float32Array | undefined, shared: MultipoleCase): Float32Array[] {
+  const size = shared.batch * shared.queryHeads * shared.parameters.queryClusters * shared.headDim;
+  const blocks: Float32Array[] = [];
+  for (let at = 0; centroids && at < centroids.length; at += size)
+    blocks.push(centroids.subarray(at, at + size));
+  return blocks;
+}
+
+function sumOfSquares(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value * value, 0);
+}
+
+function distance(a: Float32Array, b: Float32Array): number {
+  return Math.sqrt(a.reduce((sum, value, at) => sum + (value - b[at]!) ** 2, 0));
+}
