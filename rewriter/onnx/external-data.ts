@@ -91,9 +91,12 @@ export function checkLocation(location: string, modelFile: string): void {
   const steps = location.split(/[\\/]/);
   const absolute = steps[0] === '' || /^[A-Za-z]:/.test(location);
   if (absolute || steps.includes('..') || location.includes('\0')) {
-    throw new InputError(`${modelFile}: external data location '${location}' leaves the folder of the model`, {
-      file: modelFile,
-      remedy: 'Keep the files of external data beside the model, and do not open models you do not trust.',
-    });
+    throw new InputError(
+      `${modelFile}: external data location '${location}' leaves the folder of the model`,
+      {
+        file: modelFile,
+        remedy: 'Keep the files of external data beside the model, and do not open models you do not trust.',
+      },
+    );
   }
 }

@@ -328,6 +328,28 @@ describe('applyRewrite', () => {
     }
   });
 
+  it('casts operands to the type of the output', async () => {
+    const original = model({
+      name: 'g',
+      inputs: [{ name: 'q', dataType: DataType.DOUBLE, dims: ['b', HEADS, 'n', SIZE] }, ...qkv().slice(1)],
+      outputs: [HEADED],
+      initializers: CONSTANTS,
+      nodes: [
+        node('Cast', ['q'], ['narrow'], { to: { type: 'int', value: DataType.FLOAT } }),
+        ...attention('', 'narrow', 'k', 'v', 'y'),
+      ],
+    });
+    const { bytes, model: rewritten } = rewrite(original, ({ main }) => {
+      const found = site(main, ['q', 'k', 'v', 'y']);
+      return [replacement({ ...found, query: { ...found.query, dataType: DataType.DOUBLE } })];
+    });
+    const values = Float64Array.from(new SeededRandom(4).normals(BATCH * HEADS * LENGTH * SIZE));
+    await assertSameOutputs(original, bytes, {
+      q: new Tensor('float64', values, [BATCH, HEADS, LENGTH, SIZE]),
+    });
+    assert.deepEqual(types(rewritten.graph.nodes), ['Cast', 'ExactAttention']);
+  });
+
   describe('key masks', () => {
     const hidden = [0, 0, 1, 1, 0, 1, 0, 0, 0, 1];
     const shown = hidden.map(bit => 1 - bit);
