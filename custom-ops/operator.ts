@@ -21,9 +21,11 @@ export interface AttributeDefinition {
   readonly type: 'int' | 'float' | 'string' | 'ints';
   /** One sentence for `--help` and the report. */
   readonly description: string;
-  /** Allowed strings, or the inclusive lower bound of a number. */
+  /** Allowed strings. */
   readonly oneOf?: readonly string[];
+  /** Inclusive bounds of a number. */
   readonly least?: number;
+  readonly most?: number;
 }
 
 /** Complete attributes of one node, every name of the definition present. */

@@ -1,0 +1,5 @@
+import { multipoleAttention } from './multipole-attention/operator.js';
+import type { OperatorDefinition } from './operator.js';
+
+/** Every operator; the first is the one that `rewrite` uses unless told otherwise. */
+export const OPERATORS: readonly OperatorDefinition[] = [multipoleAttention];

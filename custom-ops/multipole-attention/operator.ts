@@ -1,0 +1,232 @@
+import { InputError } from '../../rewriter/errors.js';
+import type { AttentionSite, MaskKind } from '../../rewriter/site.js';
+import { OLDEST_OPSET } from '../graph-builder.js';
+import type {
+  Acceptance,
+  AttributeDefinition,
+  Attributes,
+  AttributeValue,
+  OperatorDefinition,
+} from '../operator.js';
+import { INPUT_NAMES, multipoleFunctionBody, OP_TYPE } from './function-body.js';
+import {
+  attributesOf,
+  defaultParameters,
+  type MultipoleParameters,
+  PAPER_PARAMETERS,
+  parametersOf,
+} from './parameters.js';
+
+const ATTRIBUTES: readonly AttributeDefinition[] = [
+  { name: 'scale', type: 'float', description: 'factor on query . key; absent: 1 / sqrt(head size)' },
+  {
+    name: 'causal',
+    type: 'int',
+    least: 0,
+    most: 1,
+    description: '1: a row sees the keys up to its position',
+  },
+  {
+    name: 'causal_offset',
+    type: 'int',
+    description: 'position of row 0; absent: number of keys less number of queries',
+  },
+  {
+    name: 'exact_below',
+    type: 'int',
+    least: 0,
+    description: 'exact attention when there are fewer keys than this',
+  },
+  {
+    name: 'segment',
+    type: 'int',
+    least: 0,
+    description: 'keys per segment; 0: one segment over all keys, as in the paper',
+  },
+  {
+    name: 'window',
+    type: 'int',
+    least: 0,
+    description: "segments attended exactly on each side of a query's own (causal: before it)",
+  },
+  { name: 'key_clusters', type: 'int', least: 1, description: 'key clusters per segment' },
+  {
+    name: 'key_grouping',
+    type: 'string',
+    oneOf: ['kmeans', 'contiguous'],
+    description: 'how a segment is cut into clusters: by k-means, or into runs of neighbors',
+  },
+  { name: 'query_clusters', type: 'int', least: 1, description: 'query clusters per head' },
+  { name: 'iterations', type: 'int', least: 1, description: 'iterations of k-means' },
+  {
+    name: 'order',
+    type: 'int',
+    least: 0,
+    most: 2,
+    description: 'order of the multipole expansion: 0 monopole, 1 dipole, 2 second order',
+  },
+  {
+    name: 'contracted',
+    type: 'int',
+    least: 0,
+    most: 1,
+    description: '1: the dipole as one matrix per query cluster (segment 0, retrieve 0)',
+  },
+  {
+    name: 'retrieve',
+    type: 'ints',
+    least: -1,
+    description: 'clusters attended exactly per pool, one number or one per query head; -1: exact attention',
+  },
+  {
+    name: 'retrieve_mass',
+    type: 'float',
+    least: 0,
+    description:
+      'above 0: clusters attended exactly until less than this mass is left, instead of `retrieve`',
+  },
+  {
+    name: 'selection',
+    type: 'string',
+    oneOf: ['tile', 'sliding', 'cluster'],
+    description:
+      'which queries choose together; with causal, tile and cluster let a choice see later tokens of its pool',
+  },
+  { name: 'group', type: 'int', least: 1, description: 'queries per pool' },
+  {
+    name: 'hierarchy',
+    type: 'string',
+    oneOf: ['flat', 'dyadic'],
+    description: 'dyadic: segments double in length with distance',
+  },
+];
+
+const ACCEPTED_MASKS: ReadonlySet<MaskKind> = new Set([
+  'none',
+  'all-true',
+  'key-padding',
+  'causal',
+  'causal+padding',
+]);
+
+/**
+ * Shortest sequence at which the function body beats exported attention in stock ONNX Runtime (README,
+ * "Measured").
+ */
+const MIN_LENGTH = 2048;
+
+/** Multipole semantic attention (operator specification, section 1). */
+export const multipoleAttention: OperatorDefinition = {
+  id: 'multipole-attention',
+  opType: OP_TYPE,
+  summary: 'near keys exactly, far keys by summaries of clusters, the heaviest clusters exactly again',
+  fidelity: 'approximates-softmax',
+  inputs: INPUT_NAMES.map(name => ({ name, optional: name === 'key_mask' || name === 'past_query' })),
+  outputs: [
+    { name: 'output', optional: false },
+    { name: 'lse', optional: true },
+  ],
+  attributes: ATTRIBUTES,
+  presets: { default: {}, paper: paperPreset() },
+  defaultMinLength: MIN_LENGTH,
+  oldestOpset: OLDEST_OPSET,
+  accepts,
+  resolve,
+  functionBody: (attributes, connected, opset) =>
+    multipoleFunctionBody(parametersOf(attributes), connected, opset),
+};
+
+/** What the paper's form sets, apart from what depends on the site. */
+function paperPreset(): Attributes {
+  const { segment, window, key_clusters, query_clusters, iterations, retrieve } =
+    attributesOf(PAPER_PARAMETERS);
+  return { segment, window, key_clusters, query_clusters, iterations, retrieve } as Attributes;
+}
+
+function accepts(site: AttentionSite): Acceptance {
+  if (!ACCEPTED_MASKS.has(site.mask)) {
+    return { ok: false, reason: `multipole-attention has no form for a mask of kind ${site.mask}` };
+  }
+  if (site.kind === 'cached') {
+    return { ok: false, reason: 'multipole-attention takes no cache of earlier keys and values' };
+  }
+  if (site.operatorScale === null) return { ok: false, reason: 'the scale of its scores is not constant' };
+  return { ok: true };
+}
+
+function resolve(site: AttentionSite, settings: Readonly<Record<string, AttributeValue>>): Attributes {
+  for (const [name, value] of Object.entries(settings)) check(name, value);
+  const retrieve = settings.retrieve;
+  const attributes: Attributes = {
+    ...attributesOf({
+      ...defaultParameters(site.causal),
+      scale: site.operatorScale,
+      causalOffset: site.causal && site.alignment === 'upper-left' ? 0 : null,
+    }),
+    ...settings,
+    ...(typeof retrieve === 'number' ? { retrieve: [retrieve] } : {}),
+  };
+  const problem = conflict(parametersOf(attributes), site);
+  if (problem) throw new InputError(`multipole-attention on ${site.id}: ${problem.what}`, problem);
+  return attributes;
+}
+
+/** @throws InputError for an attribute that does not exist or a value that it does not take */
+function check(name: string, value: AttributeValue): void {
+  const definition = ATTRIBUTES.find(attribute => attribute.name === name);
+  if (!definition) {
+    throw new InputError(`multipole-attention has no attribute "${name}"`, {
+      remedy: `It has ${ATTRIBUTES.map(attribute => attribute.name).join(', ')}.`,
+    });
+  }
+  const { type, oneOf, least = Number.NEGATIVE_INFINITY, most = Number.POSITIVE_INFINITY } = definition;
+  const fits = (element: AttributeValue) =>
+    typeof element === 'number' &&
+    (type === 'float' ? Number.isFinite(element) : Number.isSafeInteger(element)) &&
+    element >= least &&
+    element <= most;
+  const elements = type === 'ints' && typeof value === 'object' ? value : [value];
+  const valid =
+    type === 'string'
+      ? typeof value === 'string' && oneOf!.includes(value)
+      : elements.length > 0 && elements.every(fits);
+  if (valid) return;
+  const bounds = [
+    ...(Number.isFinite(least) ? [`at least ${least}`] : []),
+    ...(Number.isFinite(most) ? [`at most ${most}`] : []),
+  ].join(' and ');
+  const kinds = { int: 'an integer', float: 'a number', ints: 'integers' };
+  throw new InputError(`multipole-attention: ${name} cannot be ${JSON.stringify(value)}`, {
+    remedy: type === 'string' ? `Use one of ${oneOf!.join(', ')}.` : `Use ${kinds[type]} ${bounds}`.trim(),
+  });
+}
+
+/** Values that each are right and together are not. */
+function conflict(
+  parameters: MultipoleParameters,
+  site: AttentionSite,
+): { readonly what: string; readonly remedy: string } | null {
+  const { causal, segment, retrieve, order, contracted, hierarchy } = parameters;
+  if (causal !== site.causal) {
+    return {
+      what: `the site is ${site.causal ? 'causal' : 'not causal'}`,
+      remedy: 'Leave "causal" out: it follows from the site.',
+    };
+  }
+  if (causal && segment === 0) {
+    return { what: 'causal attention needs segments', remedy: 'Set segment above 0, for instance 256.' };
+  }
+  if (retrieve.length !== 1 && retrieve.length !== site.queryHeads) {
+    return {
+      what: `retrieve has ${retrieve.length} numbers for ${site.queryHeads} query heads`,
+      remedy: 'Give one number, or one per query head.',
+    };
+  }
+  if (order !== 0 || contracted || hierarchy !== 'flat') {
+    return {
+      what: 'only order 0 with a flat hierarchy has a function body, without which the model would not open elsewhere',
+      remedy: 'Leave order, contracted and hierarchy at their defaults.',
+    };
+  }
+  return null;
+}
