@@ -133,7 +133,11 @@ function refusal(
   facts: MaskFacts,
 ): string | null {
   const reasons = [...attention.refusals];
-  for (const { value, holds } of attention.interior) {
+  const rearranged = site.output.value !== attention.output.name;
+  const products = rearranged
+    ? [{ value: attention.output, holds: 'weighted sums before they are rearranged' }]
+    : [];
+  for (const { value, holds } of [...attention.interior, ...products]) {
     const use = value.uses.find(({ node }) => !nodes.includes(node) && !attention.nodes.has(node));
     if (value.outputOf.length > 0) reasons.push(`the ${holds} are an output ('${value.name}')`);
     else if (use !== undefined) reasons.push(`the ${holds} are used by ${use.node.label} too`);

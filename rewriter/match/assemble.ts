@@ -46,10 +46,14 @@ export function chooseOperands(
   return 'query, key and value do not agree on batch and heads';
 }
 
-/** The output's type first, then more repeats, then the better layout; the order among equals is kept. */
+/**
+ * The output's type first, then heads apart from the batch, then more repeats, then the better layout; the order
+ * among equals is kept.
+ */
 function byPreference(dataType: DataType): (one: Candidate, other: Candidate) => number {
   return (one, other) =>
     Number(other.dataType === dataType) - Number(one.dataType === dataType) ||
+    one.sizes[0]!.batch - other.sizes[0]!.batch ||
     other.sizes[0]!.repeats - one.sizes[0]!.repeats ||
     LAYOUT_ORDER.indexOf(one.layout) - LAYOUT_ORDER.indexOf(other.layout);
 }
@@ -126,9 +130,9 @@ function sameView(one: View, other: View | null): boolean {
   return one.length === other?.length && one.every((runs, axis) => sameRuns(runs, other[axis]!));
 }
 
-/** The output of the only use of a value, if that only moves elements. */
+/** The output of the only use of a value, its shape apart, if that only moves elements. */
 function movedOnce(value: Value): Value | null {
-  const [use, ...others] = value.uses;
+  const [use, ...others] = value.uses.filter(({ node }) => node.type !== 'Shape');
   if (use === undefined || others.length > 0 || value.outputOf.length > 0 || use.slot !== 0) return null;
   const moves = ['Reshape', 'Transpose', 'Unsqueeze', 'Squeeze', 'Identity', 'Flatten'].includes(
     use.node.type,

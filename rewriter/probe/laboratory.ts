@@ -3,23 +3,24 @@ import type { Value } from '../graph/value.js';
 import { type Feed, uniform } from './feed.js';
 import { Probe } from './probe.js';
 import { SizeConflict, sizeOf, UnknownSample } from './sample.js';
-import { type SizePlan, Sizes } from './sizes.js';
+import { planSizes, type SizePlan } from './size-plan.js';
+import type { Sizes } from './sizes.js';
 
 /** Free sizes of the two small trials: distinct within a trial and different from one trial to the other. */
-const TRIALS: readonly SizePlan[] = [
-  primes(2, [5, 7, 11, 13, 17, 19, 23, 29]),
-  primes(3, [6, 10, 14, 22, 26, 34, 38, 46]),
+const TRIALS: readonly Pick<SizePlan, 'batch' | 'other'>[] = [
+  { batch: 2, other: cycling([5, 7, 11, 13, 17, 19, 23, 29]) },
+  { batch: 3, other: cycling([6, 10, 14, 22, 26, 34, 38, 46]) },
 ];
 
-function primes(batch: number, sizes: readonly number[]): SizePlan {
-  return { batch, other: n => sizes[n % sizes.length]! * 10 ** Math.floor(n / sizes.length) };
+function cycling(sizes: readonly number[]): SizePlan['other'] {
+  return n => sizes[n % sizes.length]! * 10 ** Math.floor(n / sizes.length);
 }
 
 /** Models whose free sizes are pixels or frames need more of them than a sequence does. */
-const ENLARGEMENTS: readonly ((plan: SizePlan) => SizePlan)[] = [
-  plan => plan,
-  plan => ({ ...plan, other: n => 16 * plan.other(n) }),
-  plan => ({ ...plan, other: () => 224 }),
+const ENLARGEMENTS: readonly ((other: SizePlan['other']) => SizePlan['other'])[] = [
+  other => other,
+  other => n => 16 * other(n),
+  () => () => 224,
 ];
 
 /** Sample sizes together with everything known about the graph at them. */
@@ -35,6 +36,14 @@ export const PLAIN: Feed = uniform(0, 1);
 /** The same tokens with other data: what differs from `PLAIN` depends on data. */
 export const OTHER_DATA: Feed = uniform(1, 1);
 
+interface Attempt {
+  readonly trial: Trial;
+  /** The first sizes that do not fit. */
+  readonly conflict: SizeConflict | null;
+  /** Nodes that cannot be followed. */
+  readonly failures: number;
+}
+
 /** Finds sizes that fit together and probes a model at them. */
 export class Laboratory {
   /** Two small trials; only one when the model has no free size. */
@@ -45,9 +54,11 @@ export class Laboratory {
 
   constructor(
     private readonly graph: ModelGraph,
-    private readonly cache: 'filled' | 'empty' = 'filled',
+    private readonly cache: SizePlan['cache'] = 'filled',
   ) {
-    const found = TRIALS.map(plan => this.settle(ENLARGEMENTS.map(enlarge => enlarge(plan))));
+    const found = TRIALS.map(({ batch, other }) =>
+      this.settle(ENLARGEMENTS.map(enlarge => ({ batch, other: enlarge(other), cache }))),
+    );
     this.trials = found[0]!.sizes.free === 0 ? found.slice(0, 1) : found;
   }
 
@@ -97,32 +108,44 @@ export class Laboratory {
   longTrial(length: number): Trial | null {
     let trial = this.long.get(length);
     if (trial === undefined) {
-      const plan = { batch: 2, other: (n: number) => length + 2 * n };
+      const plan = { batch: 2, other: (n: number) => length + 2 * n, cache: this.cache };
       trial = this.trials.length === 1 ? null : this.settle([plan]);
       this.long.set(length, trial);
     }
     return trial;
   }
 
-  /** The plan at which most of the graph can be followed. */
+  /** The sizes at which most of the graph can be followed. */
   private settle(plans: readonly SizePlan[]): Trial {
-    let best: { trial: Trial; failures: number } | null = null;
+    let best: Attempt | null = null;
     for (const plan of plans) {
-      const sizes = new Sizes(this.graph.main, plan, this.cache);
-      let outcome = this.attempt(sizes);
-      // Each round settles one size; there are never more to settle than there are symbols.
-      for (let round = 0; outcome.conflict !== null && round < 2 * sizes.free; round++) {
-        const { left, right } = outcome.conflict;
-        if (!sizes.rebind(right, left) && !sizes.rebind(left, right)) break;
-        outcome = this.attempt(sizes);
-      }
-      if (best === null || outcome.failures < best.failures) best = outcome;
-      if (best.failures === 0 || sizes.free === 0) break;
+      const settled = this.resolveConflicts(this.attempt(planSizes(this.graph.main, plan)));
+      if (best === null || settled.failures < best.failures) best = settled;
+      if (best.failures === 0 || best.trial.sizes.free === 0) break;
     }
     return best!.trial;
   }
 
-  private attempt(sizes: Sizes): { trial: Trial; conflict: SizeConflict | null; failures: number } {
+  /** Makes sizes agree that have to, one at a time, as long as each step lets more of the graph be followed. */
+  private resolveConflicts(start: Attempt): Attempt {
+    let current = start;
+    for (let better: Attempt | null = current; better !== null; ) {
+      current = better;
+      better = null;
+      if (current.conflict === null) break;
+      const { left, right } = current.conflict;
+      for (const sizes of current.trial.sizes.settling(left, right)) {
+        const next = this.attempt(sizes);
+        if (next.failures < current.failures) {
+          better = next;
+          break;
+        }
+      }
+    }
+    return current;
+  }
+
+  private attempt(sizes: Sizes): Attempt {
     const { constants, main } = this.graph;
     const probes = new Map<Feed, Probe>();
     const trial: Trial = {
@@ -144,7 +167,7 @@ export class Laboratory {
         const output = node.outputs.find(value => value !== null);
         if (output === undefined) continue;
         try {
-          probe.sample(output!);
+          probe.sample(output);
         } catch (error) {
           if (!(error instanceof UnknownSample)) throw error;
           failures++;

@@ -84,6 +84,7 @@ function product(
 function gemm(inputs: NodeInputs): readonly Sample[] {
   const a = inputs.sample(0);
   const b = inputs.sample(1);
+  if (a.dims.length !== 2 || b.dims.length !== 2) throw new UnknownSample('operands of other ranks than 2');
   const [rows, depth] = inputs.node.int('transA', 0) === 1 ? [...a.dims].reverse() : a.dims;
   const [inner, columns] = inputs.node.int('transB', 0) === 1 ? [...b.dims].reverse() : b.dims;
   if (depth !== inner) throw new SizeConflict(depth ?? 0, inner ?? 0, inputs.node.label);
