@@ -20,6 +20,7 @@
       'target_name': 'onnxrewrite_ops',
       'type': 'shared_library',
       'product_dir': '<(PRODUCT_DIR)',
+      'product_prefix': 'lib',
       'cflags': ['-fPIC'],
       'sources': ['<!@(node sources.cjs)'],
     },
