@@ -21,7 +21,8 @@ export const TRACE_NAMES = ['key_clusters', 'query_centroids', 'row_clusters', '
  * @param connected names of the inputs that the node connects
  * @param opset of the model's default domain: ONNX Runtime expands bodies in place, so their nodes have to be
  *   valid there
- * @param traced a test build: also returns the discrete choices, in TRACE_NAMES
+ * @param traced a test build: also returns the discrete choices, in TRACE_NAMES; needs rows, keys, and no
+ *   exact heads
  */
 export function multipoleFunctionBody(
   parameters: MultipoleParameters,
@@ -91,8 +92,13 @@ function attention(
   const exactHeads = Array.from(retrieve.keys()).filter(h => retrieve[h]! < 0);
   if (exactHeads.length === retrieve.length) return wholeHeads(b, inputs, parameters, true, false);
   if (exactHeads.length > 0) return mixedHeads(b, inputs, parameters, exactHeads);
-  if (exactBelow === 0) return wholeHeads(b, inputs, parameters, false, traced);
-  const short = b.less(b.dim(inputs.key, 2), exactBelow);
+  if (traced) return wholeHeads(b, inputs, parameters, false, true);
+  // What has no rows or no keys takes the exact way too, which alone provides for it.
+  const rows = b.dim(inputs.query, 2);
+  const short = b.less(
+    b.dim(inputs.key, 2),
+    b.where(b.less(rows, 1), Number.MAX_SAFE_INTEGER, b.ints([Math.max(exactBelow, 1)])),
+  );
   const branch = (exact: boolean) => (inner: GraphBuilder) => {
     const { output, lse } = wholeHeads(inner, inputs, parameters, exact, false);
     return [output, lse];
@@ -130,6 +136,7 @@ function mixedHeads(
   return { output: joined(({ output }) => output), lse: joined(({ lse }) => lse), trace: null };
 }
 
+/** @param exact exact attention, which also takes inputs without rows or keys */
 function wholeHeads(
   b: GraphBuilder,
   inputs: FloatInputs,
@@ -142,14 +149,18 @@ function wholeHeads(
   const allQueries = pastQuery ? b.concat([pastQuery, query], 2) : query;
   const rows = b.dim(allQueries, 2);
   const sizes = bodySizes(b, { query: allQueries, key, value, rows, past }, parameters);
+  // Rows beyond the last key exist only where the caller places them there.
+  const needsBias = exact || keyMask !== null || parameters.causalOffset !== null;
   // Reshaping cannot tell an empty axis: sequences get at least one element, a row cut off or a hidden key.
   const heads = (x: Value, parts: Value, length: Value, size: Value) =>
-    b.reshape(atLeastOne(b, x, 4, 2, length, 0), [parts, b.max(length, 1), size]);
+    exact
+      ? b.reshape(atLeastOne(b, x, 4, 2, length, 0), [parts, b.max(length, 1), size])
+      : b.reshape(x, [parts, length, size]);
   const merged: BodyInputs = {
     query: heads(allQueries, sizes.parts, rows, sizes.headDim),
     key: heads(key, sizes.kvParts, sizes.keys, sizes.headDim),
     value: heads(value, sizes.kvParts, sizes.keys, sizes.valueDim),
-    keyBias: keyBias(b, keyMask, b.dim(key, 0), sizes),
+    keyBias: needsBias ? keyBias(b, keyMask, b.dim(key, 0), sizes) : null,
   };
   const result = exact
     ? exactField(b, merged, past, sizes, parameters.causal)

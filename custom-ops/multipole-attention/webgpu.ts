@@ -79,12 +79,11 @@ export const multipoleAttention: WebGpuOperator = {
     return null;
   },
 
-  outputs(_, inputs) {
-    const { batch, heads, queries, valueDim } = sizesOf(inputs);
-    const { type } = inputs[0]!;
+  outputDims(_, inputDims) {
+    const { batch, heads, queries, valueDim } = sizesOf(inputDims);
     return [
-      { type, dims: [batch, heads, queries, valueDim] },
-      { type, dims: [batch, heads, queries] },
+      [batch, heads, queries, valueDim],
+      [batch, heads, queries],
     ];
   },
 
@@ -101,7 +100,7 @@ export function recordMultipoleAttention(
   outputs: readonly (GpuTensor | null)[],
   observer: ChoiceObserver | null = null,
 ): void {
-  const sizes = sizesOf(inputs);
+  const sizes = sizesOf(inputs.map(input => input?.dims ?? null));
   if (sizes.batch * sizes.heads * sizes.queries === 0) return;
   const [query, key, value, keyMask = null, pastQuery = null] = inputs;
   const [output = null, lse = null] = outputs;
@@ -114,29 +113,24 @@ export function recordMultipoleAttention(
   ).record();
 }
 
-function sizesOf(inputs: readonly (Omit<GpuTensor, 'range'> | null)[]): MultipoleSizes {
-  const [query, key, value, keyMask, pastQuery] = inputs;
-  const dims = (tensor: Omit<GpuTensor, 'range'> | null | undefined, name: string, rank: number) => {
-    if (tensor?.dims.length !== rank) {
-      throw new InputError(`MultipoleAttention: ${name} must have ${rank} dimensions`);
-    }
-    return tensor.dims;
+type Dims = readonly number[] | null;
+
+/** @throws InputError when the shapes do not fit together */
+function sizesOf([query, key, value, keyMask, pastQuery]: readonly Dims[]): MultipoleSizes {
+  const sized = (dims: Dims | undefined, name: string): readonly number[] => {
+    if (dims?.length === 4) return dims;
+    throw new InputError(`MultipoleAttention: ${name} must have 4 dimensions`);
   };
-  const [batch = 0, heads = 0, queries = 0, headDim = 0] = dims(query, 'query', 4);
-  const [, kvHeads = 0, keys = 0] = dims(key, 'key', 4);
-  const valueDim = dims(value, 'value', 4)[3]!;
-  const past = pastQuery ? dims(pastQuery, 'past_query', 4)[2]! : 0;
-  const expect = (
-    tensor: Omit<GpuTensor, 'range'> | null | undefined,
-    name: string,
-    wanted: readonly number[],
-  ) => {
-    if (tensor && wanted.some((size, axis) => tensor.dims[axis] !== size)) {
-      throw new InputError(
-        `MultipoleAttention: ${name} has the shape [${tensor.dims.join(', ')}], expected [${wanted.join(', ')}]`,
-      );
-    }
+  const expect = (dims: Dims | undefined, name: string, wanted: readonly number[]) => {
+    if (!dims || (dims.length === wanted.length && wanted.every((size, axis) => dims[axis] === size))) return;
+    throw new InputError(
+      `MultipoleAttention: ${name} has the shape [${dims.join(', ')}], expected [${wanted.join(', ')}]`,
+    );
   };
+  const [batch = 0, heads = 0, queries = 0, headDim = 0] = sized(query, 'query');
+  const [, kvHeads = 0, keys = 0] = sized(key, 'key');
+  const valueDim = sized(value, 'value')[3]!;
+  const past = pastQuery ? sized(pastQuery, 'past_query')[2]! : 0;
   expect(key, 'key', [batch, kvHeads, keys, headDim]);
   expect(value, 'value', [batch, kvHeads, keys, valueDim]);
   expect(keyMask, 'key_mask', [batch, keys]);

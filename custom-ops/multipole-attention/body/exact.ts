@@ -1,7 +1,7 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
-import type { GraphBuilder, Value } from '../../graph-builder.js';
+import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { FieldResult } from './multipole.js';
-import { biasedKeys, scaledQueries, softmaxPart } from './near-field.js';
+import { logits, softmaxPart } from './near-field.js';
 import { type BodyInputs, HIDDEN, type Sizes, VISIBLE_ABOVE } from './sizes.js';
 
 /** Rows whose logits over all keys exist at once. */
@@ -15,30 +15,24 @@ export function exactField(
   sizes: Sizes,
   causal: boolean,
 ): FieldResult {
-  const { parts, kvParts, share, headDim, valueDim } = sizes;
+  const { parts, valueDim } = sizes;
   const queries = b.sub(sizes.rows, past);
   const blocks = b.max(b.ceilDiv(queries, BLOCK_ROWS), 1);
   const rows = b.slice(inputs.query, 1, past, b.dim(inputs.query, 1));
   const padded = b.pad(rows, 3, 1, 0, b.sub(b.mul(blocks, BLOCK_ROWS), b.dim(rows, 1)));
-  const keys = b.transpose(b.unsqueeze(biasedKeys(b, inputs.key, inputs.keyBias), 1), [0, 1, 3, 2]);
   const values = b.unsqueeze(inputs.value, 1);
   const firstPosition = b.add(sizes.offset, past);
   const { stacked } = b.loop(blocks, [], (inner, iteration) => {
     const start = inner.mul(iteration, BLOCK_ROWS);
     const block = inner.slice(padded, 1, start, inner.add(start, BLOCK_ROWS));
-    const query = scaledQueries(inner, block, sizes.scale, [parts, inner.ints([BLOCK_ROWS])]);
-    const products = inner.matMul(
-      inner.reshape(query, [kvParts, share, BLOCK_ROWS, inner.add(headDim, 1)]),
-      keys,
-    );
-    let logits = products;
+    let products = logits(inner, block, BLOCK_ROWS, inputs.key, inputs.keyBias, sizes);
     if (causal) {
       const position = inner.add(inner.range(BLOCK_ROWS), inner.add(start, firstPosition));
       const key = inner.range(inner.dim(inputs.key, 1));
       const seen = inner.lessOrEqual(key, inner.reshape(position, [BLOCK_ROWS, 1]));
-      logits = inner.add(products, inner.where(seen, 0, inner.constant(HIDDEN, DataType.FLOAT)));
+      products = inner.add(products, inner.where(seen, 0, inner.constant(HIDDEN, DataType.FLOAT)));
     }
-    const part = softmaxPart(inner, logits, values);
+    const part = softmaxPart(inner, products, values);
     return {
       state: [],
       stacked: [
@@ -47,8 +41,8 @@ export function exactField(
       ],
     };
   });
-  const whole = (x: Value, width: Value) => b.reshape(b.transpose(x, [1, 0, 2, 3]), [parts, -1, width]);
-  const lse = whole(stacked[1]!, b.ints([1]));
+  const whole = (x: Value, width: Dim) => b.reshape(b.transpose(x, [1, 0, 2, 3]), [parts, -1, width]);
+  const lse = whole(stacked[1]!, 1);
   return {
     output: b.where(b.greater(lse, VISIBLE_ABOVE), whole(stacked[0]!, valueDim), 0),
     lse,

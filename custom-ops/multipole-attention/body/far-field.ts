@@ -1,24 +1,24 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
-import { membership } from './k-means.js';
 import type { KeyCells } from './key-cells.js';
-import { logSumExp, type SoftmaxPart, scaledQueries } from './near-field.js';
+import { logSumExp, type SoftmaxPart, withOnes } from './near-field.js';
 import { type ClusterLists, retrievedField, unionLists } from './retrieval.js';
+import { gatherRows, type RowBlocks, rowBlocks } from './row-blocks.js';
 import { HIDDEN, type Sizes, tileRows, times, VISIBLE_ABOVE } from './sizes.js';
 import type { Summaries } from './summaries.js';
 
-/** Rows of one query cluster that share one product with its summaries. */
+/** Rows of one query cluster that share one product with its summaries, and blocks of one batched product. */
 const BLOCK_ROWS = 32;
+const BATCH_BLOCKS = 32;
 
 /** A run of row segments whose far field is computed at once. */
 export interface Chunk {
   /** Row segments of the chunk, and how many of them hold rows; rows = segments * rowSegment. */
   readonly segments: Value;
   readonly present: Value;
-  /** Segments of the keys that rows of the chunk may see by summary; the summaries have `stride` of them. */
+  /** Segments of the keys that rows of the chunk may see by summary. */
   readonly visible: Value;
-  readonly stride: Value;
   /** [B*H,rows,D] */
   readonly query: Value;
   /** Query cluster of each row, [B*H,rows]; `queryClusters` for a place of the grid without a row. */
@@ -32,7 +32,7 @@ export interface Chunk {
 export interface FarMask {
   /** [classes,J]: 0 or HIDDEN. */
   readonly table: Value;
-  /** [B*H or 1,rows] */
+  /** [B*H,rows] */
   readonly rowClass: Value;
 }
 
@@ -45,113 +45,6 @@ export interface ChunkResult extends SoftmaxPart {
 
 export function retrieves({ retrieve, retrieveMass }: MultipoleParameters): boolean {
   return retrieveMass > 0 || retrieve.some(count => count > 0);
-}
-
-/** Rows sorted by query cluster, each cluster filled up to whole blocks. */
-export interface RowBlocks {
-  /** Blocks of each part, the same number for all. */
-  readonly count: Value;
-  /** [B*H,blocks]: query cluster. */
-  readonly cluster: Value;
-  /** [B*H,blocks*blockRows]: row in each slot, -1 where there is none. */
-  readonly content: Value;
-  /** [B*H,rows]: slot of each row; any for a place without a row. */
-  readonly slotOfRow: Value;
-}
-
-/** @param rowCluster [B*H,rows]; `queryClusters` for a place without a row */
-export function rowBlocks(
-  b: GraphBuilder,
-  rowCluster: Value,
-  blockRows: number,
-  sizes: Sizes,
-  queryClusters: number,
-): RowBlocks {
-  const rows = b.dim(rowCluster, 1);
-  const members = membership(b, b.unsqueeze(rowCluster, 2), queryClusters);
-  const ranks = b.cumSum(members, 1);
-  const blocksOfCluster = b.ceilDiv(b.cast(b.reduceSum(members, 1), DataType.INT64), blockRows);
-  const end = b.cumSum(blocksOfCluster, 2);
-  const count = b.max(b.maxOfAll(end), 1);
-  const firstSlot = b.mul(b.cast(b.sub(end, blocksOfCluster), DataType.FLOAT), blockRows);
-  const slotOfMember = b.mul(members, b.sub(b.add(ranks, firstSlot), 1));
-  const slots = b.mul(count, blockRows);
-  const slot = b.cast(b.reshape(b.reduceSum(slotOfMember, -1), [sizes.parts, rows]), DataType.INT64);
-  // Places without a row go to one slot more, which is then cut off.
-  const placed = b.where(b.less(rowCluster, queryClusters), slot, slots);
-  const filled = b.scatterElements(
-    b.full([sizes.parts, b.add(slots, 1)], -1, DataType.INT64),
-    placed,
-    b.expand(b.range(rows), [sizes.parts, rows]),
-  );
-  const finished = b.lessOrEqual(end, b.reshape(b.range(count), [-1, 1]));
-  const cluster = b.reshape(b.reduceSum(b.cast(finished, DataType.INT64), -1), [sizes.parts, count]);
-  return {
-    count,
-    cluster: b.min(cluster, queryClusters - 1),
-    content: b.slice(filled, 1, 0, slots),
-    slotOfRow: b.min(placed, b.sub(slots, 1)),
-  };
-}
-
-/** Rows `index` [B*H,n] of x [B*H,rows,width], part by part: [B*H,n,width]. */
-export function rowsOfParts(b: GraphBuilder, x: Value, index: Value, sizes: Sizes): Value {
-  const start = b.mul(b.reshape(b.range(sizes.parts), [-1, 1]), b.dim(x, 1));
-  return b.gather(b.reshape(x, [-1, b.dim(x, 2)]), b.add(index, start));
-}
-
-/** Estimates of all far clusters for the rows of a chunk, in slots: probabilities under their own softmax. */
-interface Estimates {
-  readonly blocks: RowBlocks;
-  /** [B*H,slots]: row in each slot, any where there is none. */
-  readonly rowOfSlot: Value;
-  /** [B*H,slots,J] */
-  readonly probabilities: Value;
-  /** [B*H,rows,1] */
-  readonly lse: Value;
-  /** Index into the summaries of each block's segments. */
-  readonly summaryRows: Value;
-}
-
-function estimates(
-  b: GraphBuilder,
-  chunk: Chunk,
-  summaries: Summaries,
-  sizes: Sizes,
-  { keyClusters, queryClusters }: MultipoleParameters,
-): Estimates {
-  const { parts, headDim } = sizes;
-  const rows = b.dim(chunk.query, 1);
-  const blocks = rowBlocks(b, chunk.rowCluster, BLOCK_ROWS, sizes, queryClusters);
-  const rowOfSlot = b.max(blocks.content, 0);
-  const query = rowsOfParts(b, scaledQueries(b, chunk.query, sizes.scale, [parts, rows]), rowOfSlot, sizes);
-  const width = b.add(headDim, 1);
-
-  const part = b.mul(b.reshape(b.range(parts), [-1, 1]), queryClusters);
-  const firstRow = b.mul(b.unsqueeze(b.add(blocks.cluster, part), 2), chunk.stride);
-  const summaryRows = b.add(firstRow, b.range(chunk.visible));
-  const clusters = b.mul(chunk.visible, keyClusters);
-  const keys = b.reshape(b.gather(summaries.keys, summaryRows), [parts, blocks.count, clusters, width]);
-  const products = b.matMul(
-    b.reshape(query, [parts, blocks.count, BLOCK_ROWS, width]),
-    b.transpose(keys, [0, 1, 3, 2]),
-  );
-  const slots = b.mul(blocks.count, BLOCK_ROWS);
-  const flat = b.reshape(products, [parts, slots, clusters]);
-  const logits = chunk.mask ? b.add(flat, slotMask(b, chunk.mask, rowOfSlot)) : flat;
-  const probabilities = b.softmax(logits);
-  return {
-    blocks,
-    rowOfSlot,
-    probabilities,
-    lse: rowsOfParts(b, logSumExp(b, logits, probabilities), blocks.slotOfRow, sizes),
-    summaryRows,
-  };
-}
-
-function slotMask(b: GraphBuilder, { table, rowClass }: FarMask, rowOfSlot: Value): Value {
-  const classes = b.expand(rowClass, [b.dim(rowOfSlot, 0), b.dim(rowClass, 1)]);
-  return b.gather(table, b.gatherElements(classes, rowOfSlot));
 }
 
 /**
@@ -167,52 +60,155 @@ export function farField(
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): ChunkResult {
-  const { parts, valueDim } = sizes;
-  const far = estimates(b, chunk, summaries, sizes, parameters);
-  const { blocks } = far;
-  const rowsOf = (x: Value) => rowsOfParts(b, x, blocks.slotOfRow, sizes);
+  const queries = withOnes(b, b.mul(chunk.query, sizes.scale), [sizes.parts, b.dim(chunk.query, 1)]);
+  const far = estimates(b, chunk, queries, summaries, sizes, parameters);
   const exact = chunk.near ? [chunk.near] : [];
-  let kept = far.probabilities;
-  let choice: Choice | null = null;
-  if (retrieves(parameters)) {
-    choice = choose(b, chunk, rowsOf(far.probabilities), far.lse, tail, sizes, parameters);
-    exact.push(retrieved(b, chunk, choice, cells, sizes, parameters));
-    const pool = choice.poolOfRow ? b.gather(choice.poolOfRow, far.rowOfSlot) : far.rowOfSlot;
-    kept = b.mul(kept, rowsOfParts(b, b.sub(1, choice.selected), pool, sizes));
+  if (!retrieves(parameters)) {
+    return { ...merge(b, exact, keptEstimates(b, far, null, summaries, sizes)), tail: null, selected: null };
   }
-  const clusters = b.dim(kept, 2);
-  const perBlock = (x: Value, rows: Dim, width: Value) => b.reshape(x, [parts, blocks.count, rows, width]);
-  const values = perBlock(b.gather(summaries.values, far.summaryRows), clusters, valueDim);
-  const sums = b.reshape(b.matMul(perBlock(kept, BLOCK_ROWS, clusters), values), [
-    parts,
-    b.mul(blocks.count, BLOCK_ROWS),
-    valueDim,
-  ]);
-  const merged = merge(b, exact, { output: rowsOf(sums), lse: far.lse }, rowsOf(b.reduceSum(kept, -1)));
+  const choice = choose(b, chunk, far, tail, sizes, parameters);
+  exact.push(retrieved(b, chunk, queries, choice, cells, sizes, parameters));
   return {
-    ...merged,
-    tail: choice?.tail ?? null,
-    selected: choice && (choice.poolOfRow ? b.gather(choice.selected, choice.poolOfRow, 1) : choice.selected),
+    ...merge(b, exact, keptEstimates(b, far, choice, summaries, sizes)),
+    tail: choice.tail,
+    selected: choice.poolOfRow ? b.gather(choice.selected, choice.poolOfRow, 1) : choice.selected,
   };
 }
 
-/**
- * One softmax over parts that have their own. The estimates are what retrieval left of theirs: `output` is a
- * sum of weighted values, `mass` the sum of the weights.
- */
-function merge(
+/** Estimates of all far clusters for the rows of a chunk, by slot: probabilities under their own softmax. */
+interface Estimates {
+  readonly blocks: RowBlocks;
+  /** Products of BATCH_BLOCKS blocks. */
+  readonly batches: Value;
+  /** [slots]: row in each slot, any where there is none. */
+  readonly rowOfSlot: Value;
+  /** [blocks,visible]: rows of the summaries that each block uses. */
+  readonly summaryRows: Value;
+  /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J] */
+  readonly probabilities: Value;
+  /** [B*H,rows,1] */
+  readonly lse: Value;
+}
+
+function estimates(
   b: GraphBuilder,
-  exact: readonly SoftmaxPart[],
-  estimates: SoftmaxPart,
-  mass: Value,
-): SoftmaxPart {
+  chunk: Chunk,
+  queries: Value,
+  summaries: Summaries,
+  sizes: Sizes,
+  { keyClusters, queryClusters }: MultipoleParameters,
+): Estimates {
+  const { parts, headDim } = sizes;
+  const rows = b.dim(chunk.query, 1);
+  const blocks = rowBlocks(b, chunk.rowCluster, BLOCK_ROWS, BATCH_BLOCKS, false, sizes, queryClusters);
+  const rowOfSlot = b.max(blocks.content, 0);
+  // The first slot of a block is never empty, unless the block is.
+  const leader = b.squeeze(b.slice(b.reshape(rowOfSlot, [-1, BLOCK_ROWS]), 1, 0, 1), 1);
+  const cluster = b.min(b.gather(b.reshape(chunk.rowCluster, [-1]), leader), queryClusters - 1);
+  const ofBlock = b.add(b.mul(b.div(leader, rows), queryClusters), cluster);
+  const segment = b.mul(b.range(chunk.visible), b.mul(parts, queryClusters));
+  const summaryRows = b.add(b.unsqueeze(ofBlock, 1), segment);
+
+  const batches = b.div(blocks.count, BATCH_BLOCKS);
+  const clusters = b.mul(chunk.visible, keyClusters);
+  const width = b.add(headDim, 1);
+  const { stacked } = b.loop(batches, [], (inner, batch) => {
+    const slots = batchSlots(inner, rowOfSlot, batch);
+    const query = gatherRows(inner, queries, slots);
+    const keys = inner.reshape(inner.gather(summaries.keys, batchBlocks(inner, summaryRows, batch)), [
+      BATCH_BLOCKS,
+      clusters,
+      width,
+    ]);
+    const products = inner.matMul(
+      inner.reshape(query, [BATCH_BLOCKS, BLOCK_ROWS, width]),
+      inner.transpose(keys, [0, 2, 1]),
+    );
+    const logits = chunk.mask ? inner.add(products, slotMask(inner, chunk.mask, slots)) : products;
+    const probabilities = inner.softmax(logits);
+    return { state: [], stacked: [probabilities, logSumExp(inner, logits, probabilities)] };
+  });
+  return {
+    blocks,
+    batches,
+    rowOfSlot,
+    summaryRows,
+    probabilities: stacked[0]!,
+    lse: gatherRows(b, stacked[1]!, blocks.slotOfRow),
+  };
+}
+
+function batchBlocks(b: GraphBuilder, perBlock: Value, batch: Value): Value {
+  const start = b.mul(batch, BATCH_BLOCKS);
+  return b.slice(perBlock, 0, start, b.add(start, BATCH_BLOCKS));
+}
+
+function batchSlots(b: GraphBuilder, perSlot: Value, batch: Value): Value {
+  const start = b.mul(batch, BATCH_BLOCKS * BLOCK_ROWS);
+  return b.slice(perSlot, 0, start, b.add(start, BATCH_BLOCKS * BLOCK_ROWS));
+}
+
+/** [BATCH_BLOCKS,BLOCK_ROWS,J] */
+function slotMask(b: GraphBuilder, { table, rowClass }: FarMask, rowOfSlot: Value): Value {
+  const classes = b.gather(b.reshape(rowClass, [-1]), rowOfSlot);
+  return b.gather(table, b.reshape(classes, [BATCH_BLOCKS, BLOCK_ROWS]));
+}
+
+/** What retrieval leaves of the estimates. */
+interface KeptEstimates {
+  /** Sums of weighted values, [B*H,rows,E], and of weights, [B*H,rows,1]. */
+  readonly output: Value;
+  readonly mass: Value;
+  readonly lse: Value;
+}
+
+function keptEstimates(
+  b: GraphBuilder,
+  far: Estimates,
+  choice: Choice | null,
+  summaries: Summaries,
+  { valueDim }: Sizes,
+): KeptEstimates {
+  const clusters = b.dim(far.probabilities, 3);
+  const keep = choice && b.sub(1, choice.selected);
+  const { stacked } = b.loop(far.batches, [], (inner, batch) => {
+    const all = inner.squeeze(inner.gather(far.probabilities, batch), 0);
+    let kept = all;
+    if (keep) {
+      const rows = batchSlots(inner, far.rowOfSlot, batch);
+      const pools = choice.poolOfRow
+        ? inner.gather(poolOfAllRows(inner, choice, choice.poolOfRow), rows)
+        : rows;
+      kept = inner.mul(all, gatherRows(inner, keep, inner.reshape(pools, [BATCH_BLOCKS, BLOCK_ROWS])));
+    }
+    const values = inner.reshape(inner.gather(summaries.values, batchBlocks(inner, far.summaryRows, batch)), [
+      BATCH_BLOCKS,
+      clusters,
+      valueDim,
+    ]);
+    return { state: [], stacked: [inner.matMul(kept, values), inner.reduceSum(kept, -1)] };
+  });
+  const ofRows = (x: Value) => gatherRows(b, x, far.blocks.slotOfRow);
+  return { output: ofRows(stacked[0]!), mass: ofRows(stacked[1]!), lse: far.lse };
+}
+
+/** Pools numbered over all parts, for the rows of all parts: [B*H*rows]. */
+function poolOfAllRows(b: GraphBuilder, { selected }: Choice, poolOfRow: Value): Value {
+  const part = b.reshape(b.range(b.dim(selected, 0)), [-1, 1]);
+  return b.reshape(b.add(b.mul(part, b.dim(selected, 1)), poolOfRow), [-1]);
+}
+
+/** One softmax over exact parts that each have their own, and over the estimates that retrieval left. */
+function merge(b: GraphBuilder, exact: readonly SoftmaxPart[], estimates: KeptEstimates): SoftmaxPart {
   const top = exact.reduce((max, { lse }) => b.max(max, lse), estimates.lse);
-  const relative = (part: SoftmaxPart) => b.exp(b.sub(part.lse, top));
-  let output = b.mul(relative(estimates), estimates.output);
-  let total = b.mul(relative(estimates), mass);
+  const relative = (lse: Value) => b.exp(b.sub(lse, top));
+  const weight = relative(estimates.lse);
+  let output = b.mul(weight, estimates.output);
+  let total = b.mul(weight, estimates.mass);
   for (const part of exact) {
-    output = b.add(output, b.mul(relative(part), part.output));
-    total = b.add(total, relative(part));
+    const share = relative(part.lse);
+    output = b.add(output, b.mul(share, part.output));
+    total = b.add(total, share);
   }
   const seen = b.greater(top, VISIBLE_ABOVE);
   return {
@@ -232,20 +228,20 @@ interface Choice {
   readonly tail: Value | null;
 }
 
-/** Step 8. `probabilities` [B*H,rows,J] are the estimates under their own softmax, with its `lse`. */
+/** Step 8. */
 function choose(
   b: GraphBuilder,
   chunk: Chunk,
-  probabilities: Value,
-  lse: Value,
+  far: Estimates,
   tail: Value | null,
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): Choice {
   const present = b.less(b.unsqueeze(chunk.rowCluster, 2), parameters.queryClusters);
-  const farShare = chunk.near ? logistic(b, b.sub(lse, chunk.near.lse)) : b.constant(1, DataType.FLOAT);
-  const share = b.where(b.and(b.greater(lse, VISIBLE_ABOVE), present), farShare, 0);
-  const weights = b.mul(probabilities, share);
+  // Share of the far field in one softmax with the near field.
+  const farShare = chunk.near ? b.sigmoid(b.sub(far.lse, chunk.near.lse)) : b.constant(1, DataType.FLOAT);
+  const share = b.where(b.and(b.greater(far.lse, VISIBLE_ABOVE), present), farShare, 0);
+  const weights = b.mul(gatherRows(b, far.probabilities, far.blocks.slotOfRow), share);
   const pools = pooledWeights(b, chunk, weights, b.indicator(present), tail, sizes, parameters);
   const { clusters, valid } = pick(b, pools.means, sizes, parameters);
   const selected = b.scatterElements(b.mul(pools.means, 0), clusters, b.indicator(valid));
@@ -259,12 +255,7 @@ function choose(
   return { selected, poolOfRow, lists, tail: pools.tail };
 }
 
-/** exp(x) / (exp(x) + 1) */
-function logistic(b: GraphBuilder, x: Value): Value {
-  return b.sigmoid(x);
-}
-
-/** 1 where the cluster is in the row's F(q): [B*H or 1,rows,J]. */
+/** 1 where the cluster is in the row's F(q): [B*H,rows,J]. */
 function farRows(b: GraphBuilder, { table, rowClass }: FarMask): Value {
   return b.indicator(b.greater(b.gather(table, rowClass), VISIBLE_ABOVE));
 }
@@ -288,31 +279,33 @@ function pooledWeights(
 ): Pools {
   const { selection, causal, group, retrieveMass } = parameters;
   // Sums order clusters as means do; only a bound on mass needs the number of rows.
-  const mean = (sums: Value, rows: Value) => (retrieveMass > 0 ? b.div(sums, b.max(rows, 1)) : sums);
+  const mean = (sums: Value, rows: () => Value) => (retrieveMass > 0 ? b.div(sums, b.max(rows(), 1)) : sums);
   if (selection === 'sliding') {
     const rows = b.dim(weights, 1);
-    // Rows that were there have weights that sum to their mass; their number needs a column of its own.
-    const counted = retrieveMass > 0 ? b.concat([present, weights], 2) : weights;
-    const { sums, tail: next } = slidingSums(b, counted, tail, rows, group);
-    if (retrieveMass === 0) return { means: sums, poolOfRow: null, tail: next };
-    const end = b.add(b.dim(weights, 2), 1);
-    return { means: mean(b.slice(sums, 2, 1, end), b.slice(sums, 2, 0, 1)), poolOfRow: null, tail: next };
+    if (retrieveMass === 0) {
+      const { sums, tail: next } = slidingSums(b, weights, tail, rows, group);
+      return { means: sums, poolOfRow: null, tail: next };
+    }
+    const { sums, tail: next } = slidingSums(b, b.concat([present, weights], 2), tail, rows, group);
+    const means = mean(b.slice(sums, 2, 1, b.dim(sums, 2)), () => b.slice(sums, 2, 0, 1));
+    return { means, poolOfRow: null, tail: next };
   }
   if (selection === 'cluster' && causal) {
     const same = samePool(b, chunk, sizes, parameters);
     const bySegment = (x: Value) => b.reshape(x, [-1, sizes.rowSegment, b.dim(x, 2)]);
-    const means = mean(b.matMul(same, bySegment(weights)), b.matMul(same, bySegment(present)));
-    return { means: b.reshape(means, [sizes.parts, -1, b.dim(weights, 2)]), poolOfRow: null, tail: null };
+    const means = mean(b.matMul(same, bySegment(weights)), () => b.matMul(same, bySegment(present)));
+    const flat = b.reshape(means, [sizes.parts, -1, b.dim(weights, 2)]);
+    return { means: flat, poolOfRow: null, tail: null };
   }
   const sums = (x: Value) => {
-    const summed = b.reduceSum(tiles(b, x, chunk.segments, group, sizes), 2);
-    return b.reshape(summed, [sizes.parts, -1, b.dim(x, 2)]);
+    const ofTiles = b.reduceSum(tiles(b, x, sizes.parts, chunk.segments, group, sizes), 2);
+    return b.reshape(ofTiles, [sizes.parts, -1, b.dim(x, 2)]);
   };
   const row = b.range(b.dim(weights, 1));
   const segment = b.div(row, sizes.rowSegment);
   const tile = b.div(b.sub(row, b.mul(segment, sizes.rowSegment)), group);
   return {
-    means: mean(sums(weights), sums(present)),
+    means: mean(sums(weights), () => sums(present)),
     poolOfRow: b.add(b.mul(segment, tilesPerSegment(b, sizes, group)), tile),
     tail: null,
   };
@@ -358,7 +351,7 @@ function samePool(
   { queryClusters, group }: MultipoleParameters,
 ): Value {
   const cluster = b.reshape(chunk.rowCluster, [-1, sizes.rowSegment, 1]);
-  const members = membership(b, cluster, queryClusters);
+  const members = b.indicator(b.equal(cluster, b.range(queryClusters)));
   const rank = b.cast(b.reduceSum(b.mul(members, b.cumSum(members, 1)), -1), DataType.INT64);
   const run = b.div(b.max(b.sub(rank, 1), 0), group);
   const pool = b.add(b.mul(run, queryClusters + 1), cluster);
@@ -391,25 +384,27 @@ function tilesPerSegment(b: GraphBuilder, { rowSegment }: Sizes, tile: number): 
   return typeof rowSegment === 'number' ? Math.ceil(rowSegment / tile) : b.ceilDiv(rowSegment, tile);
 }
 
-/** Rows of row segments, each filled up to whole tiles: [B*H, segments * tiles, tile, width]. */
-function tiles(b: GraphBuilder, x: Value, segments: Dim, tile: number, sizes: Sizes): Value {
-  const { parts, rowSegment } = sizes;
-  const width = b.dim(x, 2);
-  if (typeof rowSegment === 'number' && rowSegment % tile === 0)
+/** Rows of row segments of some parts, filled up to whole tiles: [parts, segments * tiles, tile, width]. */
+function tiles(b: GraphBuilder, x: Value, parts: Dim, segments: Dim, tile: number, sizes: Sizes): Value {
+  const { rowSegment } = sizes;
+  const width = b.dim(x, -1);
+  if (typeof rowSegment === 'number' && rowSegment % tile === 0) {
     return b.reshape(x, [parts, -1, tile, width]);
+  }
   const filled = times(b, tilesPerSegment(b, sizes, tile), tile);
-  const missing =
-    typeof filled === 'number' && typeof rowSegment === 'number'
-      ? filled - rowSegment
-      : b.sub(filled, rowSegment);
+  const missing = b.sub(b.dims([filled]), rowSegment);
   const padded = b.pad(b.reshape(x, [parts, segments, rowSegment, width]), 4, 2, 0, missing);
   return b.reshape(padded, [parts, -1, tile, width]);
 }
 
-/** Exact attention to what was chosen, one row segment at a time: [B*H,rows,E] and [B*H,rows,1]. */
+/**
+ * Exact attention to what was chosen, one row segment of one part at a time: lists differ in length, and are
+ * filled up to the longest of them. [B*H,rows,E] and [B*H,rows,1].
+ */
 function retrieved(
   b: GraphBuilder,
   chunk: Chunk,
+  queries: Value,
   choice: Choice,
   cells: KeyCells,
   sizes: Sizes,
@@ -418,30 +413,29 @@ function retrieved(
   const { parts, share, rowSegment, valueDim } = sizes;
   const tile = tileRows(parameters);
   const perHead = b.mul(sizes.keySegments, parameters.keyClusters);
-  const kvCluster = b.reshape(b.mul(b.div(b.range(parts), share), perHead), [-1, 1, 1]);
-  const { stacked } = b.loop(chunk.present, [], (inner, segment) => {
-    const from = inner.mul(segment, rowSegment);
-    const to = inner.add(from, rowSegment);
-    const rows = (x: Value) => tiles(inner, inner.slice(x, 1, from, to), 1, tile, sizes);
-    const rowMask = choice.poolOfRow === null ? rows(choice.selected) : null;
+  const { stacked } = b.loop(b.mul(chunk.present, parts), [], (inner, iteration) => {
+    const part = inner.div(iteration, chunk.present);
+    const segment = inner.sub(iteration, inner.mul(part, chunk.present));
+    const at = inner.add(inner.mul(part, chunk.segments), segment);
+    /** What belongs to the row segment: x [B*H,segments*n,...] with n rows or lists per segment. */
+    const own = (x: Value, perSegment: Dim, ...rest: Dim[]) =>
+      inner.gather(inner.reshape(x, [-1, perSegment, ...rest]), at);
+    const tiled = (x: Value) =>
+      inner.squeeze(tiles(inner, own(x, rowSegment, inner.dim(x, 2)), 1, 1, tile, sizes), 0);
+    const rowMask = choice.poolOfRow === null ? tiled(choice.selected) : null;
     const perSegment = tilesPerSegment(inner, sizes, tile);
-    const firstTile = inner.mul(segment, perSegment);
-    const ofSegment = (x: Value) => inner.slice(x, 1, firstTile, inner.add(firstTile, perSegment));
+    const ownLists = (x: Value) => inner.squeeze(own(x, perSegment, inner.dim(x, 2)), 0);
     const lists = choice.lists
-      ? { clusters: ofSegment(choice.lists.clusters), valid: ofSegment(choice.lists.valid) }
+      ? { clusters: ownLists(choice.lists.clusters), valid: ownLists(choice.lists.valid) }
       : unionLists(inner, rowMask!, tile);
-    const tiled = rows(chunk.query);
-    const shape = [parts, inner.dim(tiled, 1), inner.ints([tile])];
-    const queries = scaledQueries(inner, tiled, sizes.scale, shape);
-    const part = retrievedField(inner, queries, lists, kvCluster, rowMask, tile, cells, sizes);
-    const back = (x: Value, width: Value) =>
-      inner.slice(inner.reshape(x, [parts, -1, width]), 1, 0, inner.dims([rowSegment]));
-    return { state: [], stacked: [back(part.output, valueDim), back(part.lse, inner.ints([1]))] };
+    const kvCluster = inner.mul(inner.div(part, share), perHead);
+    const result = retrievedField(inner, tiled(queries), lists, kvCluster, rowMask, tile, cells, sizes);
+    const rows = (x: Value, width: Dim) =>
+      inner.slice(inner.reshape(x, [-1, width]), 0, 0, inner.dims([rowSegment]));
+    return { state: [], stacked: [rows(result.output, valueDim), rows(result.lse, 1)] };
   });
-  const absent = b.sub(chunk.segments, chunk.present);
-  const whole = (x: Value, width: Value, value: number) => {
-    const segments = b.transpose(b.pad(x, 4, 0, 0, absent, value), [1, 0, 2, 3]);
-    return b.reshape(segments, [parts, -1, width]);
-  };
-  return { output: whole(stacked[0]!, valueDim, 0), lse: whole(stacked[1]!, b.ints([1]), HIDDEN) };
+  const absent = b.mul(b.sub(chunk.segments, chunk.present), rowSegment);
+  const whole = (x: Value, width: Dim, value: number) =>
+    b.pad(b.reshape(x, [parts, b.mul(chunk.present, rowSegment), width]), 3, 1, 0, absent, value);
+  return { output: whole(stacked[0]!, valueDim, 0), lse: whole(stacked[1]!, 1, HIDDEN) };
 }

@@ -9,11 +9,6 @@ export function nearestCentroid(b: GraphBuilder, points: Value, centroids: Value
   return b.argMin(b.add(products, squares));
 }
 
-/** 1 where the point belongs to the cluster: [parts,n,1] to [parts,n,count]. */
-export function membership(b: GraphBuilder, assignment: Value, count: number): Value {
-  return b.indicator(b.equal(assignment, b.range(count)));
-}
-
 function updatedCentroids(
   b: GraphBuilder,
   points: Value,
@@ -22,11 +17,11 @@ function updatedCentroids(
   assignment: Value,
   count: number,
 ): Value {
-  const all = membership(b, assignment, count);
-  const members = visible ? b.mul(all, visible) : all;
-  const sizes = b.transpose(b.reduceSum(members, 1), [0, 2, 1]);
-  const sums = b.matMul(b.transpose(members, [0, 2, 1]), points);
-  return b.where(b.greater(sizes, 0), b.div(sums, b.max(sizes, 1)), centroids);
+  const cluster = b.reshape(b.range(count), [count, 1]);
+  const all = b.indicator(b.equal(b.transpose(assignment, [0, 2, 1]), cluster));
+  const members = visible ? b.mul(all, b.transpose(visible, [0, 2, 1])) : all;
+  const sizes = b.reduceSum(members, -1);
+  return b.where(b.greater(sizes, 0), b.div(b.matMul(members, points), b.max(sizes, 1)), centroids);
 }
 
 /**

@@ -1,10 +1,11 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
-import { type Chunk, type FarMask, farField, retrieves, rowBlocks, rowsOfParts } from './far-field.js';
+import { type Chunk, type FarMask, farField, retrieves } from './far-field.js';
 import { evenSeeds, kMeans, nearestCentroid } from './k-means.js';
 import { type KeyCells, keyCells } from './key-cells.js';
 import { nearField, type SoftmaxPart } from './near-field.js';
+import { gatherRows, rowBlocks } from './row-blocks.js';
 import { type BodyInputs, exponentFrom, HIDDEN, type Sizes } from './sizes.js';
 import { summaries } from './summaries.js';
 
@@ -86,8 +87,6 @@ interface ChunkPlan {
   readonly centroids: Value;
   /** Segments of keys that have summaries. */
   readonly summarized: Value;
-  /** Segments per step of computing them, a divisor of `summarized`. */
-  readonly block: Value;
 }
 
 /** All chunks of a plan: output [B*H,rows,E], lse [B*H,rows,1], and by request rowCluster and selected. */
@@ -100,7 +99,7 @@ function chunkRows(
 ): { readonly tensors: readonly Value[]; readonly tail: Value | null } {
   const { parts, rowSegment } = sizes;
   const { causal, keyClusters } = parameters;
-  const table = summaries(b, cells, plan.centroids, plan.summarized, plan.block, sizes, parameters);
+  const table = summaries(b, cells, plan.centroids, plan.summarized, sizes, parameters);
   const { state, stacked } = b.loop(plan.count, tail ? [tail] : [], (inner, iteration, [before]) => {
     const start = inner.add(inner.mul(iteration, plan.segments), plan.first);
     const end = inner.add(start, plan.segments);
@@ -112,7 +111,6 @@ function chunkRows(
       segments: plan.segments,
       present: inner.max(inner.min(plan.segments, inner.sub(plan.present, start)), 0),
       visible,
-      stride: plan.summarized,
       query,
       rowCluster: source.rowCluster(inner, query, from, to),
       mask: source.mask(inner, from, to, visible),
@@ -183,14 +181,14 @@ function gridMask(
   const own = b.add(b.range(b.sub(b.div(to, sizes.rowSegment), first)), first);
   return {
     table: farTable(b, b.reshape(own, [-1, 1]), visible, sizes, parameters),
-    rowClass: b.unsqueeze(b.div(b.range(b.sub(to, from)), sizes.rowSegment), 0),
+    rowClass: b.expand(b.div(b.range(b.sub(to, from)), sizes.rowSegment), [sizes.parts, b.sub(to, from)]),
   };
 }
 
 function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
   const { inputs, sizes, parameters } = pass;
   const { queryClusters, iterations } = parameters;
-  const { local, keySegments, gridSegments, chunkSegments, parts } = sizes;
+  const { keySegments, gridSegments, chunkSegments, parts } = sizes;
   const rows = b.dim(inputs.query, 1);
   const seeds = evenSeeds(b, inputs.query, rows, queryClusters);
   const clustered = kMeans(b, inputs.query, null, seeds, queryClusters, iterations);
@@ -202,7 +200,6 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
     first: b.ints([0]),
     centroids,
     summarized: keySegments,
-    block: typeof local === 'boolean' ? b.ints([1]) : b.where(local, chunkSegments, b.ints([1])),
   };
   const finish = (tensors: readonly Value[]): GridRows => ({
     output: tensors[0]!,
@@ -261,7 +258,7 @@ function acausalNear(b: GraphBuilder, { inputs, sizes, parameters }: Pass, grid:
 function rowsByCluster(
   b: GraphBuilder,
   pass: Pass,
-  plan: Pick<ChunkPlan, 'first' | 'centroids' | 'summarized' | 'block'>,
+  plan: Pick<ChunkPlan, 'first' | 'centroids' | 'summarized'>,
   query: Value,
   rowCluster: Value,
   near: SoftmaxPart | null,
@@ -269,22 +266,30 @@ function rowsByCluster(
   const { parameters } = pass;
   const { group, queryClusters, segment } = parameters;
   const rowSegment = Math.ceil(SORTED_SEGMENT / group) * group;
-  const sorted = rowBlocks(b, rowCluster, group, pass.sizes, queryClusters);
-  const rowSegments = b.ceilDiv(b.mul(sorted.count, group), rowSegment);
+  const perSegment = rowSegment / group;
+  const sorted = rowBlocks(b, rowCluster, group, perSegment, true, pass.sizes, queryClusters);
+  const rowSegments = b.div(b.div(sorted.count, pass.sizes.parts), perSegment);
   const count = b.ceilDiv(rowSegments, SORTED_CHUNK);
   const chunkSegments = b.ceilDiv(rowSegments, count);
   const gridSegments = b.mul(count, chunkSegments);
   const sizes = { ...pass.sizes, rowSegment, rowSegments, gridSegments };
 
-  const missing = b.sub(b.mul(gridSegments, rowSegment), b.dim(sorted.content, 1));
-  const content = b.pad(sorted.content, 2, 1, 0, missing, -1);
+  const filled = b.reshape(sorted.content, [sizes.parts, -1]);
+  const missing = b.sub(b.mul(gridSegments, rowSegment), b.dim(filled, 1));
+  const content = b.pad(filled, 2, 1, 0, missing, -1);
   const row = b.max(content, 0);
-  const inOrder = (x: Value) => rowsOfParts(b, x, row, sizes);
-  const cluster = b.reshape(inOrder(b.unsqueeze(rowCluster, 2)), [sizes.parts, -1]);
+  // Row numbers count over all parts; places on the grid of exact parts, over its own rows.
+  const rows = b.dim(query, 1);
+  const ofPart = b.sub(row, b.mul(b.div(row, rows), rows));
+  const inOrder = (x: Value) => {
+    const start = b.mul(b.reshape(b.range(sizes.parts), [-1, 1]), b.dim(x, 1));
+    return gatherRows(b, x, b.add(ofPart, start));
+  };
+  const cluster = b.squeeze(inOrder(b.unsqueeze(rowCluster, 2)), 2);
   const clusters = b.where(b.less(content, 0), queryClusters, cluster);
   const table =
     near && farTable(b, b.reshape(b.range(sizes.keySegments), [-1, 1]), sizes.keySegments, sizes, parameters);
-  const rowClass = near && b.min(b.div(row, segment), b.sub(sizes.keySegments, 1));
+  const rowClass = near && b.min(b.div(ofPart, segment), b.sub(sizes.keySegments, 1));
   const source: RowSource = {
     query: inOrder(query),
     near: near && { output: inOrder(near.output), lse: inOrder(near.lse) },
@@ -293,7 +298,10 @@ function rowsByCluster(
   };
   const chunks = { ...plan, count, segments: chunkSegments, present: rowSegments };
   const { tensors } = chunkRows(b, { ...pass, sizes }, chunks, source, null);
-  return tensors.map(x => rowsOfParts(b, x, sorted.slotOfRow, sizes));
+  // Slots count over all parts without the padding to whole chunks.
+  const part = b.reshape(b.range(sizes.parts), [-1, 1]);
+  const slotOfRow = b.add(sorted.slotOfRow, b.mul(part, missing));
+  return tensors.map(x => gatherRows(b, x, slotOfRow));
 }
 
 /** Rows of a row segment, and most row segments in a chunk, where rows are sorted by query cluster. */
@@ -351,7 +359,6 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
         present: rowSegments,
         centroids,
         summarized: blockEnd,
-        block: segments,
       };
       const source: RowSource = {
         query: grid,

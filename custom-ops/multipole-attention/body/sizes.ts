@@ -22,8 +22,8 @@ export interface BodyInputs {
   readonly key: Value;
   /** [B*G,S,E] */
   readonly value: Value;
-  /** [B*G,S]: 0 for a visible key, HIDDEN for another. */
-  readonly keyBias: Value;
+  /** [B*G,S]: 0 for a visible key, HIDDEN for another; null where every row sees every key but for causality. */
+  readonly keyBias: Value | null;
 }
 
 /**
