@@ -115,11 +115,11 @@ export function keyFacts(report: RewriteReport): Fact[] {
   return facts;
 }
 
-/** `2.1x faster`, `1.3x slower`. */
-export function ratio(before: number, after: number): string {
+/** `2.1x faster`, `1.3x slower`, or with other words for a decrease and an increase. */
+export function ratio(before: number, after: number, less = 'faster', more = 'slower'): string {
   return before >= after
-    ? `${(before / after).toFixed(2)}x faster`
-    : `${(after / before).toFixed(2)}x slower`;
+    ? `${(before / after).toFixed(2)}x ${less}`
+    : `${(after / before).toFixed(2)}x ${more}`;
 }
 
 /** Nodes by operator where their number changed, most changed first. */

@@ -1,5 +1,6 @@
 import { describeFailure } from '../errors.js';
 import { runModel } from '../run-model.js';
+import { timeModels } from '../time-models.js';
 import { validateModels } from '../validation/validate-models.js';
 import type { JobMessage, JobName, JobReply, Jobs, Progress } from './jobs.js';
 
@@ -23,6 +24,8 @@ function perform(message: JobMessage): Promise<Jobs[JobName]['result']> {
       return validateModels(message.request, progress);
     case 'run':
       return runModel(message.request, progress);
+    case 'time':
+      return timeModels(message.request, progress);
   }
 }
 

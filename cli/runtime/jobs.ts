@@ -1,12 +1,14 @@
 import type { Validation } from '../../rewriter/validation.js';
 import type { Failure } from '../errors.js';
 import type { RunRequest, RunResult } from '../run-model.js';
+import type { TimingRequest, TimingResult } from '../time-models.js';
 import type { ValidationRequest } from '../validation/validate-models.js';
 
 /** Work that executes models, and is therefore done in a process of its own. */
 export interface Jobs {
   validate: { readonly request: ValidationRequest; readonly result: Validation };
   run: { readonly request: RunRequest; readonly result: RunResult };
+  time: { readonly request: TimingRequest; readonly result: TimingResult };
 }
 
 export type JobName = keyof Jobs;

@@ -84,6 +84,12 @@ export function tinyTransformer(options: TinyOptions = {}): {
         ids('input_ids', DataType.INT64),
         ...(mask === undefined ? [] : [ids('attention_mask', mask)]),
       ],
+      // What tells the number of keys when it is static, as exporters write it.
+      values: Array.from({ length: layers }, (_, layer) => ({
+        name: `/blocks.${layer}/attn/k`,
+        dataType: DataType.FLOAT,
+        dims: [sizes[0], HEADS, sizes[1], HEAD],
+      })),
       outputs: [{ name: 'logits', dataType: DataType.FLOAT, dims: [...sizes, VOCABULARY] }],
     },
   };
