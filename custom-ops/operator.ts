@@ -68,7 +68,7 @@ export interface OperatorDefinition {
   readonly oldestOpset: number;
   /**
    * The body for one attribute set.
-   * @param connected names of the inputs that the node connects
+   * @param connected names of the inputs, and of the optional outputs, that the node connects
    * @param opset version of the default operator set of the model: ONNX Runtime expands bodies in place, where
    *   their nodes are read by the model's operator sets, whatever the function imports
    */

@@ -18,7 +18,8 @@ export const TRACE_NAMES = ['key_clusters', 'query_centroids', 'row_clusters', '
 /**
  * The operator in standard ONNX operators. Working memory grows as N (D + E) + S (D + E) (queries and
  * clusters): the only products of rows and keys are of one row segment or one tile at a time.
- * @param connected names of the inputs that the node connects
+ * @param connected names of the inputs, and of the optional outputs, that the node connects: a body has no
+ *   output that its node lacks
  * @param opset of the model's default domain: ONNX Runtime expands bodies in place, so their nodes have to be
  *   valid there
  * @param traced a test build: also returns the discrete choices, in TRACE_NAMES; needs rows, keys, and no
@@ -52,7 +53,7 @@ export function multipoleFunctionBody(
   );
   const narrow = (value: Value) => b.node('CastLike', [value, query], DataType.UNDEFINED);
   b.output(narrow(result.output), 'output');
-  b.output(narrow(result.lse), 'lse');
+  if (connected.includes('lse')) b.output(narrow(result.lse), 'lse');
   if (result.trace) {
     const { keyClusters, queryCentroids, rowClusters, selected } = result.trace;
     [keyClusters, queryCentroids, rowClusters, selected].forEach((value, n) => {
@@ -63,7 +64,7 @@ export function multipoleFunctionBody(
     domain: DOMAIN,
     name: OP_TYPE,
     inputs,
-    outputs: ['output', 'lse', ...(result.trace ? TRACE_NAMES : [])],
+    outputs: ['output', ...(connected.includes('lse') ? ['lse'] : []), ...(result.trace ? TRACE_NAMES : [])],
     opsetImports: { '': opset },
     nodes: b.nodes,
   };

@@ -9,6 +9,7 @@ import { buildModel } from '../../../rewriter/onnx/encode.js';
 import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
 
 export interface BodyModelOptions {
+  /** Names of the inputs that the node connects. */
   readonly connected: readonly string[];
   /** Default domain of the model. */
   readonly opset?: number;
@@ -22,7 +23,7 @@ export function bodyModel(
   parameters: MultipoleParameters,
   { connected, opset = 18, float16 = false, traced = false }: BodyModelOptions,
 ): Uint8Array {
-  const body = multipoleFunctionBody(parameters, connected, opset, traced);
+  const body = multipoleFunctionBody(parameters, [...connected, 'lse'], opset, traced);
   const float = float16 ? DataType.FLOAT16 : DataType.FLOAT;
   const types: Readonly<Record<string, DataType>> = {
     key_mask: DataType.BOOL,
