@@ -1,4 +1,4 @@
-import type { FunctionSpec } from '../rewriter/onnx/spec.js';
+import type { DataType, FunctionSpec } from '../rewriter/onnx/spec.js';
 import type { AttentionSite } from '../rewriter/site.js';
 
 /** Operator domain of every custom operator. */
@@ -37,6 +37,17 @@ export interface Tensor {
   readonly data: Float32Array;
 }
 
+/** What a function body has to fit. */
+export interface BodyContext {
+  /**
+   * Version of the default operator set of the model: ONNX Runtime expands bodies in place, where their nodes
+   * are read by the model's operator sets, whatever the function imports.
+   */
+  readonly opset: number;
+  /** Of query, key, value and output. Bodies that fit every type, by CastLike (opset 15), need not use it. */
+  readonly elementType: DataType;
+}
+
 export type Acceptance = { readonly ok: true } | { readonly ok: false; readonly reason: string };
 
 /**
@@ -69,8 +80,6 @@ export interface OperatorDefinition {
   /**
    * The body for one attribute set.
    * @param connected names of the inputs, and of the optional outputs, that the node connects
-   * @param opset version of the default operator set of the model: ONNX Runtime expands bodies in place, where
-   *   their nodes are read by the model's operator sets, whatever the function imports
    */
-  functionBody(attributes: Attributes, connected: readonly string[], opset: number): FunctionSpec;
+  functionBody(attributes: Attributes, connected: readonly string[], model: BodyContext): FunctionSpec;
 }

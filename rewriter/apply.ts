@@ -87,14 +87,14 @@ function position({ producer }: Located): number {
 }
 
 /**
- * The body for each replacement: the same object where operator, attributes and inputs are the same.
+ * The body for each replacement: the same object where operator, attributes, inputs and type are the same.
  * @throws InputError when the model's operator set is too old for an operator
  */
 function functionBodies(model: ModelInfo, replacements: readonly Replacement[]): FunctionSpec[] {
   const opset = model.opsetImports.get('') ?? DEFAULT_OPSET;
   const bodies = new Map<string, FunctionSpec>();
   return replacements.map(replacement => {
-    const { operator, attributes } = replacement;
+    const { site, operator, attributes } = replacement;
     if (opset < operator.oldestOpset) {
       throw modelError(
         model,
@@ -104,8 +104,9 @@ function functionBodies(model: ModelInfo, replacements: readonly Replacement[]):
     }
     const connected = [...connectedInputs(replacement).keys()];
     const values = operator.attributes.map(({ name }) => attributes[name] ?? null);
-    const key = JSON.stringify([operator.opType, values, connected]);
-    const body = bodies.get(key) ?? operator.functionBody(attributes, connected, opset);
+    const elementType = site.output.dataType;
+    const key = JSON.stringify([operator.opType, values, connected, elementType]);
+    const body = bodies.get(key) ?? operator.functionBody(attributes, connected, { opset, elementType });
     bodies.set(key, body);
     return body;
   });

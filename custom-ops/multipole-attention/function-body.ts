@@ -1,6 +1,6 @@
 import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
-import { DOMAIN } from '../operator.js';
+import { type BodyContext, DOMAIN } from '../operator.js';
 import { exactField } from './body/exact.js';
 import { multipoleField, type Trace } from './body/multipole.js';
 import type { SoftmaxPart } from './body/near-field.js';
@@ -15,20 +15,20 @@ export const INPUT_NAMES = ['query', 'key', 'value', 'key_mask', 'past_query'] a
 /** Outputs of a test build after `output` and `lse`: see {@link Trace}. */
 export const TRACE_NAMES = ['key_clusters', 'query_centroids', 'row_clusters', 'selected'] as const;
 
+const OPSET_WITH_CAST_LIKE = 15;
+
 /**
  * The operator in standard ONNX operators. Working memory grows as N (D + E) + S (D + E) (queries and
  * clusters): the only products of rows and keys are of one row segment or one tile at a time.
  * @param connected names of the inputs, and of the optional outputs, that the node connects: a body has no
  *   output that its node lacks
- * @param opset of the model's default domain: ONNX Runtime expands bodies in place, so their nodes have to be
- *   valid there
  * @param traced a test build: also returns the discrete choices, in TRACE_NAMES; needs rows, keys, and no
  *   exact heads
  */
 export function multipoleFunctionBody(
   parameters: MultipoleParameters,
   connected: readonly string[],
-  opset: number,
+  { opset, elementType }: BodyContext,
   traced = false,
 ): FunctionSpec {
   const last = INPUT_NAMES.findLastIndex(name => connected.includes(name));
@@ -51,7 +51,10 @@ export function multipoleFunctionBody(
     parameters,
     traced,
   );
-  const narrow = (value: Value) => b.node('CastLike', [value, query], DataType.UNDEFINED);
+  const narrow = (value: Value) =>
+    opset >= OPSET_WITH_CAST_LIKE
+      ? b.node('CastLike', [value, query], DataType.UNDEFINED)
+      : b.cast(value, elementType);
   b.output(narrow(result.output), 'output');
   if (connected.includes('lse')) b.output(narrow(result.lse), 'lse');
   if (result.trace) {

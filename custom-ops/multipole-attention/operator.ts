@@ -132,8 +132,8 @@ export const multipoleAttention: OperatorDefinition = {
   oldestOpset: OLDEST_OPSET,
   accepts,
   resolve,
-  functionBody: (attributes, connected, opset) =>
-    multipoleFunctionBody(parametersOf(attributes), connected, opset),
+  functionBody: (attributes, connected, model) =>
+    multipoleFunctionBody(parametersOf(attributes), connected, model),
 };
 
 /** What the paper's form sets, apart from what depends on the site. */

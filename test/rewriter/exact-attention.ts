@@ -34,7 +34,7 @@ export const EXACT_ATTENTION: OperatorDefinition = {
     per_head: [],
     ...settings,
   }),
-  functionBody: ({ scale }, connected, opset) => {
+  functionBody: ({ scale }, connected, { opset }) => {
     const masked = connected.includes('key_mask');
     return {
       domain: DOMAIN,

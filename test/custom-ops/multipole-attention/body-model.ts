@@ -23,8 +23,9 @@ export function bodyModel(
   parameters: MultipoleParameters,
   { connected, opset = 18, float16 = false, traced = false }: BodyModelOptions,
 ): Uint8Array {
-  const body = multipoleFunctionBody(parameters, [...connected, 'lse'], opset, traced);
   const float = float16 ? DataType.FLOAT16 : DataType.FLOAT;
+  const model = { opset, elementType: float };
+  const body = multipoleFunctionBody(parameters, [...connected, 'lse'], model, traced);
   const types: Readonly<Record<string, DataType>> = {
     key_mask: DataType.BOOL,
     key_clusters: DataType.INT64,
@@ -67,7 +68,8 @@ export function bodyModel(
 
 const FLOATS = new Set(['scale', 'retrieve_mass']);
 
-function nodeAttributes(parameters: MultipoleParameters): Record<string, AttributeSpec> {
+/** Attributes as they are written on a node. */
+export function nodeAttributes(parameters: MultipoleParameters): Record<string, AttributeSpec> {
   return Object.fromEntries(
     Object.entries(attributesOf(parameters)).map(([name, value]): [string, AttributeSpec] => {
       if (typeof value === 'string') return [name, { type: 'string', value }];
