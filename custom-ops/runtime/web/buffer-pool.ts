@@ -52,6 +52,11 @@ export class BufferPool {
     else this.#free.set(buffer.size, [buffer]);
   }
 
+  /** Hands a buffer over for good: the caller destroys it. */
+  give(buffer: GPUBuffer): void {
+    this.#used.delete(buffer);
+  }
+
   /** Destroys free buffers that were not used since the last call, so that memory follows the input's size. */
   trim(): void {
     for (const [size, buffers] of this.#free) {

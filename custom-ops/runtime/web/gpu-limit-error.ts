@@ -16,6 +16,11 @@ export class GpuLimitError extends Error {
   }
 }
 
+/** The GPU ran out of memory. */
+export class GpuMemoryError extends Error {
+  override readonly name = 'GpuMemoryError';
+}
+
 /** @throws GpuLimitError when a storage buffer of `bytes` bytes is more than `limits` allow */
 export function checkBufferSize(limits: GPUSupportedLimits, tensor: string, bytes: number): void {
   for (const limit of ['maxStorageBufferBindingSize', 'maxBufferSize'] as const) {

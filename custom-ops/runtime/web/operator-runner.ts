@@ -1,23 +1,17 @@
 import { float16ToFloat32, float32ToFloat16 } from '../../../rewriter/onnx/float16.js';
 import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
-import { BufferUsage, MapMode } from './gpu-flags.js';
+import { BufferUsage } from './gpu-flags.js';
 import { checkBufferSize } from './gpu-limit-error.js';
-import { type DispatchTimer, type GpuRange, GpuRecorder } from './gpu-recorder.js';
-import type { GpuElementType, GpuTensor, WebGpuOperator } from './operator.js';
+import { type DispatchTimer, GpuRecorder } from './gpu-recorder.js';
+import { readRange, writeRange } from './gpu-transfer.js';
+import { type GpuElementType, type GpuTensor, gpuBytes, type WebGpuOperator } from './operator.js';
 
 /** A tensor in main memory. Float16 tensors are given and returned as float32 numbers. */
 export interface HostTensor {
   readonly type: GpuElementType;
   readonly dims: readonly number[];
   readonly data: Float32Array | Uint8Array;
-}
-
-const BYTES: Readonly<Record<GpuElementType, number>> = { float32: 4, float16: 2, bool: 1 };
-
-/** Bytes that a tensor takes in GPU memory: whole 32-bit words, never none. */
-export function gpuBytes({ type, dims }: Omit<GpuTensor, 'range'>): number {
-  return Math.max(16, Math.ceil((dims.reduce((a, b) => a * b, 1) * BYTES[type]) / 4) * 4);
 }
 
 /** Runs operators one at a time on a device, for tests and measurements. */
@@ -41,16 +35,14 @@ export class OperatorRunner {
   upload(label: string, tensor: HostTensor): GpuTensor {
     const allocated = this.allocate(label, tensor);
     const { data } = tensor;
-    const words = new Uint8Array(allocated.range.bytes);
     const stored = tensor.type === 'float16' ? float32ToFloat16(data as Float32Array) : data;
-    words.set(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength));
-    this.device.queue.writeBuffer(allocated.range.buffer, 0, words);
+    writeRange(this.device, allocated.range, stored);
     return allocated;
   }
 
   /** @throws GpuLimitError when the device cannot hold it */
   allocate(label: string, { type, dims }: Omit<GpuTensor, 'range'>): GpuTensor {
-    const bytes = gpuBytes({ type, dims });
+    const bytes = gpuBytes(type, dims);
     checkBufferSize(this.device.limits, label, bytes);
     const buffer = this.device.createBuffer({
       label,
@@ -60,23 +52,8 @@ export class OperatorRunner {
     return { type, dims, range: { label, buffer, offset: 0, bytes } };
   }
 
-  /** Copies a range to main memory, after everything submitted before. */
-  async read(range: GpuRange): Promise<ArrayBuffer> {
-    const staging = this.device.createBuffer({
-      size: range.bytes,
-      usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
-    });
-    const encoder = this.device.createCommandEncoder();
-    encoder.copyBufferToBuffer(range.buffer, range.offset, staging, 0, range.bytes);
-    this.device.queue.submit([encoder.finish()]);
-    await staging.mapAsync(MapMode.READ);
-    const bytes = staging.getMappedRange().slice(0);
-    staging.destroy();
-    return bytes;
-  }
-
   async download(tensor: GpuTensor): Promise<HostTensor> {
-    const bytes = await this.read(tensor.range);
+    const bytes = await readRange(this.device, tensor.range);
     const size = tensor.dims.reduce((a, b) => a * b, 1);
     const data =
       tensor.type === 'float32'
@@ -98,9 +75,13 @@ export class OperatorRunner {
     record: WebGpuOperator['record'] = operator.record,
   ): Promise<readonly HostTensor[]> {
     const on = inputs.map((input, n) => input && this.upload(`input ${n} of ${operator.opType}`, input));
+    const { type } = on[0]!;
     const results = operator
-      .outputs(attributes, on)
-      .map((output, n) => this.allocate(`output ${n} of ${operator.opType}`, output));
+      .outputDims(
+        attributes,
+        on.map(input => input?.dims ?? null),
+      )
+      .map((dims, n) => this.allocate(`output ${n} of ${operator.opType}`, { type, dims }));
     const recorder = this.recorder();
     this.device.pushErrorScope('validation');
     record(recorder, attributes, on, results);

@@ -10,6 +10,18 @@ export interface GpuTensor {
   readonly range: GpuRange;
 }
 
+const BYTES: Readonly<Record<GpuElementType, number>> = { float32: 4, float16: 2, bool: 1 };
+
+/** Bytes of a tensor's elements. */
+export function elementBytes(type: GpuElementType, dims: readonly number[]): number {
+  return dims.reduce((a, b) => a * b, 1) * BYTES[type];
+}
+
+/** Bytes that a tensor takes in GPU memory: whole 32-bit words, and enough for the smallest binding. */
+export function gpuBytes(type: GpuElementType, dims: readonly number[]): number {
+  return Math.max(16, Math.ceil(elementBytes(type, dims) / 4) * 4);
+}
+
 /** WebGPU kernels of one custom operator. Absent optional inputs and outputs are null. */
 export interface WebGpuOperator {
   /** Operator type in the graph. */
@@ -17,13 +29,13 @@ export interface WebGpuOperator {
   /** Why these attributes cannot run on WebGPU, or null when they can. The function body covers the rest. */
   refusal(attributes: Attributes): string | null;
   /**
-   * Element type and dims of every output.
+   * Dims of every output; their element type is the first input's.
    * @throws InputError when the inputs do not fit together
    */
-  outputs(
+  outputDims(
     attributes: Attributes,
-    inputs: readonly (Omit<GpuTensor, 'range'> | null)[],
-  ): readonly Omit<GpuTensor, 'range'>[];
+    inputDims: readonly (readonly number[] | null)[],
+  ): readonly (readonly number[])[];
   /**
    * Records the work.
    * @throws GpuLimitError when a tensor is too large for the device; nothing has run then

@@ -1,0 +1,7 @@
+import { multipoleAttention } from '../../multipole-attention/webgpu.js';
+import type { WebGpuOperator } from './operator.js';
+
+/** Operators with WebGPU kernels, by operator type. */
+export const WEBGPU_OPERATORS: ReadonlyMap<string, WebGpuOperator> = new Map(
+  [multipoleAttention].map(operator => [operator.opType, operator]),
+);

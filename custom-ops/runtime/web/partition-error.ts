@@ -1,0 +1,4 @@
+/** A reason not to run a model in parts: its values cannot cross between sessions. */
+export class PartitionError extends Error {
+  override readonly name = 'PartitionError';
+}

@@ -1,0 +1,194 @@
+import type * as Ort from 'onnxruntime-common';
+import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
+import type { Node } from '../../../rewriter/graph/node.js';
+import { buildModel } from '../../../rewriter/onnx/encode.js';
+import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import type { Attributes } from '../../operator.js';
+import { BufferPool } from './buffer-pool.js';
+import { int64Values } from './integer-values.js';
+import { attributesOf } from './node-attributes.js';
+import type { WebGpuOperator } from './operator.js';
+import { partialModel } from './partial-model.js';
+import { inputNames, type ModelStep, type OperatorStep, outputNames, partition } from './partition.js';
+import { PartitionError } from './partition-error.js';
+import { Run } from './partitioned-run.js';
+import { dataType } from './tensor-type.js';
+
+type Tensor = Ort.Tensor;
+type SessionOptions = Ort.InferenceSession.SessionOptions;
+
+/** One step, ready to run. */
+type Stage =
+  | { readonly kind: 'model'; readonly step: ModelStep; readonly session: Ort.InferenceSession }
+  | {
+      readonly kind: 'operator';
+      readonly step: OperatorStep;
+      readonly operator: WebGpuOperator;
+      readonly attributes: Attributes;
+    };
+
+/**
+ * A model cut at the nodes that have WebGPU kernels: ordinary parts run as sessions of onnxruntime-web's WebGPU
+ * execution provider, the nodes between them on the same device and queue. Values stay in GPU memory, and
+ * nothing waits for the GPU until outputs are read. The caller holds the lock of lock.ts around every call.
+ */
+export class PartitionedSession {
+  readonly #pool: BufferPool;
+
+  private constructor(
+    private readonly ort: typeof Ort,
+    private readonly sessions: readonly Ort.InferenceSession[],
+    private readonly stages: readonly Stage[],
+    private readonly released: readonly (readonly string[])[],
+    private readonly device: GPUDevice,
+    /** Outputs that the caller wants left on the GPU. */
+    private readonly keptOnGpu: ReadonlySet<string>,
+  ) {
+    this.#pool = new BufferPool(device);
+  }
+
+  /**
+   * @param kernelOf the kernel of a node, or null for nodes that ONNX Runtime runs
+   * @param options with the WebGPU execution provider
+   * @throws PartitionError when the model cannot be cut
+   */
+  static async create(
+    ort: typeof Ort,
+    graph: ModelGraph,
+    kernelOf: (node: Node) => WebGpuOperator | null,
+    options: SessionOptions,
+  ): Promise<PartitionedSession> {
+    const { steps, released } = partition(graph, node => kernelOf(node) !== null);
+    const types = new Map<string, Omit<ValueSpec, 'name'>>();
+    for (const { name, dataType, dims } of graph.model.graph.inputs) {
+      types.set(name, { dataType, ...(dims && { dims }) });
+    }
+    const keptOnGpu = outputsLeftOnGpu(graph, options);
+    const crossing = new Set(steps.flatMap(inputNames));
+    const int64 = new Set([...int64Values(graph.main)].map(({ name }) => name));
+    const location = (name: string) => {
+      if (crossing.has(name)) return int64.has(name) ? 'cpu' : 'gpu-buffer';
+      return keptOnGpu.has(name) ? 'gpu-buffer' : 'cpu';
+    };
+    const stages: Stage[] = [];
+    const sessions: Ort.InferenceSession[] = [];
+    try {
+      for (const step of steps) {
+        if (step.kind === 'operator') {
+          stages.push({
+            kind: 'operator',
+            step,
+            operator: kernelOf(step.node)!,
+            attributes: attributesOf(step.node),
+          });
+          const first = types.get(step.inputs[0] ?? '');
+          for (const value of step.node.outputs) {
+            if (value && first) types.set(value.name, withDims(first.dataType, value.declared?.dims));
+          }
+          continue;
+        }
+        const model = partialModel(graph.model, step, name => {
+          const type = types.get(name);
+          if (!type) throw new PartitionError(`the value '${name}' between two parts is not a tensor`);
+          return type;
+        });
+        const session = await ort.InferenceSession.create(model, {
+          ...options,
+          preferredOutputLocation: Object.fromEntries(outputNames(step).map(name => [name, location(name)])),
+        });
+        sessions.push(session);
+        stages.push({ kind: 'model', step, session });
+        for (const output of session.outputMetadata) {
+          if (output.isTensor) {
+            types.set(
+              output.name,
+              withDims(dataType(output.type), output.shape.length > 0 ? output.shape : null),
+            );
+          }
+        }
+      }
+      if (sessions.length === 0) sessions.push(await ort.InferenceSession.create(identityModel(), options));
+      const device = givenDevice(options) ?? ((await ort.env.webgpu.device) as GPUDevice);
+      return new PartitionedSession(ort, sessions, stages, released, device, keptOnGpu);
+    } catch (error) {
+      for (const session of sessions) await session.release();
+      throw error;
+    }
+  }
+
+  /** Ordinary models that the model was cut into. */
+  get parts(): number {
+    return this.stages.filter(({ kind }) => kind === 'model').length;
+  }
+
+  /** Bytes of GPU memory held for operators between runs; what ONNX Runtime holds is not in it. */
+  get scratchBytes(): number {
+    return this.#pool.bytes;
+  }
+
+  /**
+   * @throws GpuLimitError or GpuMemoryError when the inputs are too large for the device
+   * @throws Error with WebGPU's message when a kernel is refused
+   */
+  async run(
+    feeds: Readonly<Record<string, Tensor>>,
+    wanted: readonly string[],
+    options: Ort.InferenceSession.RunOptions,
+  ): Promise<Record<string, Tensor>> {
+    const run = new Run(this.ort, this.device, this.#pool, feeds);
+    try {
+      for (const [index, stage] of this.stages.entries()) {
+        if (stage.kind === 'model') await run.runModel(stage.session, inputNames(stage.step), options);
+        else run.runOperator(stage.operator, stage.attributes, stage.step.inputs, stage.step.node);
+        for (const name of this.released[index]!) run.release(name);
+      }
+      await run.checkErrors();
+      return await run.outputs(wanted, this.keptOnGpu);
+    } finally {
+      run.finish();
+      this.#pool.trim();
+    }
+  }
+
+  async release(): Promise<void> {
+    for (const session of this.sessions) await session.release();
+    this.#pool.destroy();
+  }
+}
+
+/** The device that the caller put into the provider's options. */
+function givenDevice({ executionProviders = [] }: SessionOptions): GPUDevice | null {
+  for (const provider of executionProviders) {
+    if (typeof provider === 'object' && 'device' in provider) return provider.device as GPUDevice;
+  }
+  return null;
+}
+
+/** A model to open a session, and with it ONNX Runtime's device, where no part of the model would. */
+function identityModel(): Uint8Array<ArrayBuffer> {
+  const value = (name: string) => ({ name, dataType: DataType.FLOAT, dims: [1] });
+  return buildModel({
+    irVersion: 8,
+    opsetImports: { '': 17 },
+    graph: {
+      name: 'identity',
+      inputs: [value('x')],
+      outputs: [value('y')],
+      nodes: [{ opType: 'Identity', inputs: ['x'], outputs: ['y'] }],
+    },
+  });
+}
+
+function outputsLeftOnGpu(
+  graph: ModelGraph,
+  { preferredOutputLocation: preferred }: SessionOptions,
+): Set<string> {
+  const names = graph.main.outputs.map(({ name }) => name);
+  return new Set(
+    names.filter(name => (typeof preferred === 'string' ? preferred : preferred?.[name]) === 'gpu-buffer'),
+  );
+}
+
+function withDims(type: DataType, dims: ValueSpec['dims'] | null): Omit<ValueSpec, 'name'> {
+  return { dataType: type, ...(dims && { dims }) };
+}
