@@ -3,7 +3,7 @@ import type { Node } from './graph/node.js';
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
 import { hidesLaterKeys } from './masks/causal.js';
-import { type MaskFacts, maskFacts } from './masks/facts.js';
+import type { MaskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
 import { DataType } from './onnx/spec.js';
@@ -22,14 +22,13 @@ export function describeSite(
   attention: Attention,
   context: FormContext,
 ): AttentionSite | string {
-  const { laboratory, graph } = context;
+  const { laboratory } = context;
   const dataType = laboratory.trials[0]!.probe(PLAIN).sample(attention.output).dataType;
   const operands = locateOperands(attention, dataType, laboratory);
   if (typeof operands === 'string') return operands;
   const scope = attention.named.graph;
-  const facts = maskFacts(attention.logits, {
-    laboratory,
-    constants: graph.constants,
+  const facts = context.masks.inspect({
+    logits: attention.logits,
     graph: scope,
     extent: trial => operands.extent(trial),
   });

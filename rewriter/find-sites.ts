@@ -2,6 +2,7 @@ import { DOMAIN } from '../custom-ops/operator.js';
 import { describeSite } from './describe-site.js';
 import type { ModelGraph } from './graph/model-graph.js';
 import type { Node } from './graph/node.js';
+import { MaskInspector } from './masks/facts.js';
 import { SOURCE_FORMS } from './patterns/index.js';
 import {
   type Attention,
@@ -29,8 +30,8 @@ export interface Findings {
 
 /** Finds every place of a model, subgraphs included, that computes attention, and those that nearly do. */
 export function findSites(graph: ModelGraph): Findings {
-  const context: FormContext = { graph, laboratory: new Laboratory(graph) };
-  const atStart = onceNeeded(() => ({ graph, laboratory: new Laboratory(graph, 'empty') }));
+  const context = contextOf(graph, 'filled');
+  const atStart = onceNeeded(() => contextOf(graph, 'empty'));
   const nodes = [...graph.main.withSubgraphs()].flatMap(scope => scope.nodes);
   const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
   const sites: AttentionSite[] = [];
@@ -115,6 +116,11 @@ function recognizeIn(form: SourceForm, node: Node, context: FormContext): Attent
     if (!(error instanceof UnknownSample)) throw error;
     return { node, reason: error.message, near: true, nodes: [node] };
   }
+}
+
+function contextOf(graph: ModelGraph, cache: 'filled' | 'empty'): FormContext {
+  const laboratory = new Laboratory(graph, cache);
+  return { graph, laboratory, masks: new MaskInspector(laboratory, graph.constants) };
 }
 
 function onceNeeded<T>(make: () => T): () => T {

@@ -13,7 +13,7 @@ export class ModelGraph {
   /** Bodies of model-local functions, by `domain::name` and, where it has one, `:overload`. */
   readonly functions: ReadonlyMap<string, Graph>;
   readonly constants: Constants;
-  readonly names: NameAuthority;
+  private authority: NameAuthority | null = null;
   /** What a user should know about the model as a whole. */
   readonly warnings: readonly string[];
 
@@ -39,7 +39,6 @@ export class ModelGraph {
       throw new InputError(error.message, { ...error.details, file: model.file }, { cause: error });
     }
     this.constants = new Constants(model);
-    this.names = new NameAuthority(model);
     const opset = model.opsetImports.get('');
     this.warnings =
       opset !== undefined && opset > NEWEST_OPSET
@@ -48,6 +47,12 @@ export class ModelGraph {
               'newer ones are taken as unknown and may hide attention',
           ]
         : [];
+  }
+
+  /** Hands out names that are still free. */
+  get names(): NameAuthority {
+    this.authority ??= new NameAuthority(this.model);
+    return this.authority;
   }
 }
 

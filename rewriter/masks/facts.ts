@@ -4,6 +4,7 @@ import type { Value } from '../graph/value.js';
 import { drawn, type Feed, firstRow, uniform } from '../probe/feed.js';
 import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { UnknownSample } from '../probe/sample.js';
+import { Structure } from '../probe/structure.js';
 import type { AttentionSite, KeyMask } from '../site.js';
 import { type Band, bandOf } from './band.js';
 import { findKeyMask, type PaddedKeys, paddedKeys } from './key-padding.js';
@@ -35,10 +36,9 @@ export interface MaskFacts {
   readonly emptyRow: 'equal' | 'infinite' | 'unknown' | 'never';
 }
 
-/** Where a mask is looked at. */
-export interface MaskContext {
-  readonly laboratory: Laboratory;
-  readonly constants: Constants;
+/** A site as far as its mask is concerned. */
+export interface MaskedSite {
+  readonly logits: LogitSource;
   /** The graph of the site: a key mask has to be visible from there. */
   readonly graph: Graph;
   /** Sizes of the site's score matrix. @throws UnknownSample */
@@ -58,17 +58,42 @@ const NO_FACTS: MaskFacts = {
   emptyRow: 'unknown',
 };
 
-/**
- * Probes the score matrix of a site: at small sizes in full, then at a length beyond every constant that the
- * mask is made from, so that windows and stored masks show; with all tokens present, with some absent, and
- * with other data.
- */
-export function maskFacts(source: LogitSource, context: MaskContext): MaskFacts {
-  try {
-    return new Investigation(source, context).facts();
-  } catch (error) {
-    if (!(error instanceof UnknownSample)) throw error;
-    return { ...NO_FACTS, unclear: `the mask cannot be followed: ${error.message}` };
+/** Finds out about the masks of a model's sites, about equal ones once. */
+export class MaskInspector {
+  private readonly structure: Structure;
+  private readonly known = new Map<Graph, Map<string, MaskFacts>>();
+
+  constructor(
+    private readonly laboratory: Laboratory,
+    private readonly constants: Constants,
+  ) {
+    this.structure = new Structure(laboratory, constants);
+  }
+
+  /**
+   * Probes the score matrix of a site: at small sizes in full, then at a length beyond every constant that the
+   * mask is made from, so that windows and stored masks show; with all tokens present, with some absent, and
+   * with other data.
+   */
+  inspect(site: MaskedSite): MaskFacts {
+    try {
+      const extents = this.laboratory.trials.map(trial => Object.values(site.extent(trial)).join(','));
+      const key = `${extents.join(';')} ${site.logits.identity(this.structure)}`;
+      let inGraph = this.known.get(site.graph);
+      if (inGraph === undefined) {
+        inGraph = new Map();
+        this.known.set(site.graph, inGraph);
+      }
+      let facts = inGraph.get(key);
+      if (facts === undefined) {
+        facts = new Investigation(site, this.laboratory, this.constants).facts();
+        inGraph.set(key, facts);
+      }
+      return facts;
+    } catch (error) {
+      if (!(error instanceof UnknownSample)) throw error;
+      return { ...NO_FACTS, unclear: `the mask cannot be followed: ${error.message}` };
+    }
   }
 }
 
@@ -86,10 +111,11 @@ class Investigation {
   private readonly trials: readonly Trial[];
 
   constructor(
-    private readonly source: LogitSource,
-    private readonly context: MaskContext,
+    private readonly site: MaskedSite,
+    private readonly laboratory: Laboratory,
+    constants: Constants,
   ) {
-    const { laboratory, constants } = context;
+    const source = site.logits;
     this.slice = maskSlice(source.terms);
     const numbers = numbersIn(this.slice, constants);
     this.distances = [...DISTANCES, ...numbers.flatMap(number => [number - 1, number, number + 1])];
@@ -104,7 +130,7 @@ class Investigation {
     const tables = this.trials.map(trial => this.table(trial, this.uniformFeed(present, PLAIN.seed)));
     const other = this.table(this.trials[0]!, this.uniformFeed(present, OTHER_DATA.seed));
     const visible = tables.flatMap(table => table.entries.filter(entry => !entry.hidden));
-    const facts = { ...NO_FACTS, masked: this.source.masked };
+    const facts = { ...NO_FACTS, masked: this.site.logits.masked };
     if (visible.some(entry => entry.factor === null)) return { ...facts, softcap: true };
     if (tables.some(table => table.entries.every(entry => entry.hidden))) {
       return { ...facts, unclear: 'the mask hides every key' };
@@ -126,18 +152,18 @@ class Investigation {
     return {
       ...placed,
       padding: true,
-      keyMask: findKeyMask(this.slice, this.context.graph, padded, extents),
+      keyMask: findKeyMask(this.slice, this.site.graph, padded, extents),
       emptyRow: this.emptyRow(present),
     };
   }
 
   private table(trial: Trial, feed: Feed): Table {
-    return tabulate(this.source, trial.probe(feed), this.context.extent(trial), this.distances);
+    return tabulate(this.site.logits, trial.probe(feed), this.site.extent(trial), this.distances);
   }
 
   private uniformFeed(token: number, seed: number): Feed {
     if (token === 1) return seed === PLAIN.seed ? PLAIN : OTHER_DATA;
-    return this.context.laboratory.feed(`uniform ${seed} ${token}`, () => uniform(seed, token));
+    return this.laboratory.feed(`uniform ${seed} ${token}`, () => uniform(seed, token));
   }
 
   /** The token that hides nothing where all are like it: 1, but where that is the id of padding. */
@@ -157,7 +183,7 @@ class Investigation {
     const padded: PaddedKeys[] = [];
     for (const seed of [11, 12]) {
       const key = `drawn ${seed} ${tokens.join(' ')}`;
-      const feed = this.context.laboratory.feed(key, () => drawn(seed, tokens));
+      const feed = this.laboratory.feed(key, () => drawn(seed, tokens));
       for (const [t, trial] of this.trials.entries()) {
         const keys = paddedKeys(tables[t]!, this.table(trial, feed));
         if (keys === null) return null;
@@ -170,11 +196,11 @@ class Investigation {
   /** The last row of the first batch element when none of its tokens is present. */
   private emptyRow(present: number): MaskFacts['emptyRow'] {
     const trial = this.trials[0]!;
-    const extent = this.context.extent(trial);
+    const extent = this.site.extent(trial);
     for (const absent of this.tokens) {
       const key = `first ${absent} ${present}`;
-      const feed = this.context.laboratory.feed(key, () => firstRow(PLAIN.seed, absent, present));
-      const logit = this.source.at(trial.probe(feed), extent);
+      const feed = this.laboratory.feed(key, () => firstRow(PLAIN.seed, absent, present));
+      const logit = this.site.logits.at(trial.probe(feed), extent);
       const row = Array.from({ length: extent.columns }, (_, j) => ({ b: 0, h: 0, i: extent.rows - 1, j }));
       const logits = row.map(place => logit(place, 0));
       if (logits.some(value => value > HIDDEN_AT_MOST)) continue;

@@ -1,7 +1,9 @@
+import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
 import { DataType } from '../onnx/spec.js';
 import type { Probe } from '../probe/probe.js';
 import { type Sample, UnknownSample } from '../probe/sample.js';
+import type { Structure } from '../probe/structure.js';
 import type { Extent, LogitSource, Place } from './logits.js';
 
 /** What a single operator that computes attention does to the products of query and key. */
@@ -38,10 +40,21 @@ export class FusedLogits implements LogitSource {
   readonly terms: readonly Value[];
   readonly masked: boolean;
 
-  constructor(private readonly scores: FusedScores) {
+  /** @param node the operator */
+  constructor(
+    private readonly node: Node,
+    private readonly scores: FusedScores,
+  ) {
     this.terms = scores.masks.map(mask => mask.value);
     const { left, right } = scores.window;
     this.masked = scores.causal || left !== null || right !== null || scores.masks.length > 0;
+  }
+
+  identity(structure: Structure): string {
+    // Inputs other than masks take part by their sizes alone.
+    return structure.ofNode(this.node, input =>
+      this.terms.includes(input) ? structure.ofValue(input) : structure.ofShape(input),
+    );
   }
 
   at(probe: Probe, extent: Extent): (place: Place, product: number) => number {

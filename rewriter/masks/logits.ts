@@ -1,5 +1,6 @@
 import type { Value } from '../graph/value.js';
 import type { Probe } from '../probe/probe.js';
+import type { Structure } from '../probe/structure.js';
 
 /** Sizes of the score matrix of a site. */
 export interface Extent {
@@ -26,6 +27,8 @@ export interface LogitSource {
   readonly terms: readonly Value[];
   /** Something else than factors takes part: a mask or a bias, if perhaps one without effect. */
   readonly masked: boolean;
+  /** Equal for sources that are the same function of the product at every place. */
+  identity(structure: Structure): string;
   /** @throws UnknownSample when an operator in between cannot be followed */
   at(probe: Probe, extent: Extent): (place: Place, product: number) => number;
 }

@@ -3,6 +3,7 @@ import type { Value } from '../graph/value.js';
 import type { Laboratory } from '../probe/laboratory.js';
 import type { Probe } from '../probe/probe.js';
 import { sizeOf, UnknownSample } from '../probe/sample.js';
+import type { Structure } from '../probe/structure.js';
 import type { Extent, LogitSource, Place } from './logits.js';
 
 /** Inputs that say how to move elements, not what they are. */
@@ -39,6 +40,14 @@ export class ScoreChain implements LogitSource {
     this.masked = steps.some(
       step => !PARAMETERS.has(step.type) && !multiplies(step) && step.inputs.length > 1,
     );
+  }
+
+  identity(structure: Structure): string {
+    const nameOf = (value: Value): string => {
+      if (value === this.scores) return 'scores';
+      return this.computed.has(value) ? structure.ofNode(value.producer!, nameOf) : structure.ofValue(value);
+    };
+    return nameOf(this.logits);
   }
 
   at(probe: Probe, extent: Extent): (place: Place, product: number) => number {

@@ -44,7 +44,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     output,
     result: { heads: queryHeads },
     productFactor: 1,
-    logits: new FusedLogits({
+    logits: new FusedLogits(node, {
       scale: scale === 0 ? null : scale,
       headDim: () => headDim,
       softcap: node.float('softcap', 0),

@@ -33,7 +33,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     output,
     result: { heads },
     productFactor: 1,
-    logits: new FusedLogits({
+    logits: new FusedLogits(node, {
       scale: scale === 0 ? null : scale,
       headDim: probe => probe.sample(query).dims.at(-1)! / heads,
       softcap: 0,

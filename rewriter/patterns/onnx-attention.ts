@@ -33,7 +33,7 @@ function recognize(node: Node): Attention | Miss {
     output,
     result: { heads: queryHeads },
     productFactor: 1,
-    logits: new FusedLogits({
+    logits: new FusedLogits(node, {
       scale: node.has('scale') ? node.float('scale', 1) : null,
       headDim: probe => {
         const { dims } = probe.sample(query);

@@ -35,7 +35,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     output,
     result: { heads },
     productFactor: 1,
-    logits: new FusedLogits({
+    logits: new FusedLogits(node, {
       scale: scale === 0 ? null : scale,
       headDim: () => headDim,
       softcap: 0,

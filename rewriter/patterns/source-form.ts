@@ -1,6 +1,7 @@
 import type { ModelGraph } from '../graph/model-graph.js';
 import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
+import type { MaskInspector } from '../masks/facts.js';
 import type { LogitSource } from '../masks/logits.js';
 import type { OperandAxes } from '../match/operands.js';
 import type { Product } from '../match/product.js';
@@ -11,6 +12,7 @@ import type { AttentionSite } from '../site.js';
 export interface FormContext {
   readonly graph: ModelGraph;
   readonly laboratory: Laboratory;
+  readonly masks: MaskInspector;
 }
 
 /** Query, key and value as values of the graph. */

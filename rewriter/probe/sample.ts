@@ -123,28 +123,15 @@ export function axisOf(axis: number, rank: number): number {
   return result;
 }
 
-/** Remembers elements that are costly or shared; small tensors in an array, others by index. */
+/** Remembers elements that are costly or shared. Most samples are looked at for their shape alone. */
 export function remembered(sample: Sample): Sample {
-  const count = sizeOf(sample.dims);
   const { at } = sample;
-  if (count <= 4096) {
-    const values = new Float64Array(count);
-    const known = new Uint8Array(count);
-    return {
-      ...sample,
-      at: index => {
-        if (known[index] === 0) {
-          values[index] = at(index);
-          known[index] = 1;
-        }
-        return values[index]!;
-      },
-    };
-  }
-  const values = new Map<number, number>();
+  let values: Map<number, number> | null = null;
   return {
-    ...sample,
+    dims: sample.dims,
+    dataType: sample.dataType,
     at: index => {
+      values ??= new Map();
       let value = values.get(index);
       if (value === undefined) {
         value = at(index);

@@ -38,11 +38,10 @@ function reduce(
     const count = sizeOf(inner);
     if (count > MOST_TERMS) return [inputs.data(dims, x.dataType)];
     const strides = stridesOf(x.dims);
-    const offsets = Array.from({ length: count }, (_, i) => dot(coordinates(i, inner), strides));
     const at = (index: number) => {
       const base = dot(coordinates(index, kept), strides);
       let sum = start;
-      for (const offset of offsets) sum = fold(sum, x.at(base + offset));
+      for (let i = 0; i < count; i++) sum = fold(sum, x.at(base + dot(coordinates(i, inner), strides)));
       return finish(sum, count);
     };
     return [remembered(rounded(dims, x.dataType, at))];
