@@ -499,10 +499,7 @@ class Attention {
     kept.firstRow = std::max<int64_t>(0, rows.end - halo);
     kept.rows.resize(static_cast<size_t>(rows.end - kept.firstRow));
     for (int64_t row = kept.firstRow; row < rows.begin; row++) {
-      const int64_t at = row - earlier.firstRow;
-      if (at >= 0 && at < static_cast<int64_t>(earlier.rows.size())) {
-        kept.rows[static_cast<size_t>(row - kept.firstRow)] = earlier.rows[static_cast<size_t>(at)];
-      }
+      kept.rows[static_cast<size_t>(row - kept.firstRow)] = earlier.of(row);
     }
   }
 

@@ -24,7 +24,14 @@ struct NearSums {
 // Estimated masses of the last rows of earlier blocks, for `sliding` pools that reach back into them.
 struct CarriedMasses {
   int64_t firstRow = 0;
-  std::vector<std::vector<float>> rows;  // rows firstRow, firstRow + 1, ...: mass by cluster, or empty: none
+  std::vector<std::vector<float>> rows;  // rows firstRow, firstRow + 1, ...: mass by cluster, empty for none
+
+  // Empty for a row that has no mass.
+  const std::vector<float>& of(int64_t row) const {
+    static const std::vector<float> none;
+    const int64_t at = row - firstRow;
+    return at >= 0 && at < static_cast<int64_t>(rows.size()) ? rows[static_cast<size_t>(at)] : none;
+  }
 };
 
 // Rows of a head in the order of their pools.
@@ -245,7 +252,7 @@ class FarField {
       const size_t end = order.pools[pool + 1] - origin;
       size_t begin = order.pools[pool] - origin;
       if (given) {
-        readChosen(given, work.rows[begin], work, chosen);
+        readChosen(given, work.rows[end - 1], work, chosen);
         continue;
       }
       size_t members = end - begin;
@@ -270,8 +277,7 @@ class FarField {
   }
 
   void addCarried(const CarriedMasses& carried, int64_t row, float* mean, const Workspace& work) const {
-    if (row < carried.firstRow) return;
-    const std::vector<float>& mass = carried.rows[static_cast<size_t>(row - carried.firstRow)];
+    const std::vector<float>& mass = carried.of(row);
     if (mass.empty()) return;
     for (size_t p = 0; p < work.panels.size(); p++) {
       const size_t cluster = static_cast<size_t>(work.panels[p]) * kLanes;
@@ -303,7 +309,7 @@ class FarField {
     std::sort(chosen.begin(), chosen.end());
   }
 
-  // Chosen clusters of a present row as columns; clusters that the batch does not use cannot matter.
+  // Chosen clusters of a row as columns, none for past rows; clusters that the batch does not use cannot matter.
   void readChosen(const int32_t* given, int64_t row, const Workspace& work, std::vector<int32_t>& chosen) const {
     chosen.clear();
     if (row < geometry_.past) return;

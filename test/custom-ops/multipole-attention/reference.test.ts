@@ -10,6 +10,7 @@ import {
 } from '../../../custom-ops/multipole-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
+import { sequenceRows } from './sequence-rows.js';
 
 const SMALL: Partial<MultipoleParameters> = {
   segment: 32,
@@ -36,17 +37,6 @@ function randomInputs(
     data: random.normals(heads * length * headDim),
   });
   return { query: tensor(queries), key: tensor(keys), value: tensor(keys) };
-}
-
-/** Rows [from, to) of axis 2 of a [B,H,N,D] tensor. */
-function rows(tensor: Tensor, from: number, to: number): Tensor {
-  const [batch = 0, heads = 0, length = 0, size = 0] = tensor.dims;
-  const data = new Float32Array(batch * heads * (to - from) * size);
-  for (let head = 0; head < batch * heads; head++) {
-    const start = head * length * size;
-    data.set(tensor.data.subarray(start + from * size, start + to * size), head * (to - from) * size);
-  }
-  return { dims: [batch, heads, to - from, size], data };
 }
 
 /** Exact attention by the textbook formula, float64, one head. */
@@ -133,7 +123,7 @@ describe('MultipoleAttention reference', () => {
       assert.ok(gaps.every(gap => gap > -1e-5));
       assert.ok(gaps.some(gap => gap > 1e-3));
     }
-    const centroid: MultipoleInputs = { ...inputs, query: rows(inputs.query, 0, 1) };
+    const centroid: MultipoleInputs = { ...inputs, query: sequenceRows(inputs.query, 0, 1) };
     const alone = multipoleAttention(centroid, parameters(false, { retrieve: [0] }));
     const exact = multipoleAttention(centroid, parameters(false, { retrieve: [-1] }));
     assertClose(alone.lse.data, exact.lse.data, 1e-6);
@@ -144,7 +134,11 @@ describe('MultipoleAttention reference', () => {
     const inputs = randomInputs(5, 1, 50, 128);
     const run = (from: number, to: number) =>
       multipoleAttention(
-        { query: inputs.query, key: rows(inputs.key, from, to), value: rows(inputs.value, from, to) },
+        {
+          query: inputs.query,
+          key: sequenceRows(inputs.key, from, to),
+          value: sequenceRows(inputs.value, from, to),
+        },
         parameters(false, { retrieve: [0] }),
       );
     const whole = run(0, 128);
@@ -222,14 +216,14 @@ describe('MultipoleAttention reference', () => {
       ] as const) {
         const chunk = multipoleAttention(
           {
-            query: rows(inputs.query, from, to),
-            key: rows(inputs.key, 0, to),
-            value: rows(inputs.value, 0, to),
-            ...(from > 0 && { pastQuery: rows(inputs.query, 0, from) }),
+            query: sequenceRows(inputs.query, from, to),
+            key: sequenceRows(inputs.key, 0, to),
+            value: sequenceRows(inputs.value, 0, to),
+            ...(from > 0 && { pastQuery: sequenceRows(inputs.query, 0, from) }),
           },
           options,
         );
-        assert.deepEqual(chunk.output.data, rows(whole.output, from, to).data);
+        assert.deepEqual(chunk.output.data, sequenceRows(whole.output, from, to).data);
         assert.deepEqual(chunk.lse.data, whole.lse.data.subarray(from, to));
       }
     });
