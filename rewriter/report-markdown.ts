@@ -171,7 +171,7 @@ function renderModels(input: ModelHeader, output: ModelHeader | null): string {
 
 function renderEnvironment({ command, environment, tool, created }: RewriteReport): string {
   return [
-    `\`\`\`\n${command}\n\`\`\``,
+    command.replace(/^/gm, '    '),
     `${tool.name} ${tool.version}, ${created}, Node ${environment.node} on ${environment.platform}, ` +
       `${environment.cpu} (${environment.cores} cores, ${formatBytes(environment.memory_bytes)})`,
   ].join('\n\n');

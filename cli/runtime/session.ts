@@ -28,6 +28,8 @@ export type ModelLocation =
 export interface SessionOptions {
   /** Threads of one operator; the runtime's choice when absent. */
   readonly threads?: number;
+  /** Set to load fast at the price of running slower: leaves the graph as it is. */
+  readonly unoptimized?: true;
 }
 
 const ERRORS_ONLY = 3;
@@ -46,6 +48,7 @@ export async function openSession(
     executionProviders: ['cpu'],
     logSeverityLevel: ERRORS_ONLY,
     ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
+    ...(options.unoptimized ? { graphOptimizationLevel: 'disabled' } : {}),
   };
   const session =
     'file' in location

@@ -2,7 +2,7 @@ import type { AttentionSite } from '../../rewriter/site.js';
 import type { Difference, SiteValidation } from '../../rewriter/validation.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
-import { openSession } from '../runtime/session.js';
+import { type ModelSession, openSession } from '../runtime/session.js';
 import { difference } from './difference.js';
 import { exactBelowOf, expose, isolate, type Replacement, siteId } from './replacement.js';
 import { keyLength, RowsWithoutKeys, type Skip } from './rows-without-keys.js';
@@ -85,46 +85,62 @@ async function measureIsolated(
   const values = new Set(
     group.flatMap(({ output, inputs }) => [output, ...inputs]).filter(name => !fed.has(name)),
   );
-  const byLength = await runExposed(original, [...values], inputs, async (computed, i) => {
-    const tensorOf = (name: string) => computed.get(name) ?? inputs[i]!.get(name)!;
-    const results: Isolated[] = [];
-    for (const replacement of group) {
-      onSite(`site ${siteId(replacement.node)}`);
-      const expected = tensorOf(replacement.output);
-      const operands = new Map(replacement.inputs.map(name => [name, tensorOf(name)]));
-      const actual = await runIsolated(rewritten, replacement, operands);
-      const site = sites.get(replacement.output) ?? null;
-      const keys = site && keyLength(site, tensorOf(site.key.value));
-      const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
-      const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
-      const skip = site
-        ? rows?.elementsInLayout(expected.dims, site.output.layout, site.queryHeads)
-        : undefined;
-      results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
-    }
-    return results;
-  });
-  return group.map((_, s) => byLength.map(results => results[s]!));
+  const operators = new IsolatedOperators(rewritten);
+  try {
+    const byLength = await runExposed(original, [...values], inputs, async (computed, i) => {
+      const tensorOf = (name: string) => computed.get(name) ?? inputs[i]!.get(name)!;
+      const results: Isolated[] = [];
+      for (const replacement of group) {
+        onSite(`site ${siteId(replacement.node)}`);
+        const expected = tensorOf(replacement.output);
+        const operands = new Map(replacement.inputs.map(name => [name, tensorOf(name)]));
+        const actual = await operators.run(replacement, operands);
+        const site = sites.get(replacement.output) ?? null;
+        const keys = site && keyLength(site, tensorOf(site.key.value));
+        const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
+        const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
+        const skip = site
+          ? rows?.elementsInLayout(expected.dims, site.output.layout, site.queryHeads)
+          : undefined;
+        results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
+      }
+      return results;
+    });
+    return group.map((_, s) => byLength.map(results => results[s]!));
+  } finally {
+    await operators.release();
+  }
 }
 
-async function runIsolated(
-  rewritten: OpenModel,
-  replacement: Replacement,
-  operands: Tensors,
-): Promise<TensorValue> {
-  const session = await openSession(
-    { bytes: isolate(rewritten.model, replacement, operands), folder: rewritten.folder },
-    true,
-  );
-  try {
-    return (await session.run(operands)).get(replacement.output)!;
-  } catch (error) {
-    throw new CheckFailure(
-      `${rewritten.label}: node "${replacement.node.name}" fails on the original's own values: ${(error as Error).message}`,
-      { cause: error },
-    );
-  } finally {
-    await session.release();
+/** Runs replacements by themselves, on values of the original. */
+class IsolatedOperators {
+  private readonly sessions = new Map<Replacement, ModelSession>();
+
+  constructor(private readonly rewritten: OpenModel) {}
+
+  /** @throws CheckFailure when the runtime refuses the operator */
+  async run(replacement: Replacement, operands: Tensors): Promise<TensorValue> {
+    const { model, folder, label } = this.rewritten;
+    try {
+      let session = this.sessions.get(replacement);
+      if (session === undefined) {
+        const bytes = isolate(model, replacement, operands);
+        // An operator runs once for each length: loading fast matters more than running fast.
+        session = await openSession({ bytes, folder }, true, { unoptimized: true });
+        this.sessions.set(replacement, session);
+      }
+      return (await session.run(operands)).get(replacement.output)!;
+    } catch (error) {
+      const { name } = replacement.node;
+      throw new CheckFailure(
+        `${label}: node "${name}" fails on the original's own values: ${(error as Error).message}`,
+        { cause: error },
+      );
+    }
+  }
+
+  async release(): Promise<void> {
+    for (const session of this.sessions.values()) await session.release();
   }
 }
 

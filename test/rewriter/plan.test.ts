@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict';
+import type { OperatorDefinition } from '../../custom-ops/operator.js';
+import { InputError } from '../../rewriter/errors.js';
+import { decideByPlan, decideUniformly, documentDecision, parsePlan } from '../../rewriter/plan.js';
+import type { AttentionSite } from '../../rewriter/site.js';
+import { EXACT_ATTENTION } from './exact-attention.js';
+
+/** An operator that takes causal sites only, and has a minimum length. */
+const OPERATOR: OperatorDefinition = {
+  ...EXACT_ATTENTION,
+  id: 'causal-only',
+  attributes: [
+    { name: 'exact_below', type: 'int', description: 'minimum length' },
+    { name: 'rank', type: 'int', description: 'rank' },
+  ],
+  defaultMinLength: 512,
+  accepts: site => (site.causal ? { ok: true } : { ok: false, reason: 'it takes causal sites only' }),
+  resolve: (_, settings) => ({ rank: 4, ...settings }),
+};
+
+function site(id: string, overrides: Partial<AttentionSite> = {}): AttentionSite {
+  const operand = { value: id, layout: 'BHND', dataType: 1 } as const;
+  return {
+    id,
+    nodes: [],
+    query: operand,
+    key: operand,
+    value: operand,
+    output: operand,
+    causal: true,
+    replaceable: true,
+    reason: null,
+    ...overrides,
+  } as AttentionSite;
+}
+
+const SITES = [
+  site('a'),
+  site('b', { causal: false }),
+  site('c', { replaceable: false, reason: 'its scores are used elsewhere' }),
+];
+
+describe('decisions', () => {
+  it('replace what is selected and accepted, and give the reason for the rest', () => {
+    const choice = { operator: OPERATOR, settings: { rank: 2 }, selects: (id: string) => id !== 'x' };
+    const decisions = decideUniformly([...SITES, site('x')], choice, null);
+    assert.deepEqual(
+      decisions.map(({ replacement, reason }) => [replacement?.attributes ?? null, reason]),
+      [
+        [{ rank: 2, exact_below: 512 }, decisions[0]!.reason],
+        [null, 'it takes causal sites only'],
+        [null, 'its scores are used elsewhere'],
+        [null, 'not selected'],
+      ],
+    );
+    assert.match(decisions[0]!.reason, /exact below 512 keys at run time/);
+  });
+
+  it('take the minimum length that is asked for over settings and the operator', () => {
+    const decide = (settings: { exact_below?: number }, minLength: number | null) =>
+      decideUniformly([site('a')], { operator: OPERATOR, settings, selects: () => true }, minLength)[0]!
+        .replacement!.attributes.exact_below;
+    assert.equal(decide({}, null), 512);
+    assert.equal(decide({ exact_below: 7 }, null), 7);
+    assert.equal(decide({ exact_below: 7 }, 9), 9);
+    assert.equal(decide({}, 0), 0);
+  });
+
+  it('refuse a minimum length for an operator without one', () => {
+    const operator = { ...OPERATOR, attributes: [] };
+    const choice = { operator, settings: {}, selects: () => true };
+    assert.throws(() => decideUniformly([site('a')], choice, 9), /no minimum length/);
+    assert.equal(
+      decideUniformly([site('a')], choice, null)[0]!.replacement!.attributes.exact_below,
+      undefined,
+    );
+  });
+
+  it('follow a plan, and keep what it leaves out', () => {
+    const plan = parsePlan(
+      '{"version": 1, "sites": [{"id": "a", "operator": "causal-only", "attributes": {"rank": 8}}]}',
+      'plan.json',
+    );
+    const decisions = decideByPlan(SITES, plan, [OPERATOR], null);
+    assert.equal(decisions[0]!.replacement!.attributes.rank, 8);
+    assert.deepEqual(
+      decisions.slice(1).map(({ replacement, reason }) => [replacement, reason]),
+      [
+        [null, 'not in the plan'],
+        [null, 'not in the plan'],
+      ],
+    );
+  });
+
+  it('refuse a plan that cannot be followed', () => {
+    const follow = (entry: object) => () =>
+      decideByPlan(SITES, parsePlan(JSON.stringify({ version: 1, sites: [entry] }), 'p'), [OPERATOR], null);
+    assert.throws(follow({ id: 'nowhere', operator: null }), /no attention site "nowhere"/);
+    assert.throws(follow({ id: 'a', operator: 'magic' }), /unknown operator "magic"/);
+    assert.throws(
+      follow({ id: 'b', operator: 'causal-only' }),
+      /"b" cannot be replaced by causal-only: it takes causal/,
+    );
+    assert.throws(follow({ id: 'c', operator: 'causal-only' }), /used elsewhere/);
+  });
+});
+
+describe('plans', () => {
+  it('are what rewrite --json prints, too', () => {
+    const choice = { operator: OPERATOR, settings: { rank: 3 }, selects: () => true };
+    const decisions = decideUniformly(SITES, choice, 99);
+    const document = {
+      version: 1,
+      sites: decisions.map(decision => documentDecision(decision, 0.5)),
+      model: {},
+    };
+    const plan = parsePlan(JSON.stringify(document), 'plan.json');
+    const again = decideByPlan(SITES, plan, [OPERATOR], null);
+    assert.deepEqual(
+      again.map(({ replacement }) => replacement),
+      decisions.map(({ replacement }) => replacement),
+    );
+  });
+
+  for (const [what, text, message] of [
+    ['no JSON', '{', /not a JSON document/],
+    ['another version', '{"version": 2, "sites": []}', /version: expected 1, found 2/],
+    ['no version', '{"sites": []}', /version: expected 1/],
+    ['no sites', '{"version": 1}', /sites: expected an array/],
+    ['a site without an id', '{"version": 1, "sites": [{"operator": null}]}', /sites\[0\]\.id/],
+    [
+      'a site twice',
+      '{"version": 1, "sites": [{"id": "a"}, {"id": "a"}]}',
+      /sites\[1\]\.id: site "a" occurs twice/,
+    ],
+    ['an unknown key', '{"version": 1, "sites": [{"id": "a", "atributes": {}}]}', /unknown key "atributes"/],
+    [
+      'an attribute of no type',
+      '{"version": 1, "sites": [{"id": "a", "attributes": {"rank": true}}]}',
+      /sites\[0\]\.attributes\.rank: expected a number/,
+    ],
+    ['an unknown decision', '{"version": 1, "sites": [{"id": "a", "decision": "maybe"}]}', /decision/],
+  ] as const) {
+    it(`with ${what} are refused, naming file and place`, () => {
+      assert.throws(
+        () => parsePlan(text, 'plan.json'),
+        (error: unknown) =>
+          error instanceof InputError &&
+          error.message.startsWith('plan.json: ') &&
+          message.test(error.message),
+      );
+    });
+  }
+});
