@@ -90,11 +90,12 @@ export class ChoiceReader implements ChoiceObserver {
     for (const { heads: chunk, width: sets, range } of this.#centroids) {
       const data = new Float32Array(await this.#read(range));
       for (let set = 0; set < sets; set++) {
-        blocks[set] ??= new Float32Array(batch * heads * queryClusters * headDim);
+        const block = blocks[set] ?? new Float32Array(batch * heads * queryClusters * headDim);
+        blocks[set] = block;
         for (let n = 0; n < chunk.count * queryClusters; n++) {
           const from =
             ((Math.floor(n / queryClusters) * sets + set) * queryClusters + (n % queryClusters)) * columns;
-          blocks[set].set(data.subarray(from, from + headDim), (chunk.base * queryClusters + n) * headDim);
+          block.set(data.subarray(from, from + headDim), (chunk.base * queryClusters + n) * headDim);
         }
       }
     }
