@@ -132,6 +132,9 @@ function refusal(
   facts: MaskFacts,
 ): string | null {
   const reasons = [...attention.refusals];
+  if (attention.named.graph.root.isFunction) {
+    reasons.push('it is in the body of a model-local function: inline the functions of the model first');
+  }
   const rearranged = site.output.value !== attention.output.name;
   const products = rearranged
     ? [{ value: attention.output, holds: 'weighted sums before they are rearranged' }]

@@ -28,11 +28,19 @@ export interface Findings {
   readonly statistics: readonly FormStatistics[];
 }
 
-/** Finds every place of a model, subgraphs included, that computes attention, and those that nearly do. */
+/**
+ * Finds every place of a model that computes attention, in subgraphs and function bodies too, and those that
+ * nearly do. The bodies of this project's own operators are left out.
+ */
 export function findSites(graph: ModelGraph): Findings {
   const context = contextOf(graph, 'filled');
   const atStart = onceNeeded(() => contextOf(graph, 'empty'));
-  const nodes = [...graph.main.withSubgraphs()].flatMap(scope => scope.nodes);
+  const bodies = [...graph.functions]
+    .filter(([name]) => !name.startsWith(`${DOMAIN}::`))
+    .map(([, body]) => body);
+  const nodes = [graph.main, ...bodies].flatMap(root =>
+    [...root.withSubgraphs()].flatMap(scope => scope.nodes),
+  );
   const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
   const sites: AttentionSite[] = [];
   const nearMisses: NearMiss[] = [];
@@ -60,17 +68,6 @@ export function findSites(graph: ModelGraph): Findings {
       if (explained.has(node) || form.marks?.includes(node.type) !== true) continue;
       const miss = form.explain?.(node, context) ?? null;
       if (miss !== null) tell(form, miss);
-    }
-  }
-  for (const [name, body] of graph.functions) {
-    if (name.startsWith(`${DOMAIN}::`)) continue;
-    for (const node of body.nodes) {
-      for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
-        const found = recognizeIn(form, node, context);
-        if (isMiss(found) && !found.near) continue;
-        const reason = `it is in the body of the model-local function ${name}: inline the functions of the model first`;
-        tell(form, { node, reason, near: true, nodes: [] });
-      }
     }
   }
   const statistics = [...counts].map(([form, count]) => ({ pattern: form.name, ...count }));

@@ -40,6 +40,8 @@ export class Graph {
     readonly owner: Owner | null,
     /** How messages call the graph. */
     readonly label: string,
+    /** Whether this is the body of a model-local function. */
+    readonly isFunction: boolean,
   ) {
     const { list } = contents;
     this.info = list;
@@ -87,6 +89,7 @@ export class Graph {
       opsets,
       owner,
       label,
+      false,
     );
     for (const output of info.outputs) graph.describe(output);
     return graph;
@@ -104,7 +107,13 @@ export class Graph {
       opsets,
       null,
       label,
+      true,
     );
+  }
+
+  /** The main graph or the function body that this is part of. */
+  get root(): Graph {
+    return this.parent?.root ?? this;
   }
 
   /** The enclosing graph; null for the main graph and for functions. */

@@ -3,6 +3,7 @@ import type { ModelInfo } from '../onnx/model-info.js';
 import { Constants } from './constants.js';
 import { Graph } from './graph.js';
 import { NameAuthority } from './names.js';
+import type { Node } from './node.js';
 
 /** Newest version of the default operator set whose operators are known here (ONNX 1.23). */
 const NEWEST_OPSET = 28;
@@ -13,6 +14,7 @@ export class ModelGraph {
   /** Bodies of model-local functions, by `domain::name` and, where it has one, `:overload`. */
   readonly functions: ReadonlyMap<string, Graph>;
   readonly constants: Constants;
+  private readonly calls = new Map<Graph, Node>();
   private authority: NameAuthority | null = null;
   /** What a user should know about the model as a whole. */
   readonly warnings: readonly string[];
@@ -39,6 +41,12 @@ export class ModelGraph {
       throw new InputError(error.message, { ...error.details, file: model.file }, { cause: error });
     }
     this.constants = new Constants(model);
+    for (const graph of [this.main, ...this.functions.values()].flatMap(root => [...root.withSubgraphs()])) {
+      for (const node of graph.nodes) {
+        const body = this.bodyOf(node);
+        if (body !== null && !this.calls.has(body)) this.calls.set(body, node);
+      }
+    }
     const opset = model.opsetImports.get('');
     this.warnings =
       opset !== undefined && opset > NEWEST_OPSET
@@ -47,6 +55,16 @@ export class ModelGraph {
               'newer ones are taken as unknown and may hide attention',
           ]
         : [];
+  }
+
+  /** Body of the model-local function that a node calls; null for operators. */
+  bodyOf({ info }: Node): Graph | null {
+    return this.functions.get(functionKey(info.domain, info.opType, info.overload)) ?? null;
+  }
+
+  /** The first call of the function whose body, or whose body's subgraph, this is; null for other graphs. */
+  callOf(graph: Graph): Node | null {
+    return this.calls.get(graph.root) ?? null;
   }
 
   /** Hands out names that are still free. */

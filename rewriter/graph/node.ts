@@ -58,6 +58,11 @@ export class Node {
     return this.attribute(name, 'tensor')?.value ?? null;
   }
 
+  /** Whether an attribute is the caller's, as in function bodies: its value is not known here. */
+  get takesAttributes(): boolean {
+    return [...this.info.attributes.values()].some(({ type }) => type === 'reference');
+  }
+
   has(name: string): boolean {
     return this.info.attributes.has(name);
   }

@@ -130,8 +130,8 @@ class Investigation {
     const tables = this.trials.map(trial => this.table(trial, this.uniformFeed(present, PLAIN.seed)));
     const other = this.table(this.trials[0]!, this.uniformFeed(present, OTHER_DATA.seed));
     const visible = tables.flatMap(table => table.entries.filter(entry => !entry.hidden));
-    const facts = { ...NO_FACTS, masked: this.site.logits.masked };
-    if (visible.some(entry => entry.factor === null)) return { ...facts, softcap: true };
+    const softcap = visible.some(entry => !entry.linear);
+    const facts = { ...NO_FACTS, masked: this.site.logits.masked, softcap };
     if (tables.some(table => table.entries.every(entry => entry.hidden))) {
       return { ...facts, unclear: 'the mask hides every key' };
     }
@@ -217,9 +217,9 @@ class Investigation {
 function commonFactor(visible: readonly Entry[]): number | null {
   // The least biased place has lost the fewest digits.
   const best = visible.reduce((one, other) => (Math.abs(other.bias) < Math.abs(one.bias) ? other : one));
-  const factor = best.factor!;
+  const { factor } = best;
   const agree = visible.every(
-    entry => Math.abs(entry.factor! - factor) <= 1e-5 * (Math.abs(factor) + Math.abs(entry.bias)),
+    entry => Math.abs(entry.factor - factor) <= 1e-5 * (Math.abs(factor) + Math.abs(entry.bias)),
   );
   return agree ? factor : null;
 }

@@ -6,8 +6,10 @@ export interface Entry extends Place {
   readonly hidden: boolean;
   /** Logit of a product of 0. */
   readonly bias: number;
-  /** What a product is multiplied by; null when the logit is no linear function of it. */
-  readonly factor: number | null;
+  /** What a small product is multiplied by; 0 for hidden places. */
+  readonly factor: number;
+  /** Whether larger products are multiplied by the same. */
+  readonly linear: boolean;
 }
 
 /** The score matrix of a site at one probe, looked at in chosen places. */
@@ -30,14 +32,18 @@ export function tabulate(
   return { extent, entries: places(extent, distances).map(place => entryAt(logit, place)) };
 }
 
+/** Small enough to be on the straight part of every cap. */
+const SMALL_PRODUCT = 2 ** -8;
+
 function entryAt(logit: (place: Place, product: number) => number, place: Place): Entry {
   const bias = logit(place, 0);
-  if (bias <= HIDDEN_AT_MOST) return { ...place, hidden: true, bias, factor: null };
+  if (bias <= HIDDEN_AT_MOST) return { ...place, hidden: true, bias, factor: 0, linear: true };
   const one = logit(place, 1) - bias;
   const other = logit(place, -2) - bias;
   // Biases are float32: the difference of two logits is good to their rounding.
   const linear = Math.abs(other + 2 * one) <= 1e-5 * (1 + Math.abs(bias));
-  return { ...place, hidden: false, bias, factor: linear ? one : null };
+  const factor = linear ? one : (logit(place, SMALL_PRODUCT) - bias) / SMALL_PRODUCT;
+  return { ...place, hidden: false, bias, factor, linear };
 }
 
 function places(extent: Extent, distances: readonly number[]): Place[] {

@@ -80,7 +80,8 @@ function projectedFrom(values: ReadonlySet<Value>): Set<Value> {
   return sources;
 }
 
-function isFloatingInput(value: Value): boolean {
-  const { declared } = value;
-  return value.fed && declared !== null && isFloating(declared.dataType) && (declared.dims?.length ?? 0) >= 3;
+/** States from outside; the inputs of functions have no declared types. */
+function isFloatingInput({ fed, declared }: Value): boolean {
+  if (!fed || declared === null) return fed;
+  return isFloating(declared.dataType) && (declared.dims?.length ?? 0) >= 3;
 }

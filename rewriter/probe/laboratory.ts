@@ -146,14 +146,14 @@ export class Laboratory {
   }
 
   private attempt(sizes: Sizes): Attempt {
-    const { constants, main } = this.graph;
+    const { main } = this.graph;
     const probes = new Map<Feed, Probe>();
     const trial: Trial = {
       sizes,
       probe: feed => {
         let probe = probes.get(feed);
         if (probe === undefined) {
-          probe = new Probe(constants, sizes, feed);
+          probe = new Probe(this.graph, sizes, feed);
           probes.set(feed, probe);
         }
         return probe;

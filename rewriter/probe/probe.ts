@@ -1,4 +1,6 @@
 import type { Constants } from '../graph/constants.js';
+import type { Graph } from '../graph/graph.js';
+import type { ModelGraph } from '../graph/model-graph.js';
 import type { Node } from '../graph/node.js';
 import { readBy } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
@@ -7,6 +9,21 @@ import { ruleOf } from './rules/index.js';
 import { elements, remembered, type Sample, SizeConflict, UnknownSample } from './sample.js';
 import type { Sizes } from './sizes.js';
 
+/** A probe with some samples replaced: the values computed from them are its own, all others the base's. */
+interface Overlay {
+  readonly kind: 'overlay';
+  readonly base: Probe;
+  readonly dependents: ReadonlySet<Value>;
+}
+
+/** A probe of a function's body for one call. */
+interface Frame {
+  readonly kind: 'frame';
+  readonly caller: Probe;
+  readonly call: Node;
+  readonly body: Graph;
+}
+
 /**
  * A graph at sample sizes: shapes are worked out node by node, elements only where they are asked for. An
  * element that would need the model's weights at work (a projection, a normalization) is a made-up number that
@@ -14,18 +31,24 @@ import type { Sizes } from './sizes.js';
  */
 export class Probe {
   private readonly samples = new Map<Value, Sample | UnknownSample>();
+  private readonly frames = new Map<Node, Probe>();
 
   constructor(
-    readonly constants: Constants,
+    private readonly model: ModelGraph,
     readonly sizes: Sizes,
     readonly feed: Feed,
-    /** Another probe that knows all values but the ones that depend on a replaced sample. */
-    private readonly base: { readonly probe: Probe; readonly except: ReadonlySet<Value> } | null = null,
+    /** What this probe is part of; null for a probe of the main graph. */
+    private readonly within: Overlay | Frame | null = null,
   ) {}
+
+  get constants(): Constants {
+    return this.model.constants;
+  }
 
   /** @throws UnknownSample when the value cannot be followed; the message says where and why */
   sample(value: Value): Sample {
-    if (this.base !== null && !this.base.except.has(value)) return this.base.probe.sample(value);
+    const owner = this.ownerOf(value);
+    if (owner !== this) return owner.sample(value);
     if (!this.samples.has(value)) this.prepare(value);
     const sample = this.samples.get(value);
     if (sample === undefined) throw new UnknownSample(`'${value.name}' depends on itself`);
@@ -45,7 +68,8 @@ export class Probe {
 
   /** This probe with the sample of `value` replaced; `dependents` are the values computed from it, and itself. */
   withSample(value: Value, sample: Sample, dependents: ReadonlySet<Value>): Probe {
-    const overlay = new Probe(this.constants, this.sizes, this.feed, { probe: this, except: dependents });
+    const within = { kind: 'overlay', base: this, dependents } as const;
+    const overlay = new Probe(this.model, this.sizes, this.feed, within);
     overlay.samples.set(value, sample);
     return overlay;
   }
@@ -71,7 +95,33 @@ export class Probe {
   }
 
   private pending(value: Value): boolean {
-    return !this.samples.has(value) && (this.base === null || this.base.except.has(value));
+    return !this.samples.has(value) && this.ownerOf(value) === this;
+  }
+
+  /** The probe that knows a value; one of a function body belongs to the first call. */
+  private ownerOf(value: Value): Probe {
+    const { within } = this;
+    if (within?.kind === 'overlay') return within.dependents.has(value) ? this : within.base;
+    const home = within === null ? this.model.main : within.body;
+    if (value.graph === home || value.graph.root === home) return this;
+    if (within !== null) return within.caller;
+    const call = this.model.callOf(value.graph);
+    return call === null ? this : this.frameOf(call);
+  }
+
+  /** The probe of a function's body for one call of it. */
+  private frameOf(call: Node): Probe {
+    let frame = this.frames.get(call);
+    if (frame === undefined) {
+      const body = this.model.bodyOf(call);
+      if (body === null) throw new UnknownSample(`operator ${call.type} is not known here`);
+      for (let outer = this.within; outer?.kind === 'frame'; outer = outer.caller.within) {
+        if (outer.body === body) throw new UnknownSample(`function ${call.type} calls itself`);
+      }
+      frame = new Probe(this.model, this.sizes, this.feed, { kind: 'frame', caller: this, call, body });
+      this.frames.set(call, frame);
+    }
+    return frame;
   }
 
   private evaluate(value: Value): void {
@@ -106,8 +156,10 @@ export class Probe {
   private run(node: Node): readonly (Sample | null)[] {
     const rule = ruleOf(node);
     try {
-      if (rule === null) throw new UnknownSample(`operator ${node.type} is not known here`);
-      return rule(new NodeInputs(node, this));
+      if (node.takesAttributes) throw new UnknownSample('attributes come from the caller of a function');
+      if (rule !== null) return rule(new NodeInputs(node, this));
+      const frame = this.frameOf(node);
+      return this.model.bodyOf(node)!.outputs.map(output => frame.tryToSample(output));
     } catch (error) {
       // The error comes by again for every node after the one that it is about.
       if (error instanceof UnknownSample && !error.located) {
@@ -128,6 +180,11 @@ export class Probe {
         return constant.data;
       };
       return { dims, dataType, at: index => read()[index]! };
+    }
+    if (value.fed && this.within?.kind === 'frame' && value.graph === this.within.body) {
+      const { caller, call, body } = this.within;
+      const input = call.inputs[body.inputs.indexOf(value)];
+      return input == null ? fail(`the call leaves out '${value.name}'`) : caller.sample(input);
     }
     const dims = value.fed && value.graph.owner === null ? this.sizes.dimsOf(value) : null;
     if (dims !== null && declared !== null) return remembered(feedInput(value, dims, this.feed));
