@@ -297,10 +297,15 @@ export class GraphBuilder {
     return this.node('CumSum', [x, this.constant(axis, DataType.INT64)], x.type);
   }
 
-  /** The k largest (or least) of the last axis in order, lower indices first among equals. */
-  topK(x: Value, k: Dim, largest = true): { values: Value; indices: Value } {
+  /** The k largest (or least) of the last axis, lower indices first among equals; in order unless not sorted. */
+  topK(
+    x: Value,
+    k: Dim,
+    { largest = true, sorted = true }: { readonly largest?: boolean; readonly sorted?: boolean } = {},
+  ): { values: Value; indices: Value } {
     const [values, indices] = this.nodeWithOutputs('TopK', [x, this.dims([k])], [x.type, DataType.INT64], {
       largest: { type: 'int', value: Number(largest) },
+      sorted: { type: 'int', value: Number(sorted) },
     });
     return { values: values!, indices: indices! };
   }

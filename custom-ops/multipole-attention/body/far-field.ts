@@ -358,7 +358,7 @@ function samePool(
   return b.indicator(b.equal(pool, b.transpose(pool, [0, 2, 1])));
 }
 
-/** The clusters that each pool retrieves, best first. */
+/** The clusters that each pool retrieves. */
 function pick(
   b: GraphBuilder,
   means: Value,
@@ -372,12 +372,16 @@ function pick(
     const enough = b.less(left, retrieveMass);
     return { clusters: indices, valid: b.and(b.greater(values, 0), b.not(enough)) };
   }
-  const { values, indices } = b.topK(means, b.min(total, Math.max(...retrieve)));
-  const some = b.greater(values, 0);
-  if (retrieve.length === 1) return { clusters: indices, valid: some };
+  const most = b.min(total, Math.max(...retrieve));
+  if (retrieve.length === 1) {
+    const { values, indices } = b.topK(means, most, { sorted: false });
+    return { clusters: indices, valid: b.greater(values, 0) };
+  }
+  const { values, indices } = b.topK(means, most);
   const head = b.mod(b.range(sizes.parts), retrieve.length);
   const count = b.reshape(b.gather(b.ints(retrieve), head), [-1, 1, 1]);
-  return { clusters: indices, valid: b.and(some, b.less(b.range(b.dim(values, 2)), count)) };
+  const allowed = b.less(b.range(b.dim(values, 2)), count);
+  return { clusters: indices, valid: b.and(b.greater(values, 0), allowed) };
 }
 
 function tilesPerSegment(b: GraphBuilder, { rowSegment }: Sizes, tile: number): Dim {
@@ -398,8 +402,9 @@ function tiles(b: GraphBuilder, x: Value, parts: Dim, segments: Dim, tile: numbe
 }
 
 /**
- * Exact attention to what was chosen, one row segment of one part at a time: lists differ in length, and are
- * filled up to the longest of them. [B*H,rows,E] and [B*H,rows,1].
+ * Exact attention to what was chosen, one row segment at a time: [B*H,rows,E] and [B*H,rows,1]. Gathered lists
+ * are filled up to the longest of them: unions of rows' choices differ much between heads, so that these go one
+ * part at a time.
  */
 function retrieved(
   b: GraphBuilder,
@@ -412,30 +417,49 @@ function retrieved(
 ): SoftmaxPart {
   const { parts, share, rowSegment, valueDim } = sizes;
   const tile = tileRows(parameters);
-  const perHead = b.mul(sizes.keySegments, parameters.keyClusters);
-  const { stacked } = b.loop(b.mul(chunk.present, parts), [], (inner, iteration) => {
-    const part = inner.div(iteration, chunk.present);
-    const segment = inner.sub(iteration, inner.mul(part, chunk.present));
+  const perSegment = tilesPerSegment(b, sizes, tile);
+  const bySegment = (x: Value, rows: Dim) => b.reshape(x, [-1, rows, b.dim(x, 2)]);
+  const queriesBySegment = bySegment(queries, rowSegment);
+  const selected = choice.poolOfRow === null ? bySegment(choice.selected, rowSegment) : null;
+  const lists = choice.lists && {
+    clusters: bySegment(choice.lists.clusters, perSegment),
+    valid: bySegment(choice.lists.valid, perSegment),
+  };
+  const allParts = b.range(parts);
+  const firstCluster = b.mul(b.div(allParts, share), b.mul(sizes.keySegments, parameters.keyClusters));
+  const { stacked } = b.loop(lists ? chunk.present : b.mul(chunk.present, parts), [], (inner, iteration) => {
+    const part = lists ? allParts : inner.div(iteration, chunk.present);
+    const segment = lists ? iteration : inner.sub(iteration, inner.mul(part, chunk.present));
     const at = inner.add(inner.mul(part, chunk.segments), segment);
-    /** What belongs to the row segment: x [B*H,segments*n,...] with n rows or lists per segment. */
-    const own = (x: Value, perSegment: Dim, ...rest: Dim[]) =>
-      inner.gather(inner.reshape(x, [-1, perSegment, ...rest]), at);
-    const tiled = (x: Value) =>
-      inner.squeeze(tiles(inner, own(x, rowSegment, inner.dim(x, 2)), 1, 1, tile, sizes), 0);
-    const rowMask = choice.poolOfRow === null ? tiled(choice.selected) : null;
-    const perSegment = tilesPerSegment(inner, sizes, tile);
-    const ownLists = (x: Value) => inner.squeeze(own(x, perSegment, inner.dim(x, 2)), 0);
-    const lists = choice.lists
-      ? { clusters: ownLists(choice.lists.clusters), valid: ownLists(choice.lists.valid) }
+    const tiled = (x: Value) => {
+      const own = tiles(inner, inner.gather(x, at), inner.dim(at, 0), 1, tile, sizes);
+      return inner.reshape(own, [-1, tile, inner.dim(x, 2)]);
+    };
+    const rowMask = selected && tiled(selected);
+    const flat = (x: Value) => inner.reshape(inner.gather(x, at), [-1, inner.dim(x, 2)]);
+    const ownLists = lists
+      ? { clusters: flat(lists.clusters), valid: flat(lists.valid) }
       : unionLists(inner, rowMask!, tile);
-    const kvCluster = inner.mul(inner.div(part, share), perHead);
-    const result = retrievedField(inner, tiled(queries), lists, kvCluster, rowMask, tile, cells, sizes);
+    const first = inner.unsqueeze(inner.gather(firstCluster, part), 1);
+    const kvCluster = inner.reshape(inner.expand(first, [inner.dim(part, 0), perSegment]), [-1, 1]);
+    const result = retrievedField(
+      inner,
+      tiled(queriesBySegment),
+      ownLists,
+      kvCluster,
+      rowMask,
+      tile,
+      cells,
+      sizes,
+    );
     const rows = (x: Value, width: Dim) =>
-      inner.slice(inner.reshape(x, [-1, width]), 0, 0, inner.dims([rowSegment]));
+      inner.slice(inner.reshape(x, [inner.dim(part, 0), -1, width]), 1, 0, rowSegment);
     return { state: [], stacked: [rows(result.output, valueDim), rows(result.lse, 1)] };
   });
   const absent = b.mul(b.sub(chunk.segments, chunk.present), rowSegment);
-  const whole = (x: Value, width: Dim, value: number) =>
-    b.pad(b.reshape(x, [parts, b.mul(chunk.present, rowSegment), width]), 3, 1, 0, absent, value);
+  const whole = (x: Value, width: Dim, value: number) => {
+    const byPart = lists ? b.transpose(x, [1, 0, 2, 3]) : x;
+    return b.pad(b.reshape(byPart, [parts, b.mul(chunk.present, rowSegment), width]), 3, 1, 0, absent, value);
+  };
   return { output: whole(stacked[0]!, valueDim, 0), lse: whole(stacked[1]!, 1, HIDDEN) };
 }

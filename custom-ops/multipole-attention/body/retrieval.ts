@@ -29,15 +29,15 @@ export function unionLists(b: GraphBuilder, selected: Value, tile: number): Clus
   const number = b.cast(b.range(clusters), DataType.FLOAT);
   const place = b.add(b.mul(first, b.cast(clusters, DataType.FLOAT)), number);
   const width = b.max(b.maxOfAll(b.cast(b.reduceSum(b.indicator(chosen), -1), DataType.INT64)), 1);
-  const { indices } = b.topK(place, width, false);
+  const { indices } = b.topK(place, width, { largest: false });
   return { clusters: indices, valid: b.gatherElements(chosen, indices) };
 }
 
 /**
- * Exact attention of tiles of rows of one part over the members of their listed clusters.
+ * Exact attention of tiles of rows over the members of their listed clusters.
  * @param queries [tiles,tile,D+1]: scaled queries with their column of ones
  * @param lists [tiles,width]
- * @param kvCluster number of the first cluster of the part's key head
+ * @param kvCluster [tiles,1]: number of the first cluster of the tile's key head
  * @param selected [tiles,tile,J]: 1 where a row attends a cluster of its tile's list; null: every row does
  */
 export function retrievedField(
