@@ -1,22 +1,23 @@
+import { applyRewrite } from '../../../rewriter/apply.js';
+import { findSites } from '../../../rewriter/find-sites.js';
 import { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import { editModel } from '../../../rewriter/onnx/edit.js';
 import { openModelFile } from '../../../rewriter/onnx/model-file.js';
 import { saveModel } from '../../../rewriter/onnx/save-model.js';
-import { node } from './builders.js';
+import { EXACT_ATTENTION } from '../exact-attention.js';
 
 /**
- * A program of its own, so that its memory can be measured: replaces the first node of a model by Mul.
- * Arguments: model, output. Prints what it saw and its peak memory in bytes as JSON.
+ * A program of its own, so that its memory can be measured: replaces the attention of a model.
+ * Arguments: model, output. Prints how many sites it replaced and its peak memory in bytes, as JSON.
  */
 const [file, output] = process.argv.slice(2) as [string, string];
 const input = openModelFile(file);
-const { nodes } = new ModelGraph(input.model).main;
-const { graph } = input.model;
-const [first] = graph.nodes;
-const segments = editModel(input.model, [
-  { kind: 'insert-nodes', into: graph, before: first!, nodes: [node('Mul', first!.inputs, first!.outputs)] },
-  { kind: 'remove', from: graph, item: first! },
-]);
-await saveModel(input, segments, output, { externalData: 'link' });
+const graph = new ModelGraph(input.model);
+const { sites } = findSites(graph);
+const { edits } = applyRewrite(
+  graph,
+  sites.map(site => ({ site, operator: EXACT_ATTENTION, attributes: EXACT_ATTENTION.resolve(site, {}) })),
+);
+await saveModel(input, editModel(input.model, edits), output, { externalData: 'link' });
 input.close();
-console.log(JSON.stringify({ nodes: nodes.length, peakBytes: process.resourceUsage().maxRSS * 1024 }));
+console.log(JSON.stringify({ sites: sites.length, peakBytes: process.resourceUsage().maxRSS * 1024 }));
