@@ -5,8 +5,8 @@
 // them uses ("columns"), so memory is rows of a batch times columns, never rows times clusters.
 #pragma once
 
+#include "cpu_moments.h"
 #include "cpu_problem.h"
-#include "cpu_summaries.h"
 
 namespace onnxrewrite::multipole {
 
@@ -57,12 +57,14 @@ class FarField {
   class Workspace {
    public:
     explicit Workspace(const Problem& problem)
-        : tile(problem.environment, problem.depth, problem.size) {}
+        : tile(problem.environment, problem.depth, problem.size),
+          moments(problem.environment, problem.depth, problem.size) {}
 
    private:
     friend class FarField;
     Buffer<float> scores, queries, sums, mean;
     TileSoftmax tile;
+    Moments moments;
     std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, keys, slots;
     std::vector<size_t> groups;
     std::vector<float> max, sum, nearScale, weights;
@@ -205,6 +207,7 @@ class FarField {
                         summaries_.keys(i, panel), panels, depth, summaries_.bias(i, panel));
       });
     }
+    if (problem_.parameters.order == 2) addVariances(work);
     work.max.resize(count);
     work.sum.resize(count);
     work.nearScale.resize(count);
@@ -362,6 +365,73 @@ class FarField {
             Rows{summaries_.values(i, panel), size}, panels * kLanes);
       });
     }
+    if (problem_.parameters.order > 0) addDipoles(work);
+  }
+
+  // Calls start(first slot, rows, i) for every tile of slots of one query cluster i, visit(column) with the
+  // moments of each of its key clusters loaded, and end().
+  template <class Start, class Visit, class End>
+  void forMoments(Workspace& work, const Start& start, const Visit& visit, const End& end) const {
+    for (size_t i = 0; i + 1 < work.groups.size(); i++) {
+      for (size_t first = work.groups[i]; first < work.groups[i + 1]; first += kTile) {
+        const size_t rows = std::min(kTile, work.groups[i + 1] - first);
+        work.moments.start(work.queries.data() + first * problem_.depth, rows, summaries_.negatedCentroid(i));
+        start(first, rows, i);
+        for (size_t column = 0; column < work.columns; column++) {
+          const float logWeight = summaries_.logWeight(i, work.panels[column / kLanes])[column % kLanes];
+          if (logWeight == kMinusInfinity) continue;
+          const int64_t cluster = clusterAt(work, column);
+          work.moments.load(kv_, members_.membersOf(cluster), members_.sizeOf(cluster), logWeight);
+          visit(column, logWeight);
+        }
+        end();
+      }
+    }
+  }
+
+  // Order 2: half the variance over each cluster is added to its estimates.
+  void addVariances(Workspace& work) const {
+    size_t first = 0, rows = 0;
+    forMoments(
+        work,
+        [&](size_t slot, size_t count, size_t) {
+          first = slot;
+          rows = count;
+        },
+        [&](size_t column, float) {
+          for (size_t lane = 0; lane < rows; lane++) {
+            work.scores[(first + lane) * work.columns + column] += work.moments.halfVariance(lane);
+          }
+        },
+        [] {});
+  }
+
+  // From order 1 on: the dipole of every cluster that is left, with the weight of its estimate; contracted:
+  // with the weight that it has at the query centroid.
+  void addDipoles(Workspace& work) const {
+    const bool contracted = problem_.parameters.contracted;
+    size_t first = 0;
+    float max = 0, total = 0;
+    forMoments(
+        work,
+        [&](size_t slot, size_t, size_t i) {
+          first = slot;
+          work.weights.clear();
+          forPanelRuns(work, [&](size_t, size_t panel, size_t panels) {
+            const float* weights = summaries_.logWeight(i, panel);
+            work.weights.insert(work.weights.end(), weights, weights + panels * kLanes);
+          });
+          max = simd_.maxRow(work.weights.data(), work.columns, kMinusInfinity);
+          total = max == kMinusInfinity ? 0 : simd_.exp2Row(work.weights.data(), work.columns, max);
+        },
+        [&](size_t column, float logWeight) {
+          const float atCentroid = std::exp2(logWeight - max) / total;
+          work.moments.addDipoles(kv_, [&](size_t lane) {
+            return contracted ? atCentroid * work.sum[first + lane]
+                              : work.scores[(first + lane) * work.columns + column];
+          });
+        },
+        [&] { work.moments.mergeInto(work.sums.data() + first * problem_.size); });
   }
 
   // Exact attention of every pool to the members of its clusters, a tile of rows at a time.

@@ -80,6 +80,9 @@ class Summaries {
     return values_.data() + (i * panels + panel) * kLanes * size_;
   }
 
+  // Minus the scaled centroid.
+  const float* negatedCentroid(size_t i) const { return negated_.data() + i * depth_; }
+
   // Takes the centroids [queryClusters][depth]; to be called before compute().
   void setCentroids(const Simd& simd, const float* centroids, float multiplier) {
     const Rows rows{centroids, depth_};
