@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { SiteDescription } from '../../rewriter/inspection.js';
+import type { Sizes } from './fixture-inputs.js';
 
 const FOLDER = fileURLToPath(new URL('../../../test/zoo/', import.meta.url));
 
@@ -41,6 +42,8 @@ export interface Fixture {
   readonly sites: readonly ExpectedSite[];
   /** Largest batch at which ONNX Runtime runs the original; absent when any. */
   readonly most_batches?: number;
+  /** The only sizes at which ONNX Runtime runs the original; absent when any. */
+  readonly sizes?: Sizes;
   /** Why ONNX Runtime does not run the original at all. */
   readonly not_runnable?: string;
 }

@@ -62,5 +62,8 @@ NOT_RUNNABLE = {
 
 # Exported with RotaryEmbedding tables of one batch row, which ONNX Runtime refuses for larger batches.
 ROTARY_NEEDS_ONE_BATCH = {
-    "llama-eager-dynamo23", "llama-sdpa-dynamo23", "llama-cached-sdpa-dynamo23", "modernbert-sdpa-dynamo23-nomask",
+    "llama-eager-dynamo23", "llama-sdpa-dynamo23", "llama-cached-sdpa-dynamo23", "llama-half-sdpa-dynamo23", "modernbert-sdpa-dynamo23-nomask",
 }
+
+# Batch and length of the example are baked in.
+FIXED_SIZES = {"torch-attention-legacy17", "torch-attention-weights-legacy17"}

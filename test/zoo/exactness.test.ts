@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { InferenceSession, Tensor } from 'onnxruntime-node';
+import { type TensorValue, toNumbers } from '../../cli/data/tensor.js';
+import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
+import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { decideUniformly } from '../../rewriter/plan.js';
+import { rewriteModel } from '../../rewriter/rewrite-model.js';
+import { fixtureInputs, type Padding, raggedPadding, realKeys, type Sizes } from './fixture-inputs.js';
+import { type Fixture, fixtures } from './fixtures.js';
+
+/** Ragged: no size is a multiple of another or of any block. */
+const SIZES: readonly Sizes[] = [
+  { batch: 4, sequence: 19, encoder_sequence: 11, past_sequence: 6 },
+  { batch: 1, sequence: 7, encoder_sequence: 13, past_sequence: 1 },
+];
+/** Largest difference allowed, over the largest value of the output: a few units in the last place. */
+const ROUNDING = { float32: 5e-6, float16: 4e-3 } as const;
+
+const EXACT = { retrieve: -1 };
+
+type Outputs = ReadonlyMap<string, TensorValue>;
+
+describe('zoo: exact attention in place of every site', () => {
+  for (const fixture of fixtures().filter(({ not_runnable }) => not_runnable === undefined)) {
+    it(fixture.name, async () => {
+      const original = readFileSync(fixture.file);
+      const { model, decisions } = rewriteModel(original, sites =>
+        decideUniformly(sites, { operator: multipoleAttention, settings: EXACT, selects: () => true }, 0),
+      );
+      const replaced = decisions.filter(({ replacement }) => replacement !== null).length;
+      assert.ok(replaced >= fixture.sites.filter(({ replaceable }) => replaceable).length);
+      if (replaced === 0) {
+        assert.ok(original.equals(model), 'without a replacement the model stays as it is');
+        return;
+      }
+      const before = await sessionOf(original);
+      const after = await sessionOf(model);
+      for (const { sizes, flag } of runs(fixture)) {
+        const inputs = fixtureInputs(fixture, sizes, raggedPadding, flag, new SeededRandom(sizes.sequence));
+        const [expected, actual] = [await run(before, inputs), await run(after, inputs)];
+        for (const [name, output] of expected) {
+          const compared = rowsWithKeys(fixture, sizes, raggedPadding, output.dims);
+          const what = `${name} at ${JSON.stringify(sizes)}`;
+          assertClose(output, actual.get(name)!, compared, roundingOf(fixture), what);
+        }
+      }
+      await Promise.all([before.release(), after.release()]);
+    });
+  }
+});
+
+/** Float16 anywhere inside rounds all that follows. */
+function roundingOf({ sites }: Fixture): number {
+  return ROUNDING[sites.some(({ dtype }) => dtype === 'float16') ? 'float16' : 'float32'];
+}
+
+/** Sizes and switches to run a fixture with. */
+function runs(fixture: Fixture): { readonly sizes: Sizes; readonly flag: boolean }[] {
+  const flags = fixture.inputs.some(({ fill }) => fill === 'flag') ? [false, true] : [true];
+  const sizes =
+    fixture.sizes === undefined
+      ? SIZES.map(size => ({ ...size, batch: Math.min(size.batch, fixture.most_batches ?? size.batch) }))
+      : [fixture.sizes];
+  // A merged decoder that does not use its cache is given an empty one.
+  const isMerged = flags.length > 1 && fixture.inputs.some(({ dims }) => dims.includes('past_sequence'));
+  return flags.flatMap(flag =>
+    sizes.map(size => ({ flag, sizes: isMerged && !flag ? { ...size, past_sequence: 0 } : size })),
+  );
+}
+
+function sessionOf(model: Uint8Array): Promise<InferenceSession> {
+  return InferenceSession.create(model, { logSeverityLevel: 4, intraOpNumThreads: 1 });
+}
+
+async function run(session: InferenceSession, inputs: ReadonlyMap<string, TensorValue>): Promise<Outputs> {
+  const feeds = [...inputs]
+    .filter(([name]) => session.inputNames.includes(name))
+    .map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)] as const);
+  const results = await session.run(Object.fromEntries(feeds));
+  return new Map(
+    Object.entries(results).map(([name, { type, data, dims }]) => [
+      name,
+      { type, data, dims } as TensorValue,
+    ]),
+  );
+}
+
+/**
+ * Which elements of an output come from query rows that see a key: all of them but in causal models with
+ * padding at the start, whose first rows see none. Outputs are [batch, sequence, channels] or
+ * [batch, heads, sequence, channels].
+ */
+function rowsWithKeys(
+  fixture: Fixture,
+  sizes: Sizes,
+  padding: Padding,
+  dims: readonly number[],
+): (element: number) => boolean {
+  if (!fixture.sites.some(({ mask }) => mask === 'causal+padding')) return () => true;
+  const isReal = realKeys(fixture, sizes, padding);
+  const past = fixture.inputs.some(input => input.dims.includes('past_sequence')) ? sizes.past_sequence : 0;
+  const rows = dims.at(-2)!;
+  const channels = dims.at(-1)!;
+  const perBatch = dims.slice(1).reduce((product, dim) => product * dim, 1);
+  const first = Array.from({ length: sizes.batch }, (_, b) => {
+    let key = 0;
+    while (!isReal(b, key)) key++;
+    return key - past;
+  });
+  return element => Math.floor(element / channels) % rows >= first[Math.floor(element / perBatch)]!;
+}
+
+function assertClose(
+  expected: TensorValue,
+  actual: TensorValue,
+  isCompared: (element: number) => boolean,
+  rounding: number,
+  what: string,
+): void {
+  assert.deepEqual(actual.dims, expected.dims, what);
+  assert.equal(actual.type, expected.type, what);
+  const [left, right] = [toNumbers(expected), toNumbers(actual)];
+  let largest = 0;
+  let difference = 0;
+  let compared = 0;
+  for (let i = 0; i < left.length; i++) {
+    if (!isCompared(i)) continue;
+    compared++;
+    largest = Math.max(largest, Math.abs(left[i]!));
+    const distance = Math.abs(left[i]! - right[i]!);
+    if (!(distance <= difference)) difference = distance;
+  }
+  assert.ok(compared > left.length / 2, `${what}: most rows are compared`);
+  assert.ok(difference <= rounding * largest, `${what}: differs by ${difference}, largest value ${largest}`);
+}
