@@ -10,6 +10,7 @@ import { modelError } from './onnx/model-error.js';
 import type { FunctionInfo, ModelInfo, NodeListInfo } from './onnx/model-info.js';
 import type { FunctionSpec } from './onnx/spec.js';
 import { connectedInputs, type Replacement, replacementNodes } from './replacement-nodes.js';
+import { valuesOf } from './site.js';
 
 /** Before this IR version every initializer is a graph input as well, by rule and not by intent. */
 const IR_WITH_FREE_INITIALIZERS = 4;
@@ -47,7 +48,8 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
   if (replacements.length === 0) return { edits: [], removed: [], added: 0 };
   const { model } = graph;
   const located = replacements.map(locate).sort((a, b) => position(a) - position(b));
-  const removed = removedNodes(located);
+  const kept = keptValues(located);
+  const removed = removedNodes(located, kept);
   const bodies = functionBodies(
     model,
     located.map(({ replacement }) => replacement),
@@ -64,7 +66,7 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
     edits: [
       ...insertions,
       ...removed.map(node => ({ kind: 'remove', from: node.graph.info, item: node.info }) as const),
-      ...removalsOfUnused(model, new Set(removed), new Set(located.map(({ output }) => output))),
+      ...removalsOfUnused(model, new Set(removed), kept, new Set(located.map(({ output }) => output))),
       ...functions.added.map(body => ({ kind: 'add-function', body }) as const),
       ...opsetImports(model, located),
       ...irVersion(model, functions.irVersion),
@@ -112,17 +114,28 @@ function functionBodies(model: ModelInfo, replacements: readonly Replacement[]):
   });
 }
 
-/** @throws RangeError when a node computes the output of a site and something else that is in use */
-function removedNodes(located: readonly Located[]): readonly Node[] {
+/**
+ * What the replacements read.
+ * @throws RangeError when a site names a value that the graph has not
+ */
+function keptValues(located: readonly Located[]): ReadonlySet<Value> {
   const kept = new Set<Value>();
   for (const { replacement, producer } of located) {
-    for (const { value } of connectedInputs(replacement).values()) {
-      const operand = producer.graph.resolve(value);
-      if (operand === null)
-        throw new RangeError(`site ${replacement.site.id} reads '${value}', which is not there`);
-      kept.add(operand);
+    for (const input of connectedInputs(replacement).values()) {
+      for (const name of 'visible' in input ? [input.value] : valuesOf(input)) {
+        const value = producer.graph.resolve(name);
+        if (value === null) {
+          throw new RangeError(`site ${replacement.site.id} reads '${name}', which is not there`);
+        }
+        kept.add(value);
+      }
     }
   }
+  return kept;
+}
+
+/** @throws RangeError when a node computes the output of a site and something else that is in use */
+function removedNodes(located: readonly Located[], kept: ReadonlySet<Value>): readonly Node[] {
   const removed = deadNodes(
     located.map(({ output }) => output),
     kept,
@@ -140,6 +153,7 @@ function removedNodes(located: readonly Located[]): readonly Node[] {
 function* removalsOfUnused(
   model: ModelInfo,
   removed: ReadonlySet<Node>,
+  kept: ReadonlySet<Value>,
   replaced: ReadonlySet<Value>,
 ): Generator<ModelEdit> {
   const gone = new Set<Value>();
@@ -148,7 +162,7 @@ function* removalsOfUnused(
     for (const value of readBy(node)) {
       const overridable = model.irVersion >= IR_WITH_FREE_INITIALIZERS && value.graph.inputs.includes(value);
       const used = value.outputOf.length > 0 || value.uses.some(use => !isInside(use.node, removed));
-      if (value.initializer !== null && !overridable && !used) gone.add(value);
+      if (value.initializer !== null && !overridable && !used && !kept.has(value)) gone.add(value);
     }
   }
   for (const { graph, name, initializer } of gone) {

@@ -10,7 +10,7 @@ import { DataType } from './onnx/spec.js';
 import { type LocatedOperands, locateOperands } from './patterns/locate-operands.js';
 import type { Attention, FormContext } from './patterns/source-form.js';
 import { type Laboratory, PLAIN } from './probe/laboratory.js';
-import type { AttentionSite } from './site.js';
+import { type AttentionSite, valuesOf } from './site.js';
 
 /**
  * Works out operands, scale, mask and everything else about attention that a form found.
@@ -59,15 +59,11 @@ export function describeSite(
     kind: kindOf(attention, operands, past, laboratory),
     dtype: DTYPES[dataType] ?? null,
   };
-  const kept = [
-    operands.query,
-    operands.key,
-    operands.value,
-    ...(facts.keyMask === null ? [] : [facts.keyMask]),
-  ];
+  const read = [operands.query, operands.key, operands.value].flatMap(valuesOf);
+  const kept = facts.keyMask === null ? read : [...read, facts.keyMask.value];
   const nodes = deadNodes(
     [scope.resolve(operands.output.value)!],
-    new Set(kept.map(({ value }) => scope.resolve(value)!)),
+    new Set(kept.map(name => scope.resolve(name)!)),
   );
   const reason = refusal(site, nodes, attention, facts);
   return { ...site, nodes, replaceable: reason === null, reason };
@@ -115,10 +111,10 @@ function kindOf(
   laboratory: Laboratory,
 ): AttentionSite['kind'] {
   if (past) return 'cached';
-  if (read.kind === 'projected') return 'self';
   const extents = laboratory.trials.map(trial => operands.extent(trial));
   if (extents.some(({ rows, columns }) => rows !== columns)) return 'cross';
   const { query, key } = read;
+  if (query.value === key.value) return 'self';
   // Where the query itself comes from outside, nothing is known of its source.
   if (isGivenWhole(query.value)) return 'self';
   return isGivenWhole(key.value) || !shareSource(query.value, key.value) ? 'cross' : 'self';

@@ -58,7 +58,8 @@ export function replacementNodes(
     if (operand === undefined) return '';
     if ('visible' in operand) return visibleKeys(nodes, operand, masks);
     const heads = input.name === 'query' ? site.queryHeads : site.kvHeads;
-    const inLayout = toOperatorLayout(nodes, operand, input.name, heads);
+    const projected = project(nodes, operand, input.name);
+    const inLayout = toOperatorLayout(nodes, projected, input.name, heads);
     if (operand.dataType === site.output.dataType) return inLayout;
     const to = { to: { type: 'int', value: site.output.dataType } } as const;
     return nodes.add('Cast', `${input.name}_cast`, [inLayout], to);
@@ -105,16 +106,44 @@ class Nodes {
     return output;
   }
 
+  integers(role: string, values: readonly number[]): string {
+    const data = new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
+    const tensor = { dataType: DataType.INT64, dims: [values.length], data };
+    return this.add('Constant', role, [], { value: { type: 'tensor', value: tensor } });
+  }
+
   reshape(value: string, role: string, shape: readonly number[], output?: string): string {
-    const data = new Uint8Array(BigInt64Array.from(shape, BigInt).buffer);
-    const tensor = { dataType: DataType.INT64, dims: [shape.length], data };
-    const target = this.add('Constant', `${role}_shape`, [], { value: { type: 'tensor', value: tensor } });
-    return this.add('Reshape', role, [value, target], {}, output);
+    return this.add('Reshape', role, [value, this.integers(`${role}_shape`, shape)], {}, output);
+  }
+
+  slice(value: string, role: string, axis: number, [start, end]: readonly [number, number]): string {
+    const bounds = [start, end, axis].map((bound, i) =>
+      this.integers(`${role}_${['start', 'end', 'axis'][i]}`, [bound]),
+    );
+    return this.add('Slice', role, [value, ...bounds]);
   }
 
   transpose(value: string, role: string, perm: readonly number[], output?: string): string {
     return this.add('Transpose', role, [value], { perm: { type: 'ints', value: perm } }, output);
   }
+}
+
+/** An operand that an operator made inside itself, made by nodes of the graph. */
+function project(nodes: Nodes, operand: Operand, role: string): Operand {
+  const { value, projection } = operand;
+  if (projection === null) return operand;
+  const { weights, bias, columns } = projection;
+  let result = value;
+  if (weights !== null) {
+    result = nodes.add('MatMul', `${role}_product`, [
+      result,
+      nodes.slice(weights, `${role}_weights`, 1, columns),
+    ]);
+  }
+  if (bias !== null) {
+    result = nodes.add('Add', `${role}_projection`, [result, nodes.slice(bias, `${role}_bias`, 0, columns)]);
+  }
+  return { ...operand, value: result, projection: null };
 }
 
 function toOperatorLayout(nodes: Nodes, operand: Operand, role: string, heads: number | null): string {

@@ -33,12 +33,32 @@ export const LAYOUT_AXES: Readonly<
   'N(BH)D': { batch: 1, sequence: 0, headsWithBatch: true },
 };
 
-/** A value of the graph together with its layout. */
+/**
+ * What an operator that projects inside does to a value X [B,N,X] before it is an operand: X W + b, by the
+ * columns of matrices that hold query, key and value side by side.
+ */
+export interface Projection {
+  /** Matrix [X, all columns]; null where only a bias is added. */
+  readonly weights: string | null;
+  /** Vector [all columns]; null where there is none. */
+  readonly bias: string | null;
+  /** The first column of this operand, and the one past its last. */
+  readonly columns: readonly [number, number];
+}
+
+/** A value of the graph together with its layout, once projected. */
 export interface Operand {
   readonly value: string;
   readonly layout: Layout;
   /** Its element type, which may differ from the site's: models of half precision compute parts in float32. */
   readonly dataType: DataType;
+  /** Null where the value is the operand. */
+  readonly projection: Projection | null;
+}
+
+/** Names of the values that an operand is made of. */
+export function valuesOf({ value, projection }: Operand): readonly string[] {
+  return [value, projection?.weights, projection?.bias].filter(name => name != null);
 }
 
 /** Keys visible per batch row: a value of the graph of shape [B,S]. */
@@ -65,7 +85,6 @@ export interface AttentionSite {
   /** Nodes that exist only for this attention: dead once the output is computed otherwise. */
   readonly nodes: readonly Node[];
 
-  /** Operands of the attention itself; where an operator projects inside, all three are its input. */
   readonly query: Operand;
   readonly key: Operand;
   readonly value: Operand;

@@ -31,10 +31,20 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const away = Number.NEGATIVE_INFINITY;
   const masks: FusedMask[] = [{ value: lastKeys, axes: ['b'], meaning: 'last', hidden: away }];
   if (bias != null) masks.push({ value: bias, axes: ['b', 'h', 'i', 'j'], meaning: 'add', hidden: away });
+  const whole = { value: query, projection: null };
   const queries = { value: query, heads: queryHeads };
   return {
     operands: packed
-      ? { kind: 'projected', input: query, queryHeads, kvHeads, headDim, valueDim: headDim }
+      ? {
+          kind: 'projected',
+          query: whole,
+          key: whole,
+          value: whole,
+          queryHeads,
+          kvHeads,
+          headDim,
+          valueDim: headDim,
+        }
       : {
           kind: 'read',
           query: headOperand(queries, queries),

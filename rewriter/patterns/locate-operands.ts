@@ -5,8 +5,8 @@ import { upstreamOf } from '../match/operands.js';
 import type { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { UnknownSample } from '../probe/sample.js';
-import type { Layout, Operand } from '../site.js';
-import type { Attention, ProjectedOperands, ReadOperands } from './source-form.js';
+import type { Layout, Operand, Projection } from '../site.js';
+import type { Attention, ProjectedOperand, ProjectedOperands, ReadOperands } from './source-form.js';
 
 /** Where a site's operands are, and what their shapes say. */
 export interface LocatedOperands {
@@ -78,16 +78,16 @@ function locateRead(
 }
 
 function locateProjected(
-  { input, queryHeads, kvHeads, headDim, valueDim }: ProjectedOperands,
+  { query, key, value, queryHeads, kvHeads, headDim, valueDim }: ProjectedOperands,
   { output, pastKey }: Attention,
   dataType: DataType,
 ): LocatedOperands {
-  const operand = operandOf({ value: input, layout: 'BN(HD)', dataType });
+  const packed = (operand: ProjectedOperand) => operandOf({ ...operand, layout: 'BN(HD)', dataType });
   return {
-    query: operand,
-    key: operand,
-    value: operand,
-    output: operandOf({ value: output, layout: 'BN(HD)', dataType }),
+    query: packed(query),
+    key: packed(key),
+    value: packed(value),
+    output: packed({ value: output, projection: null }),
     queryHeads,
     kvHeads,
     headDim,
@@ -95,8 +95,9 @@ function locateProjected(
     carried: 1,
     missing: 1,
     extent: trial => {
-      const [batch = 1, rows = 1] = trial.probe(PLAIN).sample(input).dims;
-      return { batch, heads: queryHeads, rows, columns: rows + pastLength(pastKey, trial) };
+      const [batch = 1, rows = 1] = trial.probe(PLAIN).sample(query.value).dims;
+      const keys = trial.probe(PLAIN).sample(key.value).dims[1] ?? 1;
+      return { batch, heads: queryHeads, rows, columns: keys + pastLength(pastKey, trial) };
     },
   };
 }
@@ -105,8 +106,10 @@ function operandOf(located: {
   readonly value: Value;
   readonly layout: Layout;
   readonly dataType: DataType;
+  readonly projection?: Projection | null;
 }): Operand {
-  return { value: located.value.name, layout: located.layout, dataType: located.dataType };
+  const { value, layout, dataType, projection = null } = located;
+  return { value: value.name, layout, dataType, projection };
 }
 
 /** Keys of earlier steps: the axis before the head size. */

@@ -1,8 +1,17 @@
 import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
 import { contribMasks } from '../masks/contrib-masks.js';
 import { FusedLogits } from '../masks/fused-logits.js';
 import { headOperand } from '../match/operands.js';
-import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+import {
+  type Attention,
+  type FormContext,
+  furtherOutputs,
+  type Miss,
+  type ProjectedOperands,
+  type SourceForm,
+} from './source-form.js';
 
 /** com.microsoft MultiHeadAttention: query, key and value [B,N,H*D], or key and value [B,H,S,D]. */
 export const multiHeadAttention: SourceForm = {
@@ -16,20 +25,23 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const output = node.outputs[0];
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
   if (query == null || output == null) return miss('it lacks its query or its output');
-  if (key == null || value == null || laboratory.rank(key) === 5)
+  const keyRank = key == null ? 5 : laboratory.rank(key);
+  if (key == null || value == null || keyRank === 5)
     return miss('query, key and value are packed into one tensor');
+  if (bias != null && keyRank !== 3) return miss('it adds a bias to keys that come with their heads apart');
   const heads = node.int('num_heads', 1);
   const masks = contribMasks(node, paddingMask ?? null, attentionBias ?? null, laboratory);
   if (typeof masks === 'string') return miss(masks);
   const scale = node.float('scale', 0);
-  const queries = { value: query, heads: heads };
+  const queries = { value: query, heads };
+  const read = {
+    kind: 'read',
+    query: headOperand(queries, queries),
+    key: headOperand({ value: key, heads }, queries),
+    value: headOperand({ value, heads }, queries),
+  } as const;
   return {
-    operands: {
-      kind: 'read',
-      query: headOperand(queries, queries),
-      key: headOperand({ value: key, heads: heads }, queries),
-      value: headOperand({ value, heads: heads }, queries),
-    },
+    operands: bias == null ? read : biased({ query, key, value }, bias, heads, laboratory),
     output,
     result: { heads },
     productFactor: 1,
@@ -45,10 +57,33 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'nan', equal: 'mean' },
     pastKey: pastKey ?? null,
     named: node,
-    interior: node.outputs
-      .slice(3)
-      .flatMap(scores => (scores === null ? [] : [{ value: scores, holds: 'attention scores' }])),
+    interior: furtherOutputs(node, ['keys so far', 'values so far', 'attention scores']),
     nodes: new Set([node]),
-    refusals: bias == null ? [] : ['it adds the biases of the projections inside the operator'],
+    refusals: [],
+  };
+}
+
+/** The biases of the three projections, one behind the other, are added inside the operator. */
+function biased(
+  values: Readonly<Record<'query' | 'key' | 'value', Value>>,
+  bias: Value,
+  heads: number,
+  laboratory: Laboratory,
+): ProjectedOperands {
+  const width = (value: Value) => laboratory.trials[0]!.probe(PLAIN).sample(value).dims.at(-1)!;
+  const [queryWidth, valueWidth] = [width(values.query), width(values.value)];
+  const operand = (value: Value, start: number, size: number) => ({
+    value,
+    projection: { weights: null, bias: bias.name, columns: [start, start + size] as const },
+  });
+  return {
+    kind: 'projected',
+    query: operand(values.query, 0, queryWidth),
+    key: operand(values.key, queryWidth, queryWidth),
+    value: operand(values.value, 2 * queryWidth, valueWidth),
+    queryHeads: heads,
+    kvHeads: heads,
+    headDim: queryWidth / heads,
+    valueDim: valueWidth / heads,
   };
 }

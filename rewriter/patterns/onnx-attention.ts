@@ -1,7 +1,7 @@
 import type { Node } from '../graph/node.js';
 import { FusedLogits, type FusedMask } from '../masks/fused-logits.js';
 import { headOperand } from '../match/operands.js';
-import type { Attention, Miss, SourceForm } from './source-form.js';
+import { type Attention, furtherOutputs, type Miss, type SourceForm } from './source-form.js';
 
 /**
  * ai.onnx Attention, opset 23 to 25: inputs [B,H,N,D] or [B,N,H*D], fewer key heads than query heads for
@@ -52,9 +52,7 @@ function recognize(node: Node): Attention | Miss {
     emptyRow: { infinite: 'zeros', equal: 'unknown' },
     pastKey: pastKey ?? null,
     named: node,
-    interior: node.outputs
-      .slice(3)
-      .flatMap(scores => (scores === null ? [] : [{ value: scores, holds: 'attention scores' }])),
+    interior: furtherOutputs(node, ['keys so far', 'values so far', 'attention scores']),
     nodes: new Set([node]),
     refusals: [],
   };

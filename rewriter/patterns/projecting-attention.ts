@@ -2,7 +2,13 @@ import type { Node } from '../graph/node.js';
 import { contribMasks } from '../masks/contrib-masks.js';
 import { FusedLogits } from '../masks/fused-logits.js';
 import { PLAIN } from '../probe/laboratory.js';
-import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+import {
+  type Attention,
+  type FormContext,
+  furtherOutputs,
+  type Miss,
+  type SourceForm,
+} from './source-form.js';
 
 /** com.microsoft Attention: projects its input [B,N,X] to query, key and value inside the operator. */
 export const projectingAttention: SourceForm = {
@@ -12,21 +18,27 @@ export const projectingAttention: SourceForm = {
 };
 
 function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
-  const [input, weights, , mask, past, bias] = node.inputs;
+  const [input, weights, bias, mask, past, attentionBias] = node.inputs;
   const output = node.outputs[0];
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
   if (input == null || weights == null || output == null) return miss('it lacks an input or its output');
-  const masks = contribMasks(node, mask ?? null, bias ?? null, laboratory);
+  const masks = contribMasks(node, mask ?? null, attentionBias ?? null, laboratory);
   if (typeof masks === 'string') return miss(masks);
   const heads = node.int('num_heads', 1);
   const width = laboratory.trials[0]!.probe(PLAIN).sample(weights).dims[1]! / 3;
   const [queryWidth = width, , valueWidth = width] = node.ints('qkv_hidden_sizes') ?? [];
   const headDim = queryWidth / heads;
   const scale = node.float('scale', 0);
+  const operand = (start: number, size: number) => ({
+    value: input,
+    projection: { weights: weights.name, bias: bias?.name ?? null, columns: [start, start + size] as const },
+  });
   return {
     operands: {
       kind: 'projected',
-      input,
+      query: operand(0, queryWidth),
+      key: operand(queryWidth, queryWidth),
+      value: operand(2 * queryWidth, valueWidth),
       queryHeads: heads,
       kvHeads: heads,
       headDim,
@@ -47,8 +59,8 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'nan', equal: 'mean' },
     pastKey: past ?? null,
     named: node,
-    interior: [],
+    interior: furtherOutputs(node, ['keys and values so far']),
     nodes: new Set([node]),
-    refusals: ['it projects query, key and value inside the operator'],
+    refusals: node.int('do_rotary', 0) === 1 ? ['it applies rotary positions inside the operator'] : [],
   };
 }

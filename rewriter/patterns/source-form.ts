@@ -6,7 +6,7 @@ import type { LogitSource } from '../masks/logits.js';
 import type { OperandAxes } from '../match/operands.js';
 import type { Product } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
-import type { AttentionSite } from '../site.js';
+import type { AttentionSite, Projection } from '../site.js';
 
 /** What forms look at to recognize attention. */
 export interface FormContext {
@@ -23,14 +23,22 @@ export interface ReadOperands {
   readonly value: OperandAxes;
 }
 
-/** An operator that makes query, key and value inside itself from `input` [B,N,X]. */
+/** Query, key and value that an operator makes inside itself from inputs [B,N,X], to be packed heads. */
 export interface ProjectedOperands {
   readonly kind: 'projected';
-  readonly input: Value;
+  readonly query: ProjectedOperand;
+  readonly key: ProjectedOperand;
+  readonly value: ProjectedOperand;
   readonly queryHeads: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly valueDim: number;
+}
+
+export interface ProjectedOperand {
+  readonly value: Value;
+  /** Null where the operator makes it in a way that cannot be repeated outside. */
+  readonly projection: Projection | null;
 }
 
 /** Attention as one form found it, before its operands, scale and mask are worked out. */
@@ -56,6 +64,14 @@ export interface Attention {
   readonly nodes: ReadonlySet<Node>;
   /** Why no operator can replace it, as far as the form knows. */
   readonly refusals: readonly string[];
+}
+
+/** Outputs of an operator besides its first, by what they hold: a use of one keeps the operator alive. */
+export function furtherOutputs(node: Node, holds: readonly string[]): Attention['interior'] {
+  return holds.flatMap((what, i) => {
+    const value = node.outputs[i + 1];
+    return value == null ? [] : [{ value, holds: what }];
+  });
 }
 
 /** An attempt that did not become a site. */

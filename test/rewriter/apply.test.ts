@@ -64,6 +64,7 @@ function site(
     value: name,
     layout: options.layouts?.[role] ?? ('BHND' as const),
     dataType: DataType.FLOAT,
+    projection: null,
   });
   const producer = graph.resolve(output)?.producer;
   assert.ok(producer);
