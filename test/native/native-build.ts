@@ -3,7 +3,8 @@ import { type NativeParts, nativeParts } from '../../custom-ops/runtime/node/bin
 
 type Loaded = Extract<NativeParts, { ok: true }>;
 
-let outcome: { readonly parts: Loaded } | { readonly reason: string } | undefined;
+/** A string is the reason to skip. */
+let outcome: Loaded | string | undefined;
 
 /**
  * The native build, brought up to date on the first call. Without a C++ compiler the calling suite or test is
@@ -12,21 +13,20 @@ let outcome: { readonly parts: Loaded } | { readonly reason: string } | undefine
  */
 export function nativeBuild(test: Mocha.Context): Loaded {
   outcome ??= build();
-  if ('parts' in outcome) return outcome.parts;
-  test.skip();
-  throw new Error(outcome.reason);
+  if (typeof outcome !== 'string') return outcome;
+  return test.skip();
 }
 
-function build(): typeof outcome {
+function build(): Loaded | string {
   const compiler = process.env.CXX ?? 'c++';
   if (spawnSync(compiler, ['--version']).status !== 0) {
     const reason = `no C++ compiler (${compiler}): the native build is not tested`;
     console.log(reason);
-    return { reason };
+    return reason;
   }
   const run = spawnSync('npm', ['run', 'build:native'], { encoding: 'utf8' });
   if (run.status !== 0) throw new Error(`npm run build:native failed:\n${run.stdout}${run.stderr}`);
   const parts = nativeParts();
   if (!parts.ok) throw new Error(parts.reason);
-  return { parts };
+  return parts;
 }

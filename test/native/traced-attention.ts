@@ -1,7 +1,4 @@
-import {
-  attributesOf,
-  type MultipoleParameters,
-} from '../../custom-ops/multipole-attention/parameters.js';
+import type { MultipoleParameters } from '../../custom-ops/multipole-attention/parameters.js';
 import type {
   MultipoleChoices,
   MultipoleInputs,
@@ -9,14 +6,15 @@ import type {
 } from '../../custom-ops/multipole-attention/reference.js';
 import { DOMAIN, DOMAIN_VERSION, type Tensor as PlainTensor } from '../../custom-ops/operator.js';
 import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
-import { float16ToFloat32, float32ToFloat16 } from '../../rewriter/onnx/float16.js';
 import { buildModel } from '../../rewriter/onnx/encode.js';
+import { float16ToFloat32, float32ToFloat16 } from '../../rewriter/onnx/float16.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { connectedInputs, nodeAttributes } from '../custom-ops/multipole-attention/body-model.js';
 
+/** Refused inputs are expected: nothing is to be logged. */
+const FATAL = 4;
 const INPUTS = ['query', 'key', 'value', 'key_mask', 'past_query'];
 const CHOICES = ['key_clusters', 'query_centroids', 'query_clusters', 'retrieved'] as const;
-const CHOICE_RANKS = [4, 5, 3, 4];
 
 export interface KernelOptions {
   readonly threads?: number;
@@ -60,7 +58,10 @@ export async function runKernel(
       outputs: outputs.map((name, n) => value(name, n < 2 ? float : choiceType(name))),
     },
   });
-  const session = await InferenceSession.create(model, { intraOpNumThreads: threads, logSeverityLevel: 3 });
+  const session = await InferenceSession.create(model, {
+    intraOpNumThreads: threads,
+    logSeverityLevel: FATAL,
+  });
   try {
     const feeds: Record<string, Tensor> = {};
     const floats = ({ dims, data }: PlainTensor) =>
@@ -73,7 +74,7 @@ export async function runKernel(
       feeds.key_mask = new Tensor('bool', inputs.keyMask, [inputs.key.dims[0]!, inputs.key.dims[2]!]);
     }
     if (given) Object.assign(feeds, givenTensors(inputs, parameters, given));
-    const results = await session.run(feeds);
+    const results = await session.run(feeds, { logSeverityLevel: FATAL });
     const plainTensor = (name: string): PlainTensor => {
       const { dims, data } = results[name] as Tensor;
       return { dims, data: float16 ? float16ToFloat32(data as Uint16Array) : (data as Float32Array) };
@@ -82,7 +83,10 @@ export async function runKernel(
       ? { keyClusters: [], queryCentroids: [], queryClusters: new Int32Array(), retrieved: new Int32Array() }
       : {
           keyClusters: split(results.key_clusters!.data as Int32Array, results.key_clusters!.dims[0]!),
-          queryCentroids: split(results.query_centroids!.data as Float32Array, results.query_centroids!.dims[0]!),
+          queryCentroids: split(
+            results.query_centroids!.data as Float32Array,
+            results.query_centroids!.dims[0]!,
+          ),
           queryClusters: results.query_clusters!.data as Int32Array,
           retrieved: results.retrieved!.data as Int32Array,
         };
@@ -106,7 +110,10 @@ function givenTensors(
   const width = rows === 0 ? 0 : given.retrieved.length / rows;
   const retrieved = new Int32Array(rows * clusters).fill(-1);
   for (let row = 0; row < rows; row++) {
-    retrieved.set(given.retrieved.subarray(row * width, (row + 1) * width).filter(j => j >= 0), row * clusters);
+    retrieved.set(
+      given.retrieved.subarray(row * width, (row + 1) * width).filter(j => j >= 0),
+      row * clusters,
+    );
   }
   return {
     given_key_clusters: new Tensor('int32', Int32Array.from(given.keyClusters.flatMap(level => [...level])), [

@@ -112,26 +112,37 @@ __device__ inline float exp2Fast(float x) {
 #endif
 }
 
+/** Two 16-bit numbers in one word. */
 template <class T>
 struct Pair;
 
 template <>
 struct Pair<__half> {
   __device__ static uint32_t pack(float low, float high) {
-    __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<uint32_t*>(&pair);
+    const __half2 pair = __floats2half2_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
   }
-  __device__ static float2 unpack(uint32_t bits) { return __half22float2(*reinterpret_cast<__half2*>(&bits)); }
+  __device__ static float2 unpack(uint32_t bits) {
+    __half2 pair;
+    memcpy(static_cast<void*>(&pair), &bits, sizeof bits);
+    return __half22float2(pair);
+  }
 };
 
 template <>
 struct Pair<__nv_bfloat16> {
   __device__ static uint32_t pack(float low, float high) {
-    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<uint32_t*>(&pair);
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
   }
   __device__ static float2 unpack(uint32_t bits) {
-    return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&bits));
+    __nv_bfloat162 pair;
+    memcpy(static_cast<void*>(&pair), &bits, sizeof bits);
+    return __bfloat1622float2(pair);
   }
 };
 

@@ -19,9 +19,9 @@ namespace onnxrewrite::cuda {
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-/** The dynamic shared memory of the block, 128-byte aligned. */
+/** The dynamic shared memory of the block, 1024-byte aligned. */
 __device__ inline unsigned char* dynamicShared() {
-  extern __shared__ __align__(128) unsigned char bytes[];
+  extern __shared__ __align__(1024) unsigned char bytes[];
   return bytes;
 }
 

@@ -270,7 +270,7 @@ static void accumulateTileGuarded(float* sums, size_t width, size_t size, const 
       for (size_t lane = 0; lane < width; lane += kWidth) {
         const Vec p = load(weights + n * width + lane);
         float* sum = sums + e * width + lane;
-        store(sum, load(sum) + select(p == 0.f, Vec{}, p * splat(value[e])));
+        store(sum, select(p == 0.f, load(sum), load(sum) + p * splat(value[e])));
       }
     }
   }

@@ -63,13 +63,15 @@ export class NativeSessionHandler implements InferenceSessionHandler {
     const refusals = new Map(choice.refusals);
     let kernels = choice.kernels;
     const native = toNative(options);
+    let refusal: unknown;
     for (;;) {
       try {
         const ops = kernels.map(({ op }) => op);
         const session = await binding.createSession(model, native, ops);
         return new NativeSessionHandler(binding, session, placementsOf(nodes, refusals));
       } catch (error) {
-        if (kernels.length === 0) throw error;
+        refusal ??= error;
+        if (kernels.length === 0) throw refusal;
         const { message } = error as Error;
         for (const name of blamed(message, kernels, nodes)) refusals.set(name, message);
         kernels = kernels.filter(({ name }) => !refusals.has(name));
