@@ -83,3 +83,13 @@ export interface OperatorDefinition {
    */
   functionBody(attributes: Attributes, connected: readonly string[], model: BodyContext): FunctionSpec;
 }
+
+/** Whether `operator` can stand in for `site` in the model that holds it; a refusal gives the reason. */
+export function acceptance(operator: OperatorDefinition, site: AttentionSite): Acceptance {
+  const opset = site.nodes[0]?.graph.opsets.get('');
+  if (opset !== undefined && opset < operator.oldestOpset) {
+    const reason = `${operator.id} needs opset ${operator.oldestOpset} or newer, and the model has ${opset}: export it again`;
+    return { ok: false, reason };
+  }
+  return operator.accepts(site);
+}

@@ -1,4 +1,4 @@
-import type { OperatorDefinition } from '../custom-ops/operator.js';
+import { acceptance, type OperatorDefinition } from '../custom-ops/operator.js';
 import type { Rewrite } from './apply.js';
 import { findSites } from './find-sites.js';
 import type { ModelGraph } from './graph/model-graph.js';
@@ -81,10 +81,10 @@ export function describeModel(model: ModelInfo): ModelHeader {
 }
 
 export function describeSite(site: AttentionSite, operators: readonly OperatorDefinition[]): SiteDescription {
-  const answers = operators.map(operator => ({ operator, acceptance: operator.accepts(site) }));
-  const accepting = site.replaceable ? answers.filter(({ acceptance }) => acceptance.ok) : [];
-  const refusals = answers.flatMap(({ operator, acceptance }) =>
-    acceptance.ok ? [] : [`${operator.id}: ${acceptance.reason}`],
+  const answers = operators.map(operator => ({ operator, answer: acceptance(operator, site) }));
+  const accepting = site.replaceable ? answers.filter(({ answer }) => answer.ok) : [];
+  const refusals = answers.flatMap(({ operator, answer }) =>
+    answer.ok ? [] : [`${operator.id}: ${answer.reason}`],
   );
   return {
     id: site.id,

@@ -1,4 +1,9 @@
-import type { Attributes, AttributeValue, OperatorDefinition } from '../custom-ops/operator.js';
+import {
+  type Attributes,
+  type AttributeValue,
+  acceptance,
+  type OperatorDefinition,
+} from '../custom-ops/operator.js';
 import { InputError } from './errors.js';
 import type { Replacement } from './replacement-nodes.js';
 import { type AttentionSite, LAYOUT_AXES } from './site.js';
@@ -195,8 +200,8 @@ function decide(
   minLength: number | null,
 ): Decision {
   if (!site.replaceable) return kept(site, site.reason ?? 'not replaceable');
-  const acceptance = operator.accepts(site);
-  if (!acceptance.ok) return kept(site, acceptance.reason);
+  const accepted = acceptance(operator, site);
+  if (!accepted.ok) return kept(site, accepted.reason);
   const hasThreshold = operator.attributes.some(({ name }) => name === EXACT_BELOW);
   if (!hasThreshold && minLength !== null) {
     throw new InputError(`${operator.id} has no minimum length`, { remedy: 'Leave --min-length out.' });
