@@ -32,7 +32,8 @@ export interface SessionOptions {
   readonly unoptimized?: true;
 }
 
-const ERRORS_ONLY = 3;
+/** Errors arrive as exceptions; the runtime need not print them as well. */
+const FATAL_ONLY = { logSeverityLevel: 4 } as const;
 
 /**
  * Opens a session: the one place that chooses what executes a model.
@@ -46,7 +47,7 @@ export async function openSession(
 ): Promise<ModelSession> {
   const settings: InferenceSession.SessionOptions = {
     executionProviders: ['cpu'],
-    logSeverityLevel: ERRORS_ONLY,
+    ...FATAL_ONLY,
     ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
     ...(options.unoptimized ? { graphOptimizationLevel: 'disabled' } : {}),
   };
@@ -71,6 +72,7 @@ export async function openSession(
           [...feeds].map(([name, value]) => [name, new Tensor(value.type, value.data, value.dims)]),
         ),
         fetches,
+        FATAL_ONLY,
       );
       return new Map(fetches.map(name => [name, fromRuntime(name, results[name])]));
     },
