@@ -100,8 +100,18 @@ export class MaskInspector {
 /** Rounded powers of the square root of 2: distances to look at besides the ones that the mask names. */
 const DISTANCES: readonly number[] = Array.from({ length: 34 }, (_, i) => Math.round(2 ** (i / 2)));
 
-/** About as large as trained products of query and key get. */
+/** About as large as trained products of query and key get, and much larger. */
 const ORDINARY_PRODUCT = 8;
+const LARGE_PRODUCT = 2 ** 14;
+
+/**
+ * Whether a finite mask hides so well that the product makes no difference: it stands in the product's place,
+ * or is so large that rounding loses the product, and not only in half precision, which runtimes may widen.
+ */
+function losesProducts(hidden: number, logit: (product: number) => number): boolean {
+  if (logit(LARGE_PRODUCT) === hidden) return true;
+  return logit(ORDINARY_PRODUCT) === hidden && Math.fround(hidden + 1) === hidden;
+}
 
 class Investigation {
   private readonly slice: ReadonlySet<Value>;
@@ -205,9 +215,8 @@ class Investigation {
       const logits = row.map(place => logit(place, 0));
       if (logits.some(value => value > HIDDEN_AT_MOST)) continue;
       if (logits.every(value => value === Number.NEGATIVE_INFINITY)) return 'infinite';
-      // A finite mask drowns the products only if it is so large that rounding loses them.
-      const drowned = row.every((place, j) => logit(place, ORDINARY_PRODUCT) === logits[j]);
-      return drowned && logits.every(value => value === logits[0]) ? 'equal' : 'unknown';
+      const lost = row.every((place, j) => losesProducts(logits[j]!, product => logit(place, product)));
+      return lost && logits.every(value => value === logits[0]) ? 'equal' : 'unknown';
     }
     return 'unknown';
   }
