@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { type TensorValue, toNumbers } from '../../cli/data/tensor.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
@@ -8,6 +7,7 @@ import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { fixtureInputs, type Padding, raggedPadding, realKeys, type Sizes } from './fixture-inputs.js';
 import { type Fixture, fixtures } from './fixtures.js';
+import { FixtureSession } from './run-model.js';
 
 /** Ragged: no size is a multiple of another or of any block. */
 const SIZES: readonly Sizes[] = [
@@ -18,8 +18,6 @@ const SIZES: readonly Sizes[] = [
 const ROUNDING = { float32: 5e-6, float16: 4e-3 } as const;
 
 const EXACT = { retrieve: -1 };
-
-type Outputs = ReadonlyMap<string, TensorValue>;
 
 describe('zoo: exact attention in place of every site', () => {
   for (const fixture of fixtures().filter(({ not_runnable }) => not_runnable === undefined)) {
@@ -34,11 +32,11 @@ describe('zoo: exact attention in place of every site', () => {
         assert.ok(original.equals(model), 'without a replacement the model stays as it is');
         return;
       }
-      const before = await sessionOf(original);
-      const after = await sessionOf(model);
+      const before = await FixtureSession.open(original);
+      const after = await FixtureSession.open(model);
       for (const { sizes, flag } of runs(fixture)) {
         const inputs = fixtureInputs(fixture, sizes, raggedPadding, flag, new SeededRandom(sizes.sequence));
-        const [expected, actual] = [await run(before, inputs), await run(after, inputs)];
+        const [expected, actual] = [await before.run(inputs), await after.run(inputs)];
         for (const [name, output] of expected) {
           const compared = rowsWithKeys(fixture, sizes, raggedPadding, output.dims);
           const what = `${name} at ${JSON.stringify(sizes)}`;
@@ -66,23 +64,6 @@ function runs(fixture: Fixture): { readonly sizes: Sizes; readonly flag: boolean
   const isMerged = flags.length > 1 && fixture.inputs.some(({ dims }) => dims.includes('past_sequence'));
   return flags.flatMap(flag =>
     sizes.map(size => ({ flag, sizes: isMerged && !flag ? { ...size, past_sequence: 0 } : size })),
-  );
-}
-
-function sessionOf(model: Uint8Array): Promise<InferenceSession> {
-  return InferenceSession.create(model, { logSeverityLevel: 4, intraOpNumThreads: 1 });
-}
-
-async function run(session: InferenceSession, inputs: ReadonlyMap<string, TensorValue>): Promise<Outputs> {
-  const feeds = [...inputs]
-    .filter(([name]) => session.inputNames.includes(name))
-    .map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)] as const);
-  const results = await session.run(Object.fromEntries(feeds));
-  return new Map(
-    Object.entries(results).map(([name, { type, data, dims }]) => [
-      name,
-      { type, data, dims } as TensorValue,
-    ]),
   );
 }
 
