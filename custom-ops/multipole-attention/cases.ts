@@ -39,6 +39,7 @@ type Shape = Partial<Omit<MultipoleCase, 'name' | 'parameters'>>;
 const SMALL = {
   segment: 32,
   keyClusters: 4,
+  keyGrouping: 'kmeans',
   queryClusters: 8,
   retrieve: [4],
   group: 8,
@@ -168,6 +169,7 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
     { queryHeads: 4, kvHeads: 2, headDim: 64, valueDim: 64, large: true },
     {
       ...defaultParameters(false),
+      keyGrouping: 'kmeans',
       window: 0,
     },
   ),
@@ -218,6 +220,7 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
     { queryHeads: 4, kvHeads: 2, headDim: 64, valueDim: 64, large: true },
     {
       ...defaultParameters(true),
+      keyGrouping: 'kmeans',
       retrieve: [8],
     },
   ),

@@ -138,9 +138,9 @@ export const multipoleAttention: OperatorDefinition = {
 
 /** What the paper's form sets, apart from what depends on the site. */
 function paperPreset(): Attributes {
-  const { segment, window, key_clusters, query_clusters, iterations, retrieve } =
+  const { segment, window, key_clusters, key_grouping, query_clusters, iterations, retrieve } =
     attributesOf(PAPER_PARAMETERS);
-  return { segment, window, key_clusters, query_clusters, iterations, retrieve } as Attributes;
+  return { segment, window, key_clusters, key_grouping, query_clusters, iterations, retrieve } as Attributes;
 }
 
 function accepts(site: AttentionSite): Acceptance {

@@ -42,7 +42,7 @@ export function defaultParameters(causal: boolean): MultipoleParameters {
     segment: 256,
     window: causal ? 0 : 1,
     keyClusters: 8,
-    keyGrouping: 'kmeans',
+    keyGrouping: 'contiguous',
     queryClusters: 64,
     iterations: 3,
     order: 0,
@@ -61,6 +61,7 @@ export const PAPER_PARAMETERS: MultipoleParameters = {
   segment: 0,
   window: 0,
   keyClusters: 64,
+  keyGrouping: 'kmeans',
   retrieve: [0],
 };
 

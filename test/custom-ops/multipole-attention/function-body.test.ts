@@ -170,7 +170,14 @@ async function checkCase(sessions: BodySessions, shared: MultipoleCase): Promise
 }
 
 function smallParameters(causal: boolean, changes: Partial<MultipoleParameters> = {}): MultipoleParameters {
-  const sizes = { segment: 32, keyClusters: 4, queryClusters: 8, retrieve: [4], group: 8 };
+  const sizes = {
+    segment: 32,
+    keyClusters: 4,
+    keyGrouping: 'kmeans' as const,
+    queryClusters: 8,
+    retrieve: [4],
+    group: 8,
+  };
   return { ...defaultParameters(causal), ...sizes, ...changes };
 }
 

@@ -15,6 +15,7 @@ import { sequenceRows } from './sequence-rows.js';
 const SMALL: Partial<MultipoleParameters> = {
   segment: 32,
   keyClusters: 4,
+  keyGrouping: 'kmeans',
   queryClusters: 8,
   retrieve: [4],
   group: 8,
