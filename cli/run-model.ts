@@ -8,7 +8,7 @@ import { modelInputs } from './data/model-inputs.js';
 import { encodeNpz } from './data/npz.js';
 import { type TensorValue, toNumbers } from './data/tensor.js';
 import type { Progress } from './runtime/jobs.js';
-import { openSession, usesCustomOperators } from './runtime/session.js';
+import { openSession } from './runtime/session.js';
 
 export interface RunRequest {
   readonly model: string;
@@ -59,7 +59,6 @@ const KIBIBYTE = 1024;
 export async function runModel(request: RunRequest, progress: Progress): Promise<RunResult> {
   const opened = openModelFile(request.model);
   const inputs = modelInputs(opened.model);
-  const custom = usesCustomOperators(opened.model);
   opened.close();
   const source =
     request.inputs === null ? generatedSource(inputs, 'single') : fileSource(request.inputs, inputs);
@@ -69,11 +68,7 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
   progress(0, total, 'loading the model');
   const loadStart = performance.now();
   const session = await refusable(request.model, () =>
-    openSession(
-      { file: request.model },
-      custom,
-      request.threads === null ? {} : { threads: request.threads },
-    ),
+    openSession({ file: request.model }, request.threads === null ? {} : { threads: request.threads }),
   );
   const loadTime = performance.now() - loadStart;
   const times: number[] = [];

@@ -5,7 +5,7 @@ import { fileSource } from './data/input-source.js';
 import { modelInputs } from './data/model-inputs.js';
 import { encodeNpz } from './data/npz.js';
 import type { Progress } from './runtime/jobs.js';
-import { openSession, usesCustomOperators } from './runtime/session.js';
+import { openSession } from './runtime/session.js';
 
 export interface TimingRequest {
   readonly models: readonly string[];
@@ -35,7 +35,7 @@ export async function timeModels(request: TimingRequest, progress: Progress): Pr
     const opened = openModelFile(file);
     const { model } = opened;
     const feeds = request.inputs.map(name => fileSource(name, modelInputs(model)).at(null));
-    const session = await openSession({ file }, usesCustomOperators(model));
+    const session = await openSession({ file });
     opened.close();
     models.push({ session, feeds, ms: [] as number[] });
   }

@@ -31,7 +31,7 @@ export interface RuntimeDescription {
   readonly version: string;
   readonly execution_provider: string;
   /** How nodes of our operators are computed; null for a model without any. */
-  readonly custom_operators: 'function-body' | 'native-kernels' | null;
+  readonly custom_operators: 'function-body' | 'native-kernels' | 'mixed' | null;
 }
 
 /** The models compared on inputs of one length. */

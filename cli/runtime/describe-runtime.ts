@@ -3,6 +3,7 @@ import type { RuntimeDescription } from '../../rewriter/validation.js';
 const OPERATORS = {
   'function-body': 'custom operators by their function bodies',
   'native-kernels': 'custom operators by native kernels',
+  mixed: 'custom operators by native kernels and function bodies',
 } as const;
 
 /** For people: `onnxruntime-node 1.30.0, CPU, custom operators by their function bodies`. */

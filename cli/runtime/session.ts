@@ -1,6 +1,5 @@
-import { env, InferenceSession, Tensor } from 'onnxruntime-node';
-import { DOMAIN } from '../../custom-ops/operator.js';
-import type { ModelInfo } from '../../rewriter/onnx/model-info.js';
+import { env, type InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
+import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { isElementType, type TensorValue } from '../data/tensor.js';
 
@@ -37,15 +36,13 @@ const FATAL_ONLY = { logSeverityLevel: 4 } as const;
 
 /**
  * Opens a session: the one place that chooses what executes a model.
- * @param usesCustomOperators whether the model has nodes of our domain, which `runtime` then accounts for
  * @throws Error with the runtime's message
  */
 export async function openSession(
   location: ModelLocation,
-  usesCustomOperators: boolean,
   options: SessionOptions = {},
 ): Promise<ModelSession> {
-  const settings: InferenceSession.SessionOptions = {
+  const settings: OnnxRuntimeSession.SessionOptions = {
     executionProviders: ['cpu'],
     ...FATAL_ONLY,
     ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
@@ -63,7 +60,7 @@ export async function openSession(
       name: 'onnxruntime-node',
       version: env.versions.node ?? 'of unknown version',
       execution_provider: 'CPU',
-      custom_operators: usesCustomOperators ? 'function-body' : null,
+      custom_operators: customOperators(session),
     },
     outputNames: session.outputNames,
     async run(feeds, fetches = session.outputNames) {
@@ -80,9 +77,11 @@ export async function openSession(
   };
 }
 
-/** Whether a model has nodes of our domain, in functions and subgraphs too. */
-export function usesCustomOperators(model: ModelInfo): boolean {
-  return model.opsetImports.has(DOMAIN);
+function customOperators({ onnxRewrite }: InferenceSession): RuntimeDescription['custom_operators'] {
+  const ways = new Set(onnxRewrite.placement.map(({ executedBy }) => executedBy));
+  if (ways.size > 1) return 'mixed';
+  const [way] = ways;
+  return way === 'native-kernel' ? 'native-kernels' : (way ?? null);
 }
 
 function fromRuntime(name: string, value: Tensor | undefined): TensorValue {

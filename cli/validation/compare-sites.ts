@@ -126,7 +126,7 @@ class IsolatedOperators {
       if (session === undefined) {
         const bytes = isolate(model, replacement, operands);
         // An operator runs once for each length: loading fast matters more than running fast.
-        session = await openSession({ bytes, folder }, true, { unoptimized: true });
+        session = await openSession({ bytes, folder }, { unoptimized: true });
         this.sessions.set(replacement, session);
       }
       return (await session.run(operands)).get(replacement.output)!;
@@ -151,7 +151,7 @@ async function runExposed<T>(
   inputs: readonly Tensors[],
   use: (values: Tensors, index: number) => T | Promise<T>,
 ): Promise<T[]> {
-  const session = await openSession({ bytes: expose(model, values), folder }, true);
+  const session = await openSession({ bytes: expose(model, values), folder });
   try {
     const results: T[] = [];
     for (const [i, feeds] of inputs.entries()) results.push(await use(await session.run(feeds, values), i));

@@ -20,7 +20,7 @@ import { type ModelInput, modelInputs } from '../data/model-inputs.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
 import type { Progress } from '../runtime/jobs.js';
-import { type ModelLocation, openSession, usesCustomOperators } from '../runtime/session.js';
+import { type ModelLocation, openSession } from '../runtime/session.js';
 import { compareSites, type MeasuredSite } from './compare-sites.js';
 import { difference } from './difference.js';
 import { exactBelowOf, findReplacements, hiddenNodes, type Replacement, siteId } from './replacement.js';
@@ -184,7 +184,7 @@ async function runOriginal(
     if (!notes.includes(text)) notes.push(text);
   };
   advance('loading the original');
-  const session = await openSession(original.location, usesCustomOperators(original.model)).catch(error => {
+  const session = await openSession(original.location).catch(error => {
     throw failed(error, 'cannot be loaded');
   });
   const references: Reference[] = [];
@@ -233,7 +233,7 @@ async function runRewritten(
       cause: error,
     });
   advance('loading the rewritten model');
-  const session = await openSession(rewritten.location, usesCustomOperators(rewritten.model)).catch(error => {
+  const session = await openSession(rewritten.location).catch(error => {
     throw failed(error, 'cannot be loaded');
   });
   try {

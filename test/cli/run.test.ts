@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { decodeJsonTensors } from '../../cli/data/json-tensors.js';
 import { decodeNpz } from '../../cli/data/npz.js';
+import { nativeParts } from '../../custom-ops/runtime/node/binding.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { onnxRewrite } from './command-line.js';
 import { tinyTransformer } from './tiny-transformer.js';
@@ -29,12 +30,14 @@ describe('onnx-rewrite run', () => {
     assert.ok(min < mean && mean < max);
   });
 
-  it('says that function bodies compute the operators of a rewritten model', async () => {
+  it('says what computes the operators of a rewritten model', async () => {
     const rewrite = ['rewrite', path('model.onnx'), '-o', path('out.onnx'), '--no-validate'];
     assert.equal((await onnxRewrite(rewrite)).exitCode, 0);
     const { stdout } = await onnxRewrite(['run', path('out.onnx'), '--json']);
-    assert.equal(JSON.parse(stdout).runtime.custom_operators, 'function-body');
-    assert.match((await onnxRewrite(['run', path('out.onnx')])).stdout, /by their function bodies/);
+    const native = nativeParts().ok;
+    assert.equal(JSON.parse(stdout).runtime.custom_operators, native ? 'native-kernels' : 'function-body');
+    const text = (await onnxRewrite(['run', path('out.onnx')])).stdout;
+    assert.match(text, native ? /by native kernels/ : /by their function bodies/);
   });
 
   it('stores the outputs as .npz and .json', async () => {

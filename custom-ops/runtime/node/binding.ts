@@ -107,12 +107,14 @@ export type NativeParts =
 
 const require = createRequire(import.meta.url);
 
-let loaded: NativeParts | undefined;
+let loaded: Extract<NativeParts, { ok: true }> | undefined;
 
-/** Loads addon and operators on the first call. */
+/** Loads addon and operators once they are there. */
 export function nativeParts(): NativeParts {
-  loaded ??= load();
-  return loaded;
+  if (loaded) return loaded;
+  const parts = load();
+  if (parts.ok) loaded = parts;
+  return parts;
 }
 
 function load(): NativeParts {
