@@ -3,7 +3,7 @@ import { planFunctions } from './function-overloads.js';
 import type { Graph } from './graph/graph.js';
 import type { ModelGraph } from './graph/model-graph.js';
 import type { Node } from './graph/node.js';
-import { deadNodes, readBy } from './graph/slices.js';
+import { deadNodes, isInside, readBy } from './graph/slices.js';
 import type { Value } from './graph/value.js';
 import type { ModelEdit } from './onnx/edit.js';
 import { modelError } from './onnx/model-error.js';
@@ -171,11 +171,6 @@ function* removalsOfUnused(
       if (info.name === name) yield { kind: 'remove', from: graph.info, item: info };
     }
   }
-}
-
-/** Whether a node is one of these or in a subgraph of one. */
-function isInside(node: Node, nodes: ReadonlySet<Node>): boolean {
-  return nodes.has(node) || (node.graph.owner !== null && isInside(node.graph.owner.node, nodes));
 }
 
 /** The operator sets that the new nodes need, where they are not yet imported. */

@@ -9,15 +9,22 @@ export function deadNodes(replaced: readonly Value[], kept: ReadonlySet<Value>):
   const dead = new Set<Node>();
   const isDead = (value: Value) =>
     replaced.includes(value) ||
-    (!kept.has(value) && value.outputOf.length === 0 && value.uses.every(use => dead.has(use.node)));
+    (!kept.has(value) &&
+      value.outputOf.every(({ owner }) => owner !== null && isInside(owner.node, dead)) &&
+      value.uses.every(({ node }) => isInside(node, dead)));
   const queue = replaced.map(value => value.producer);
   for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
-    if (node === null || dead.has(node)) continue;
+    if (node === null || isInside(node, dead)) continue;
     if (!node.outputs.every(output => output === null || isDead(output))) continue;
     dead.add(node);
     for (const input of readBy(node)) queue.push(input.producer);
   }
   return [...dead];
+}
+
+/** Whether a node is one of these or in a subgraph of one. */
+export function isInside(node: Node, nodes: ReadonlySet<Node>): boolean {
+  return nodes.has(node) || (node.graph.owner !== null && isInside(node.graph.owner.node, nodes));
 }
 
 /** Values that a node reads, itself or through its subgraphs. */
