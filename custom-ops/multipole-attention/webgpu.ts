@@ -195,7 +195,7 @@ class MultipoleCall {
       queryColumns: past ? 4 * quads(headDim) : headDim,
       headDim,
       valueDim,
-      tile: tileShape(recorder.device.limits, headDim),
+      tile: tileShape(recorder.device, headDim),
     };
     this.#tileRows = new AttentionTile(this.#shape.tile).height;
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);

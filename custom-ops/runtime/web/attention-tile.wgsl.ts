@@ -25,9 +25,13 @@ export const HIDDEN = '-1e30';
 /** Whether a logit, or a running maximum, stands for something visible. */
 export const visible = (logit: string): string => `(${logit} > vec4<f32>(-5e29))`;
 
-/** The fastest tile for queries of `columns` columns that fits the device's workgroup memory. */
-export function tileShape(limits: GPUSupportedLimits, columns: number): TileShape {
+/**
+ * The fastest tile for queries of `columns` columns that fits the device's workgroup memory. Software adapters get
+ * the smallest: they pay for every thread of a workgroup at every barrier, and for each when compiling.
+ */
+export function tileShape({ limits, adapterInfo }: GPUDevice, columns: number): TileShape {
   const width = 2 ** Math.ceil(Math.log2(quads(columns)));
+  if (adapterInfo.isFallbackAdapter) return { side: 4, keys: 8, depth: Math.min(width, 8) };
   const memory = limits.maxComputeWorkgroupStorageSize - RESERVED;
   const shapes: TileShape[] = [
     { side: 16, keys: 32, depth: Math.min(width, 16) },

@@ -99,12 +99,8 @@ export class PartitionedSession {
         sessions.push(session);
         stages.push({ kind: 'model', step, session });
         for (const output of session.outputMetadata) {
-          if (output.isTensor) {
-            types.set(
-              output.name,
-              withDims(dataType(output.type), output.shape.length > 0 ? output.shape : null),
-            );
-          }
+          if (output.isTensor)
+            types.set(output.name, withDims(dataType(output.type), knownDims(output.shape)));
         }
       }
       if (sessions.length === 0) sessions.push(await ort.InferenceSession.create(identityModel(), options));
@@ -187,6 +183,12 @@ function outputsLeftOnGpu(
   return new Set(
     names.filter(name => (typeof preferred === 'string' ? preferred : preferred?.[name]) === 'gpu-buffer'),
   );
+}
+
+/** Dims as ONNX Runtime reports them: none for an unknown rank, and -1, read as unsigned, for an unknown dim. */
+function knownDims(shape: readonly (number | string)[]): ValueSpec['dims'] | null {
+  if (shape.length === 0) return null;
+  return shape.map(dim => (typeof dim === 'number' && (dim < 0 || dim > 0x7fffffff) ? null : dim));
 }
 
 function withDims(type: DataType, dims: ValueSpec['dims'] | null): Omit<ValueSpec, 'name'> {

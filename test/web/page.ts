@@ -1,0 +1,138 @@
+import * as ort from 'onnxruntime-web/webgpu';
+import { type Execution, InferenceSession } from '../../custom-ops/runtime/web/index.js';
+
+/** What tests run inside the browser. Everything that crosses is plain data. */
+
+export interface PageTensor {
+  readonly type: 'float32' | 'int64' | 'bool';
+  readonly dims: readonly number[];
+  readonly data: readonly number[];
+}
+
+export type PageFeeds = Readonly<Record<string, PageTensor>>;
+
+export interface PageResult {
+  readonly execution: Execution;
+  readonly notices: readonly string[];
+  /** Outputs of every run, in the order of the feeds. */
+  readonly outputs: readonly PageFeeds[];
+}
+
+function tensor({ type, dims, data }: PageTensor): ort.Tensor {
+  if (type === 'int64') return new ort.Tensor(type, BigInt64Array.from(data, BigInt), dims);
+  if (type === 'bool') return new ort.Tensor(type, Uint8Array.from(data), dims);
+  return new ort.Tensor(type, Float32Array.from(data), dims);
+}
+
+const tensors = (feeds: PageFeeds) =>
+  Object.fromEntries(Object.entries(feeds).map(([name, value]) => [name, tensor(value)]));
+
+async function plain(results: ort.InferenceSession.ReturnType): Promise<PageFeeds> {
+  const outputs: Record<string, PageTensor> = {};
+  for (const [name, value] of Object.entries(results)) {
+    const result = value as ort.Tensor;
+    const data = Array.from((await result.getData()) as Float32Array, Number);
+    outputs[name] = { type: result.type as PageTensor['type'], dims: result.dims, data };
+  }
+  return outputs;
+}
+
+let opened: Promise<InferenceSession> | null = null;
+
+/** Keeps ONNX Runtime's device, and so the compiled kernels, from one test to the next. */
+async function keepDevice(model: string): Promise<void> {
+  opened ??= InferenceSession.create(model, { onNotice: () => {} });
+  await opened;
+}
+
+/** Runs a model once for each of the feeds, all at the same time when `together`. */
+export async function runModel(
+  model: string,
+  feeds: readonly PageFeeds[],
+  { together = false, ...options }: { together?: boolean } & ort.InferenceSession.SessionOptions = {},
+): Promise<PageResult> {
+  await keepDevice(model);
+  const notices: string[] = [];
+  const session = await InferenceSession.create(model, {
+    ...options,
+    onNotice: message => notices.push(message),
+  });
+  const outputs: PageFeeds[] = [];
+  if (together) {
+    const results = await Promise.all(feeds.map(feed => session.run(tensors(feed))));
+    for (const result of results) outputs.push(await plain(result));
+  } else {
+    for (const feed of feeds) outputs.push(await plain(await session.run(tensors(feed))));
+  }
+  const { execution } = session;
+  await session.release();
+  return { execution, notices, outputs };
+}
+
+/** Runs two sessions at the same time, each of them twice. */
+export async function runTwoSessions(model: string, feeds: PageFeeds): Promise<readonly PageFeeds[]> {
+  const sessions = await Promise.all([InferenceSession.create(model), InferenceSession.create(model)]);
+  const runs = await Promise.all([...sessions, ...sessions].map(session => session.run(tensors(feeds))));
+  const outputs = await Promise.all(runs.map(plain));
+  for (const session of sessions) await session.release();
+  return outputs;
+}
+
+/** GPU memory in buffers, in bytes, after each of `marks` runs. */
+export async function memoryAfter(
+  model: string,
+  feeds: readonly PageFeeds[],
+  marks: readonly number[],
+): Promise<readonly number[]> {
+  const live = watchBuffers();
+  const session = await InferenceSession.create(model);
+  const measured: number[] = [];
+  for (let run = 1; run <= Math.max(...marks); run++) {
+    await session.run(tensors(feeds[run % feeds.length]!));
+    if (marks.includes(run)) measured.push(live());
+  }
+  await session.release();
+  return measured;
+}
+
+/** Counts the bytes of GPU buffers that were made and not destroyed from now on. */
+function watchBuffers(): () => number {
+  let live = 0;
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    const buffer = createBuffer.call(this, descriptor);
+    const destroy = buffer.destroy.bind(buffer);
+    let counted = descriptor.size;
+    live += counted;
+    buffer.destroy = () => {
+      live -= counted;
+      counted = 0;
+      destroy();
+    };
+    return buffer;
+  };
+  return () => live;
+}
+
+/** Runs a model on a device that claims to hold no storage buffer above `bytes` bytes. */
+export async function runWithinLimit(model: string, feeds: PageFeeds, bytes: number): Promise<PageResult> {
+  await keepDevice(model);
+  const device = (await ort.env.webgpu.device) as GPUDevice;
+  const limits = new Proxy(device.limits, {
+    get: (target, name) =>
+      name === 'maxStorageBufferBindingSize' ? bytes : Reflect.get(target, name, target),
+  });
+  Object.defineProperty(device, 'limits', { value: limits, configurable: true });
+  try {
+    return await runModel(model, [feeds]);
+  } finally {
+    Reflect.deleteProperty(device, 'limits');
+  }
+}
+
+/** The same in a worker: answers one message. */
+export function serveInWorker(): void {
+  globalThis.onmessage = async ({ data }: MessageEvent<{ model: string; feeds: PageFeeds }>) => {
+    globalThis.postMessage(await runModel(data.model, [data.feeds]));
+  };
+}

@@ -1,0 +1,271 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { InferenceSession, Tensor } from 'onnxruntime-node';
+import type { Browser, Page } from 'playwright-core';
+import { OPERATORS } from '../../custom-ops/index.js';
+import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { decideUniformly } from '../../rewriter/plan.js';
+import { rewriteModel } from '../../rewriter/rewrite-model.js';
+import { tinyTransformer } from '../cli/tiny-transformer.js';
+import { attention, attentionModel, heads, MULTIPOLE } from '../custom-ops/runtime/web/attention-graph.js';
+import { NO_BROWSER, ONNXRUNTIME_WEB, openBrowser, showErrors, TestServer } from './browser.js';
+import { bundle, compressedBytes, ONNXRUNTIME_PATH } from './bundle.js';
+import type * as PageModule from './page.js';
+import type { PageFeeds, PageResult, PageTensor } from './page.js';
+
+const TOLERANCE = 1e-4;
+const MAX_COMPRESSED_BYTES = 60_000;
+
+const compiled = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+
+/** Small enough for a software GPU, with a far field at a few dozen tokens. */
+const SETTINGS = { segment: 16, window: 0, key_clusters: 4, query_clusters: 8, retrieve: [3], group: 16 };
+
+function rewritten(options: Parameters<typeof tinyTransformer>[0], settings = {}): Uint8Array {
+  const { model, decisions } = rewriteModel(tinyTransformer(options).model, sites =>
+    decideUniformly(
+      sites,
+      {
+        operator: OPERATORS[0]!,
+        settings: { ...SETTINGS, exact_below: 0, ...settings },
+        selects: () => true,
+      },
+      null,
+    ),
+  );
+  assert(decisions.every(({ replacement }) => replacement !== null));
+  return model;
+}
+
+const MODELS = {
+  '/encoder.onnx': rewritten({ mask: 9 }),
+  '/causal.onnx': rewritten({ causal: true }, { selection: 'sliding', group: 8 }),
+  '/attention.onnx': attentionModel(
+    {
+      name: 'attention',
+      inputs: [heads('q'), heads('k'), heads('v')],
+      outputs: [heads('y')],
+      nodes: [attention(['q', 'k', 'v'], ['y'], MULTIPOLE)],
+    },
+    MULTIPOLE,
+  ),
+};
+
+const PAGE = '<!doctype html><title>test</title><link rel="icon" href="data:,">';
+
+async function onCpu(model: Uint8Array, feeds: PageFeeds): Promise<PageFeeds> {
+  const session = await InferenceSession.create(model, { logSeverityLevel: 3 });
+  const results = await session.run(
+    Object.fromEntries(
+      Object.entries(feeds).map(([name, { type, dims, data }]) => [
+        name,
+        type === 'int64'
+          ? new Tensor(type, BigInt64Array.from(data, BigInt), dims)
+          : type === 'bool'
+            ? new Tensor(type, Uint8Array.from(data), dims)
+            : new Tensor(type, Float32Array.from(data), dims),
+      ]),
+    ),
+  );
+  return Object.fromEntries(
+    Object.entries(results).map(([name, value]) => {
+      const { type, dims, data } = value as Tensor;
+      return [name, { type: type as PageTensor['type'], dims, data: Array.from(data as Float32Array) }];
+    }),
+  );
+}
+
+function assertClose(actual: PageFeeds, expected: PageFeeds): void {
+  assert.deepEqual(Object.keys(actual), Object.keys(expected));
+  for (const [name, { dims, data }] of Object.entries(expected)) {
+    assert.deepEqual(actual[name]!.dims, dims);
+    data.forEach((number, n) => {
+      const error = Math.abs(actual[name]!.data[n]! - number);
+      assert(error < TOLERANCE, `${name}[${n}] is ${actual[name]!.data[n]}, not ${number}`);
+    });
+  }
+}
+
+describe('a session in the browser', () => {
+  const random = new SeededRandom(11);
+  const bytes = (batch: number, length: number): PageTensor => ({
+    type: 'int64',
+    dims: [batch, length],
+    data: Array.from({ length: batch * length }, () => Math.floor(256 * random.uniform())),
+  });
+  const normals = (tokens: number): PageTensor => ({
+    type: 'float32',
+    dims: [1, 2, tokens, 4],
+    data: Array.from(random.normals(8 * tokens)),
+  });
+  const qkv = (tokens: number) => ({ q: normals(tokens), k: normals(tokens), v: normals(tokens) });
+
+  let folder = '';
+  let server: TestServer;
+  let browser: Browser;
+  let page: Page;
+
+  before(async function () {
+    if (NO_BROWSER) {
+      console.log(`      ${NO_BROWSER}`);
+      return this.skip();
+    }
+    folder = await mkdtemp(join(tmpdir(), 'onnx-rewrite-web-'));
+    await bundle(compiled('./page.js'), folder);
+    server = await TestServer.start(
+      { [ONNXRUNTIME_PATH]: `${ONNXRUNTIME_WEB}/`, '/': `${folder}/` },
+      { '/': PAGE, ...MODELS },
+    );
+    browser = await openBrowser({ webgpu: true });
+    page = await openPage(browser);
+  });
+
+  after(async () => {
+    await browser?.close();
+    await server?.stop();
+    if (folder) await rm(folder, { recursive: true });
+  });
+
+  async function openPage(inBrowser: Browser): Promise<Page> {
+    const opened = await inBrowser.newPage();
+    showErrors(opened);
+    await opened.goto(server.address);
+    return opened;
+  }
+
+  const run = (
+    model: keyof typeof MODELS,
+    feeds: readonly PageFeeds[],
+    options: { together?: boolean; executionProviders?: string[] } = {},
+    on = page,
+  ): Promise<PageResult> =>
+    on.evaluate(
+      async ([path, given, chosen]) => {
+        const module = (await import('/bundle.js' as string)) as typeof PageModule;
+        return module.runModel(path, given, chosen);
+      },
+      [model, feeds, options] as const,
+    );
+
+  it('gives the CPU results at any length and batch, its operators on WebGPU kernels', async () => {
+    const mask = (batch: number, length: number): PageTensor => ({
+      type: 'bool',
+      dims: [batch, length],
+      data: Array.from({ length: batch * length }, (_, n) =>
+        Number(n % length < length - 3 * Math.floor(n / length)),
+      ),
+    });
+    const feeds = [
+      { input_ids: bytes(1, 64), attention_mask: mask(1, 64) },
+      { input_ids: bytes(2, 37), attention_mask: mask(2, 37) },
+      { input_ids: bytes(1, 1), attention_mask: mask(1, 1) },
+    ];
+    const { execution, notices, outputs } = await run('/encoder.onnx', feeds);
+    assert.deepEqual(execution, {
+      provider: 'webgpu',
+      kernels: 2,
+      functionBodies: 0,
+      parts: 3,
+      reason: null,
+    });
+    assert.deepEqual(notices, []);
+    for (const [n, feed] of feeds.entries())
+      assertClose(outputs[n]!, await onCpu(MODELS['/encoder.onnx'], feed));
+  });
+
+  it('does so for causal attention', async () => {
+    const feed = { input_ids: bytes(1, 70) };
+    const { execution, outputs } = await run('/causal.onnx', [feed]);
+    assert.equal(execution.kernels, 2);
+    assertClose(outputs[0]!, await onCpu(MODELS['/causal.onnx'], feed));
+  });
+
+  it('queues runs that are asked for at the same time', async () => {
+    const feeds = [20, 33, 20].map(qkv);
+    const { outputs } = await run('/attention.onnx', feeds, { together: true });
+    for (const [n, feed] of feeds.entries())
+      assertClose(outputs[n]!, await onCpu(MODELS['/attention.onnx'], feed));
+    const results = await page.evaluate(async feed => {
+      const module = (await import('/bundle.js' as string)) as typeof PageModule;
+      return module.runTwoSessions('/attention.onnx', feed);
+    }, feeds[0]!);
+    for (const result of results) assertClose(result, outputs[0]!);
+  });
+
+  it('holds no more memory after 200 runs than after 20', async () => {
+    const [early, late] = await page.evaluate(async feeds => {
+      const module = (await import('/bundle.js' as string)) as typeof PageModule;
+      return module.memoryAfter('/attention.onnx', feeds, [20, 200]);
+    }, [20, 33].map(qkv));
+    assert(early! > 0);
+    assert.equal(late, early);
+  });
+
+  it('runs in a worker', async () => {
+    const feeds = qkv(20);
+    const result = await page.evaluate(async given => {
+      const code = `import { serveInWorker } from '${location.origin}/bundle.js'; serveInWorker();`;
+      const script = URL.createObjectURL(new Blob([code], { type: 'text/javascript' }));
+      const worker = new Worker(script, { type: 'module' });
+      return new Promise<PageResult>((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = ({ message }) => reject(new Error(message));
+        worker.postMessage({ model: `${location.origin}/attention.onnx`, feeds: given });
+      });
+    }, feeds);
+    assert.equal(result.execution.provider, 'webgpu');
+    assertClose(result.outputs[0]!, await onCpu(MODELS['/attention.onnx'], feeds));
+  });
+
+  it('falls back to wasm, and says so, when the device is too small', async () => {
+    const feeds = qkv(40);
+    const { execution, notices, outputs } = await page.evaluate(async given => {
+      const module = (await import('/bundle.js' as string)) as typeof PageModule;
+      return module.runWithinLimit('/attention.onnx', given, 1024);
+    }, feeds);
+    assert.equal(execution.provider, 'wasm');
+    assert.equal(execution.functionBodies, 1);
+    assert.match(
+      execution.reason!,
+      /takes \d+ bytes, more than the 1024 bytes .*maxStorageBufferBindingSize/,
+    );
+    assert.equal(notices.length, 1);
+    assertClose(outputs[0]!, await onCpu(MODELS['/attention.onnx'], feeds));
+  });
+
+  it('falls back to wasm, and says so, without an adapter', async () => {
+    const without = await openBrowser({ webgpu: false });
+    try {
+      const feeds = qkv(40);
+      const { execution, notices, outputs } = await run(
+        '/attention.onnx',
+        [feeds],
+        {},
+        await openPage(without),
+      );
+      assert.equal(execution.provider, 'wasm');
+      assert.match(execution.reason!, /no WebGPU adapter/);
+      assert.equal(notices.length, 1);
+      assertClose(outputs[0]!, await onCpu(MODELS['/attention.onnx'], feeds));
+    } finally {
+      await without.close();
+    }
+  });
+
+  it('runs on wasm without a notice when asked to', async () => {
+    const feeds = qkv(20);
+    const { execution, notices } = await run('/attention.onnx', [feeds], { executionProviders: ['wasm'] });
+    assert.deepEqual(execution, { provider: 'wasm', kernels: 0, functionBodies: 1, parts: 1, reason: null });
+    assert.deepEqual(notices, []);
+  });
+
+  it('adds less than 60 kB to a page', async () => {
+    const out = join(folder, 'runtime');
+    await bundle(compiled('../../custom-ops/runtime/web/index.js'), out);
+    const size = await compressedBytes(out);
+    assert(size < MAX_COMPRESSED_BYTES, `${size} bytes`);
+  });
+});
