@@ -17,8 +17,11 @@ export interface Chunk {
   /** Row segments of the chunk, and how many of them hold rows; rows = segments * rowSegment. */
   readonly segments: Value;
   readonly present: Value;
-  /** Segments of the keys that rows of the chunk may see by summary. */
-  readonly visible: Value;
+  /**
+   * Segments of the keys that rows of the chunk may see by summary, in the order of their columns: the clusters
+   * of a segment are `keyClusters` columns, all together J.
+   */
+  readonly columns: Value;
   /** [B*H,rows,D] */
   readonly query: Value;
   /** Query cluster of each row, [B*H,rows]; `queryClusters` for a place of the grid without a row. */
@@ -82,7 +85,7 @@ interface Estimates {
   readonly batches: Value;
   /** [slots]: row in each slot, any where there is none. */
   readonly rowOfSlot: Value;
-  /** [blocks,visible]: rows of the summaries that each block uses. */
+  /** [blocks,segments]: rows of the summaries that each block uses. */
   readonly summaryRows: Value;
   /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J] */
   readonly probabilities: Value;
@@ -106,11 +109,11 @@ function estimates(
   const leader = b.squeeze(b.slice(b.reshape(rowOfSlot, [-1, BLOCK_ROWS]), 1, 0, 1), 1);
   const cluster = b.min(b.gather(b.reshape(chunk.rowCluster, [-1]), leader), queryClusters - 1);
   const ofBlock = b.add(b.mul(b.div(leader, rows), queryClusters), cluster);
-  const segment = b.mul(b.range(chunk.visible), b.mul(parts, queryClusters));
+  const segment = b.mul(chunk.columns, b.mul(parts, queryClusters));
   const summaryRows = b.add(b.unsqueeze(ofBlock, 1), segment);
 
   const batches = b.div(blocks.count, BATCH_BLOCKS);
-  const clusters = b.mul(chunk.visible, keyClusters);
+  const clusters = b.mul(b.dim(chunk.columns, 0), keyClusters);
   const width = b.add(headDim, 1);
   const { stacked } = b.loop(batches, [], (inner, batch) => {
     const slots = batchSlots(inner, rowOfSlot, batch);
@@ -152,6 +155,12 @@ function batchSlots(b: GraphBuilder, perSlot: Value, batch: Value): Value {
 function slotMask(b: GraphBuilder, { table, rowClass }: FarMask, rowOfSlot: Value): Value {
   const classes = b.gather(b.reshape(rowClass, [-1]), rowOfSlot);
   return b.gather(table, b.reshape(classes, [BATCH_BLOCKS, BLOCK_ROWS]));
+}
+
+/** Number of the cluster (over all segments of a part) in each column: [J]. */
+export function columnClusters(b: GraphBuilder, columns: Value, { keyClusters }: MultipoleParameters): Value {
+  const first = b.unsqueeze(b.mul(columns, keyClusters), 1);
+  return b.reshape(b.add(first, b.range(keyClusters)), [-1]);
 }
 
 /** What retrieval leaves of the estimates. */
@@ -243,10 +252,10 @@ function choose(
   const share = b.where(b.and(b.greater(far.lse, VISIBLE_ABOVE), present), farShare, 0);
   const weights = b.mul(gatherRows(b, far.probabilities, far.blocks.slotOfRow), share);
   const pools = pooledWeights(b, chunk, weights, b.indicator(present), tail, sizes, parameters);
-  const { clusters, valid } = pick(b, pools.means, sizes, parameters);
-  const selected = b.scatterElements(b.mul(pools.means, 0), clusters, b.indicator(valid));
+  const picked = pick(b, pools.means, sizes, parameters);
+  const selected = b.scatterElements(b.mul(pools.means, 0), picked.columns, b.indicator(picked.valid));
   const { poolOfRow } = pools;
-  const lists = poolOfRow === null ? null : { clusters, valid };
+  const lists = poolOfRow === null ? null : picked;
   // Acausal pools other than tiles have rows of several segments, and may choose what some of them see exactly.
   if (!parameters.causal && parameters.selection !== 'tile' && chunk.mask) {
     const ofRows = poolOfRow === null ? selected : b.gather(selected, poolOfRow, 1);
@@ -286,8 +295,9 @@ function pooledWeights(
       const { sums, tail: next } = slidingSums(b, weights, tail, rows, group);
       return { means: sums, poolOfRow: null, tail: next };
     }
-    const { sums, tail: next } = slidingSums(b, b.concat([present, weights], 2), tail, rows, group);
-    const means = mean(b.slice(sums, 2, 1, b.dim(sums, 2)), () => b.slice(sums, 2, 0, 1));
+    const { sums, tail: next } = slidingSums(b, b.concat([weights, present], 2), tail, rows, group);
+    const clusters = b.dim(weights, 2);
+    const means = mean(b.slice(sums, 2, 0, clusters), () => b.slice(sums, 2, clusters, b.add(clusters, 1)));
     return { means, poolOfRow: null, tail: next };
   }
   if (selection === 'cluster' && causal) {
@@ -312,8 +322,8 @@ function pooledWeights(
 }
 
 /**
- * Sums over the `group` rows that end with each row. `tail` holds the group - 1 rows before the chunk, with no
- * more clusters than the chunk has; the next chunk's is returned.
+ * Sums over the `group` rows that end with each row. `tail` holds the group - 1 rows before the chunk, without
+ * the first columns if the chunk has more; the next chunk's is returned.
  */
 function slidingSums(
   b: GraphBuilder,
@@ -323,7 +333,7 @@ function slidingSums(
   group: number,
 ): { sums: Value; tail: Value | null } {
   if (tail === null) return { sums: weights, tail: null };
-  const before = b.pad(tail, 3, 2, 0, b.sub(b.dim(weights, 2), b.dim(tail, 2)));
+  const before = b.pad(tail, 3, 2, b.sub(b.dim(weights, 2), b.dim(tail, 2)), 0);
   const all = b.concat([before, weights], 1);
   let sums: Value | null = null;
   let doubled = all;
@@ -370,18 +380,18 @@ function pick(
     const { values, indices } = b.topK(means, total);
     const left = b.sub(b.reduceSum(values, -1), b.sub(b.cumSum(values, 2), values));
     const enough = b.less(left, retrieveMass);
-    return { clusters: indices, valid: b.and(b.greater(values, 0), b.not(enough)) };
+    return { columns: indices, valid: b.and(b.greater(values, 0), b.not(enough)) };
   }
   const most = b.min(total, Math.max(...retrieve));
   if (retrieve.length === 1) {
     const { values, indices } = b.topK(means, most, { sorted: false });
-    return { clusters: indices, valid: b.greater(values, 0) };
+    return { columns: indices, valid: b.greater(values, 0) };
   }
   const { values, indices } = b.topK(means, most);
   const head = b.mod(b.range(sizes.parts), retrieve.length);
   const count = b.reshape(b.gather(b.ints(retrieve), head), [-1, 1, 1]);
   const allowed = b.less(b.range(b.dim(values, 2)), count);
-  return { clusters: indices, valid: b.and(b.greater(values, 0), allowed) };
+  return { columns: indices, valid: b.and(b.greater(values, 0), allowed) };
 }
 
 function tilesPerSegment(b: GraphBuilder, { rowSegment }: Sizes, tile: number): Dim {
@@ -422,9 +432,10 @@ function retrieved(
   const queriesBySegment = bySegment(queries, rowSegment);
   const selected = choice.poolOfRow === null ? bySegment(choice.selected, rowSegment) : null;
   const lists = choice.lists && {
-    clusters: bySegment(choice.lists.clusters, perSegment),
+    columns: bySegment(choice.lists.columns, perSegment),
     valid: bySegment(choice.lists.valid, perSegment),
   };
+  const clusterOfColumn = columnClusters(b, chunk.columns, parameters);
   const allParts = b.range(parts);
   const firstCluster = b.mul(b.div(allParts, share), b.mul(sizes.keySegments, parameters.keyClusters));
   const { stacked } = b.loop(lists ? chunk.present : b.mul(chunk.present, parts), [], (inner, iteration) => {
@@ -438,15 +449,16 @@ function retrieved(
     const rowMask = selected && tiled(selected);
     const flat = (x: Value) => inner.reshape(inner.gather(x, at), [-1, inner.dim(x, 2)]);
     const ownLists = lists
-      ? { clusters: flat(lists.clusters), valid: flat(lists.valid) }
+      ? { columns: flat(lists.columns), valid: flat(lists.valid) }
       : unionLists(inner, rowMask!, tile);
     const first = inner.unsqueeze(inner.gather(firstCluster, part), 1);
     const kvCluster = inner.reshape(inner.expand(first, [inner.dim(part, 0), perSegment]), [-1, 1]);
+    const cluster = inner.add(inner.gather(clusterOfColumn, ownLists.columns), kvCluster);
     const result = retrievedField(
       inner,
       tiled(queriesBySegment),
+      cluster,
       ownLists,
-      kvCluster,
       rowMask,
       tile,
       cells,

@@ -9,25 +9,52 @@ export function nearestCentroid(b: GraphBuilder, points: Value, centroids: Value
   return b.argMin(b.add(products, squares));
 }
 
-function updatedCentroids(
+/** Points whose distances to all centroids exist at once. */
+const BLOCK_POINTS = 1024;
+
+/** One iteration: the assignment [parts,n,1] and the means of its members [parts,count,D]. */
+function iteration(
   b: GraphBuilder,
   points: Value,
   visible: Value | null,
   centroids: Value,
-  assignment: Value,
   count: number,
-): Value {
-  const cluster = b.reshape(b.range(count), [count, 1]);
-  const all = b.indicator(b.equal(b.transpose(assignment, [0, 2, 1]), cluster));
-  const members = visible ? b.mul(all, b.transpose(visible, [0, 2, 1])) : all;
-  const sizes = b.reduceSum(members, -1);
-  return b.where(b.greater(sizes, 0), b.div(b.matMul(members, points), b.max(sizes, 1)), centroids);
+): { assignment: Value; centroids: Value } {
+  const n = b.dim(points, 1);
+  const parts = b.dim(points, 0);
+  const start = [
+    b.full([parts, 0, 1], 0, DataType.INT64),
+    b.mul(centroids, 0),
+    b.full([parts, count, 1], 0, DataType.FLOAT),
+  ];
+  const { state } = b.loop(b.ceilDiv(n, BLOCK_POINTS), start, (inner, block, [assigned, sums, sizes]) => {
+    const from = inner.mul(block, BLOCK_POINTS);
+    const ofBlock = (x: Value) => inner.slice(x, 1, from, inner.add(from, BLOCK_POINTS));
+    const own = ofBlock(points);
+    const assignment = nearestCentroid(inner, own, centroids);
+    const cluster = inner.reshape(inner.range(count), [count, 1]);
+    const all = inner.indicator(inner.equal(inner.transpose(assignment, [0, 2, 1]), cluster));
+    const members = visible ? inner.mul(all, inner.transpose(ofBlock(visible), [0, 2, 1])) : all;
+    return {
+      state: [
+        inner.concat([assigned!, assignment], 1),
+        inner.add(sums!, inner.matMul(members, own)),
+        inner.add(sizes!, inner.reduceSum(members, -1)),
+      ],
+      stacked: [],
+    };
+  });
+  const [assignment, sums, sizes] = state as [Value, Value, Value];
+  return {
+    assignment,
+    centroids: b.where(b.greater(sizes, 0), b.div(sums, b.max(sizes, 1)), centroids),
+  };
 }
 
 /**
  * Lloyd's iterations on points [parts,n,D] from seeds [parts,count,D]; `visible` [parts,n,1] holds 0 for
  * points that take no part.
- * @returns the last assignment [parts,n,1], and, where asked for, the means of its members [parts,count,D]
+ * @returns the last assignment [parts,n,1] and the means of its members [parts,count,D]
  */
 export function kMeans(
   b: GraphBuilder,
@@ -36,21 +63,15 @@ export function kMeans(
   seeds: Value,
   count: number,
   iterations: number,
-): { assignment: Value; centroids: (builder: GraphBuilder) => Value } {
-  const step = (inner: GraphBuilder, centroids: Value) =>
-    updatedCentroids(inner, points, visible, centroids, nearestCentroid(inner, points, centroids), count);
+): { assignment: Value; centroids: Value } {
   const before =
     iterations === 1
       ? seeds
       : b.loop(b.ints([iterations - 1]), [seeds], (inner, _, [centroids]) => ({
-          state: [step(inner, centroids!)],
+          state: [iteration(inner, points, visible, centroids!, count).centroids],
           stacked: [],
         })).state[0]!;
-  const assignment = nearestCentroid(b, points, before);
-  return {
-    assignment,
-    centroids: builder => updatedCentroids(builder, points, visible, before, assignment, count),
-  };
+  return iteration(b, points, visible, before, count);
 }
 
 /** floor(m * n / count) for m < count. */

@@ -1,7 +1,7 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
-import { type Chunk, type FarMask, farField, retrieves } from './far-field.js';
+import { type Chunk, columnClusters, type FarMask, farField, retrieves } from './far-field.js';
 import { evenSeeds, kMeans, nearestCentroid } from './k-means.js';
 import { type KeyCells, keyCells } from './key-cells.js';
 import { nearField, type SoftmaxPart } from './near-field.js';
@@ -73,8 +73,8 @@ interface RowSource {
   readonly near: SoftmaxPart | null;
   /** Of the rows [from, to), whose queries are given: [B*H,to-from]. */
   rowCluster(b: GraphBuilder, query: Value, from: Value, to: Value): Value;
-  /** For the rows [from, to) and clusters of the first `visible` segments. */
-  mask(b: GraphBuilder, from: Value, to: Value, visible: Value): FarMask | null;
+  /** For the rows [from, to) and the clusters of the segments `columns`. */
+  mask(b: GraphBuilder, from: Value, to: Value, columns: Value): FarMask | null;
 }
 
 interface ChunkPlan {
@@ -106,21 +106,26 @@ function chunkRows(
     const [from, to] = [inner.mul(start, rowSegment), inner.mul(end, rowSegment)];
     const rows = (x: Value) => inner.slice(x, 1, from, to);
     const query = rows(source.query);
-    const visible = causal ? end : plan.summarized;
+    // Causal rows care most about what is recent, and TopK is fastest when large values come first.
+    const columns = causal ? inner.sub(inner.sub(end, 1), inner.range(end)) : inner.range(plan.summarized);
     const chunk: Chunk = {
       segments: plan.segments,
       present: inner.max(inner.min(plan.segments, inner.sub(plan.present, start)), 0),
-      visible,
+      columns,
       query,
       rowCluster: source.rowCluster(inner, query, from, to),
-      mask: source.mask(inner, from, to, visible),
+      mask: source.mask(inner, from, to, columns),
       near: source.near && { output: rows(source.near.output), lse: rows(source.near.lse) },
     };
     const result = farField(inner, chunk, before ?? null, table, cells, sizes, parameters);
     const trace = () => {
       const all = inner.mul(sizes.keySegments, keyClusters);
       const selected = result.selected ?? inner.full([parts, inner.dim(query, 1), 1], 0, DataType.FLOAT);
-      const padded = inner.pad(selected, 3, 2, 0, inner.sub(all, inner.dim(selected, 2)));
+      // Reversing the columns of a causal chunk again brings the clusters into their order.
+      const ordered = result.selected
+        ? inner.gather(selected, columnClusters(inner, columns, parameters), 2)
+        : selected;
+      const padded = inner.pad(ordered, 3, 2, 0, inner.sub(all, inner.dim(selected, 2)));
       return [inner.unsqueeze(chunk.rowCluster, 2), padded];
     };
     return {
@@ -152,15 +157,16 @@ function firstGridRow(b: GraphBuilder, query: Value, { offset }: Sizes): Value {
   return b.min(b.max(b.sub(0, offset), 0), b.sub(b.dim(query, 1), 1));
 }
 
-/** 0 or HIDDEN: whether segment `own` [n,1] sees the clusters of the first `visible` segments by summary. */
+/** 0 or HIDDEN: whether segment `own` [n,1] sees the clusters of the segments `columns` by summary. */
 function farTable(
   b: GraphBuilder,
   own: Value,
-  visible: Value,
+  columns: Value,
   { local }: Sizes,
-  { causal, window, keyClusters }: MultipoleParameters,
+  parameters: MultipoleParameters,
 ): Value {
-  const segment = b.div(b.range(b.mul(visible, keyClusters)), keyClusters);
+  const { causal, window, keyClusters } = parameters;
+  const segment = b.div(columnClusters(b, columns, parameters), keyClusters);
   const distance = b.sub(own, segment);
   const near = b.lessOrEqual(causal ? distance : b.abs(distance), window);
   const hidden = typeof local === 'boolean' ? near : b.and(near, local);
@@ -172,7 +178,7 @@ function gridMask(
   b: GraphBuilder,
   from: Value,
   to: Value,
-  visible: Value,
+  columns: Value,
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): FarMask | null {
@@ -180,7 +186,7 @@ function gridMask(
   const first = b.div(from, sizes.rowSegment);
   const own = b.add(b.range(b.sub(b.div(to, sizes.rowSegment), first)), first);
   return {
-    table: farTable(b, b.reshape(own, [-1, 1]), visible, sizes, parameters),
+    table: farTable(b, b.reshape(own, [-1, 1]), columns, sizes, parameters),
     rowClass: b.expand(b.div(b.range(b.sub(to, from)), sizes.rowSegment), [sizes.parts, b.sub(to, from)]),
   };
 }
@@ -191,9 +197,8 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
   const { keySegments, gridSegments, chunkSegments, parts } = sizes;
   const rows = b.dim(inputs.query, 1);
   const seeds = evenSeeds(b, inputs.query, rows, queryClusters);
-  const clustered = kMeans(b, inputs.query, null, seeds, queryClusters, iterations);
-  const centroids = clustered.centroids(b);
-  const rowCluster = b.reshape(clustered.assignment, [parts, rows]);
+  const { assignment, centroids } = kMeans(b, inputs.query, null, seeds, queryClusters, iterations);
+  const rowCluster = b.reshape(assignment, [parts, rows]);
   const grid = queryGrid(b, inputs.query, sizes, gridSegments);
   const near = acausalNear(b, pass, grid);
   const plan = {
@@ -222,7 +227,7 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
     query: grid,
     near,
     rowCluster: (inner, _, from, to) => inner.slice(clusters, 1, from, to),
-    mask: (inner, from, to, visible) => gridMask(inner, from, to, visible, sizes, parameters),
+    mask: (inner, from, to, columns) => gridMask(inner, from, to, columns, sizes, parameters),
   };
   const chunks = {
     ...plan,
@@ -287,8 +292,8 @@ function rowsByCluster(
   };
   const cluster = b.squeeze(inOrder(b.unsqueeze(rowCluster, 2)), 2);
   const clusters = b.where(b.less(content, 0), queryClusters, cluster);
-  const table =
-    near && farTable(b, b.reshape(b.range(sizes.keySegments), [-1, 1]), sizes.keySegments, sizes, parameters);
+  const segments = b.range(sizes.keySegments);
+  const table = near && farTable(b, b.reshape(segments, [-1, 1]), segments, sizes, parameters);
   const rowClass = near && b.min(b.div(ofPart, segment), b.sub(sizes.keySegments, 1));
   const source: RowSource = {
     query: inOrder(query),
@@ -367,7 +372,7 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
           const cluster = b2.reshape(nearestCentroid(b2, query, centroids), [parts, -1]);
           return b2.where(b2.slice(onGrid, 0, from, to), cluster, queryClusters);
         },
-        mask: (b2, from, to, visible) => gridMask(b2, from, to, visible, sizes, parameters),
+        mask: (b2, from, to, columns) => gridMask(b2, from, to, columns, sizes, parameters),
       };
       const result = chunkRows(inner, pass, plan, source, tail && before[collected.length]!);
       return {
@@ -399,7 +404,7 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
     const count = inner.max(known, 1);
     const rows = inner.slice(query, 1, from, inner.add(from, count));
     const seeds = evenSeeds(inner, rows, count, queryClusters);
-    const centroids = kMeans(inner, rows, null, seeds, queryClusters, iterations).centroids(inner);
+    const { centroids } = kMeans(inner, rows, null, seeds, queryClusters, iterations);
     return inner.where(inner.greater(known, 0), centroids, 0);
   }
 }

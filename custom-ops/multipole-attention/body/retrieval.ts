@@ -6,8 +6,8 @@ import { HIDDEN, type Sizes } from './sizes.js';
 
 /** Clusters to attend exactly, one list per tile or pool: [...,tiles,width]. */
 export interface ClusterLists {
-  /** Cluster numbers over all segments. */
-  readonly clusters: Value;
+  /** Columns of the clusters among those of the chunk. */
+  readonly columns: Value;
   /** False for the entries that fill a list up. */
   readonly valid: Value;
 }
@@ -17,7 +17,7 @@ const KEY_STEP = 64;
 
 /**
  * The clusters that rows of a tile select, in the order of the first row that selects them and then by
- * number: a row's clusters have places that do not depend on later rows.
+ * column: a row's clusters have places that do not depend on later rows.
  * @param selected [tiles,tile,J]: 1 where the row selects the cluster
  */
 export function unionLists(b: GraphBuilder, selected: Value, tile: number): ClusterLists {
@@ -30,29 +30,28 @@ export function unionLists(b: GraphBuilder, selected: Value, tile: number): Clus
   const place = b.add(b.mul(first, b.cast(clusters, DataType.FLOAT)), number);
   const width = b.max(b.maxOfAll(b.cast(b.reduceSum(b.indicator(chosen), -1), DataType.INT64)), 1);
   const { indices } = b.topK(place, width, { largest: false });
-  return { clusters: indices, valid: b.gatherElements(chosen, indices) };
+  return { columns: indices, valid: b.gatherElements(chosen, indices) };
 }
 
 /**
  * Exact attention of tiles of rows over the members of their listed clusters.
  * @param queries [tiles,tile,D+1]: scaled queries with their column of ones
+ * @param cluster [tiles,width]: number of each listed cluster, over all key heads and segments
  * @param lists [tiles,width]
- * @param kvCluster [tiles,1]: number of the first cluster of the tile's key head
  * @param selected [tiles,tile,J]: 1 where a row attends a cluster of its tile's list; null: every row does
  */
 export function retrievedField(
   b: GraphBuilder,
   queries: Value,
+  cluster: Value,
   lists: ClusterLists,
-  kvCluster: Value,
   selected: Value | null,
   tile: number,
   cells: KeyCells,
   { headDim, valueDim }: Sizes,
 ): SoftmaxPart {
   const tiles = b.dim(queries, 0);
-  const width = b.dim(lists.clusters, 1);
-  const cluster = b.add(lists.clusters, kvCluster);
+  const width = b.dim(cluster, 1);
   const cellCount = b.where(lists.valid, b.gather(cells.cellCount, cluster), 0);
   const end = b.cumSum(cellCount, 1);
   const total = b.slice(end, 1, b.sub(width, 1), width);
@@ -74,7 +73,7 @@ export function retrievedField(
   const values = members(cells.values, valueDim);
   if (selected === null) return softmaxPart(b, products, values);
 
-  const ofPlace = b.expand(b.unsqueeze(b.gatherElements(lists.clusters, entry), 1), [tiles, tile, places]);
+  const ofPlace = b.expand(b.unsqueeze(b.gatherElements(lists.columns, entry), 1), [tiles, tile, places]);
   const bias = b.where(
     b.greater(b.gatherElements(selected, ofPlace), 0),
     b.constant(0, DataType.FLOAT),
