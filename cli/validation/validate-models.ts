@@ -161,8 +161,10 @@ async function compareModels(
   };
 }
 
-/** Runs the original at every length; a length that was not asked for is halved until the model takes it. */
-/** Runs the original on the first of `sources` that it takes: some exports run with a single batch row only. */
+/**
+ * Runs the original at every length, on the first of `sources` that it takes: some exports run with a single
+ * batch row only. A length that was not asked for is halved until the model takes it.
+ */
 async function runOriginal(
   original: OpenModel,
   sources: readonly InputSource[],

@@ -56,6 +56,15 @@ describe('decisions', () => {
     assert.match(decisions[0]!.reason, /exact below 512 keys at run time/);
   });
 
+  it('keep the sites of models that are too old for the operator', () => {
+    const graph = { opsets: new Map([['', 9]]), resolve: () => null };
+    const old = site('old', { nodes: [{ graph }] as unknown as AttentionSite['nodes'] });
+    const choice = { operator: { ...OPERATOR, oldestOpset: 11 }, settings: {}, selects: () => true };
+    const [decision] = decideUniformly([old], choice, null);
+    assert.equal(decision!.replacement, null);
+    assert.match(decision!.reason, /needs opset 11 or newer/);
+  });
+
   it('take the minimum length that is asked for over settings and the operator', () => {
     const decide = (settings: { exact_below?: number }, minLength: number | null) =>
       decideUniformly([site('a')], { operator: OPERATOR, settings, selects: () => true }, minLength)[0]!
