@@ -128,21 +128,19 @@ export class Laboratory {
 
   /** Makes sizes agree that have to, one at a time, as long as each step lets more of the graph be followed. */
   private resolveConflicts(start: Attempt): Attempt {
-    let current = start;
-    for (let better: Attempt | null = current; better !== null; ) {
-      current = better;
-      better = null;
-      if (current.conflict === null) break;
-      const { left, right } = current.conflict;
-      for (const sizes of current.trial.sizes.settling(left, right)) {
-        const next = this.attempt(sizes);
-        if (next.failures < current.failures) {
-          better = next;
-          break;
-        }
+    let best = start;
+    for (let conflict = start.conflict; conflict !== null; ) {
+      let next: Attempt | null = null;
+      for (const sizes of best.trial.sizes.settling(conflict)) {
+        const attempt = this.attempt(sizes);
+        if (attempt.failures < (next ?? best).failures) next = attempt;
+        if (attempt.failures === 0) break;
       }
+      if (next === null) break;
+      best = next;
+      conflict = next.conflict;
     }
-    return current;
+    return best;
   }
 
   private attempt(sizes: Sizes): Attempt {

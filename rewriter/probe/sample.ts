@@ -16,12 +16,13 @@ export class UnknownSample extends Error {
   located = false;
 }
 
-/** Two sizes that an operator needs to agree and that do not. */
+/** Two sizes that do not fit together: they have to be equal, or the left one a multiple of the right one. */
 export class SizeConflict extends UnknownSample {
   constructor(
     readonly left: number,
     readonly right: number,
     where: string,
+    readonly need: 'equal' | 'multiple' = 'equal',
   ) {
     super(`sizes ${left} and ${right} do not fit in ${where}`);
     this.located = true;

@@ -1,9 +1,13 @@
 import type { Value } from '../graph/value.js';
+import type { SizeConflict } from './sample.js';
 
 /** Dimensions of a graph input, free ones by symbol, the unnamed ones under a name of their own. */
 export function symbolsOf(input: Value): (number | string)[] {
   return (input.declared?.dims ?? []).map((dim, axis) => dim ?? `${input.name}[${axis}]`);
 }
+
+/** Multiples of a size to try where a number of elements has to be one. */
+const MOST_MULTIPLES = 4;
 
 /** Sizes for the free dimensions of a graph's inputs, by symbol. */
 export class Sizes {
@@ -28,20 +32,25 @@ export class Sizes {
   }
 
   /**
-   * Sizes that may settle a conflict, likeliest first: those of one size made the other, then those that bring
-   * a number of elements from one to the other, as where the exporter wrote a size into the graph.
+   * Sizes that may settle a conflict: those of one size made the other, and those that bring a number of
+   * elements from one to the other, as where the exporter wrote a size into the graph.
    */
-  *settling(left: number, right: number): Generator<Sizes> {
-    for (const [from, to] of [
-      [right, left],
-      [left, right],
-    ] as const) {
-      const symbols = [...this.sizes].filter(([, size]) => size === from);
-      if (symbols.length > 0) yield this.with(symbols.map(([symbol]) => [symbol, to] as const));
+  *settling({ left, right, need }: SizeConflict): Generator<Sizes> {
+    if (need === 'equal') {
+      for (const [from, to] of [
+        [right, left],
+        [left, right],
+      ] as const) {
+        const symbols = [...this.sizes].filter(([, size]) => size === from);
+        if (symbols.length > 0) yield this.with(symbols.map(([symbol]) => [symbol, to] as const));
+      }
     }
+    const multiples = need === 'equal' ? [1] : Array.from({ length: MOST_MULTIPLES }, (_, i) => i + 1);
     for (const [symbol, size] of this.sizes) {
-      const scaled = (size * right) / left;
-      if (scaled !== size && Number.isInteger(scaled)) yield this.with([[symbol, scaled]]);
+      for (const multiple of multiples) {
+        const scaled = (size * right * multiple) / left;
+        if (scaled !== size && Number.isInteger(scaled)) yield this.with([[symbol, scaled]]);
+      }
     }
   }
 

@@ -33,7 +33,8 @@ export function reshapeDims(
   const total = sizeOf(from);
   if (open >= 0) {
     const rest = dims.reduce((product, dim, axis) => (axis === open ? product : product * dim), 1);
-    dims[open] = rest === 0 ? 0 : Math.floor(total / rest);
+    if (rest !== 0 && total % rest !== 0) throw new SizeConflict(total, rest, where, 'multiple');
+    dims[open] = rest === 0 ? 0 : total / rest;
   }
   if (sizeOf(dims) !== total || dims.some(dim => dim < 0)) throw new SizeConflict(total, sizeOf(dims), where);
   return dims;
@@ -266,7 +267,7 @@ function scatterNd(inputs: NodeInputs): readonly Sample[] {
         const position = Array.from({ length: depth }, (_, i) =>
           wrapIndex(flat[row * depth + i]!, x.dims[i]!, inputs.node.label),
         );
-        sources.set(indexOf(position, x.dims), row);
+        sources.set(indexOf(position, x.dims.slice(0, depth)), row);
       }
     }
     const row = sources.get(Math.floor(index / block));
