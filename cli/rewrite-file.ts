@@ -143,7 +143,7 @@ async function stage(
   try {
     return await stageModel(input, editModel(input.model, draft.rewrite.edits), output, {
       externalData,
-      onProgress: (written, total) => bar.update(written, total, 'bytes written'),
+      onProgress: (written, total) => bar.update(written, total, `writing ${output}`),
     });
   } finally {
     bar.clear();

@@ -51,25 +51,31 @@ function visibleLength(text: string): number {
 
 const BAR_WIDTH = 24;
 
+/** Milliseconds between redraws: fast enough to look alive, too slow to cost time. */
+const REDRAW = 80;
+
 /** A progress bar on stderr: drawn only on a terminal, silent elsewhere. */
 export class ProgressBar {
-  private shown = false;
+  private drawn: { readonly at: number; readonly label: string } | null = null;
 
   constructor(private readonly stream: NodeJS.WriteStream = process.stderr) {}
 
-  /** Shows that `done` of `total` steps are over and that the step `label` is under way. */
+  /** Shows that `done` of `total` is over and that `label` is under way. */
   update(done: number, total: number, label: string): void {
     if (!this.stream.isTTY) return;
-    const filled = Math.round((done / Math.max(total, 1)) * BAR_WIDTH);
+    const at = performance.now();
+    if (this.drawn?.label === label && at - this.drawn.at < REDRAW) return;
+    const fraction = total > 0 ? done / total : 1;
+    const filled = Math.round(fraction * BAR_WIDTH);
     const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
-    const line = `${bar} ${done}/${total} ${label}`;
-    this.stream.write(`\r\x1b[2K${line.slice(0, this.stream.columns - 1)}`);
-    this.shown = true;
+    const line = `${bar} ${Math.floor(100 * fraction)}% ${label}`;
+    this.stream.write(`\r\x1b[2K${line.slice(0, (this.stream.columns || 80) - 1)}`);
+    this.drawn = { at, label };
   }
 
   /** Removes the bar, leaving the line to what is printed next. */
   clear(): void {
-    if (this.shown) this.stream.write('\r\x1b[2K');
-    this.shown = false;
+    if (this.drawn !== null) this.stream.write('\r\x1b[2K');
+    this.drawn = null;
   }
 }
