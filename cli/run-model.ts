@@ -88,7 +88,7 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
     model: request.model,
     runtime: session.runtime,
     inputs: source.description,
-    length: sequenceLength(feeds),
+    length: length ?? sequenceLength(feeds),
     outputs: [...outputs].map(([name, tensor]) => summarize(name, tensor)),
     load_ms: loadTime,
     run_ms: times,

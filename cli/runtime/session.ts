@@ -88,5 +88,11 @@ function fromRuntime(name: string, value: Tensor | undefined): TensorValue {
   if (value === undefined || !isElementType(value.type)) {
     throw new Error(`output "${name}" is not a tensor of numbers (${value?.type ?? 'no tensor'})`);
   }
-  return { type: value.type, dims: value.dims, data: value.data } as TensorValue;
+  const { type, dims, data } = value;
+  return { type, dims, data: type === 'float16' ? bitsOf(data as Uint16Array) : data } as TensorValue;
+}
+
+/** Where JavaScript has a Float16Array, the runtime gives half precision as that. */
+function bitsOf({ buffer, byteOffset, length }: Uint16Array): Uint16Array {
+  return new Uint16Array(buffer, byteOffset, length);
 }

@@ -200,7 +200,7 @@ async function runOriginal(
         const feeds = source.at(length);
         try {
           const outputs = await session.run(feeds);
-          references.push({ length: sequenceLength(feeds), feeds, outputs });
+          references.push({ length: length ?? sequenceLength(feeds), feeds, outputs });
         } catch (error) {
           if (a === attempts.length - 1) throw failed(error, `fails${atLength(length)}`);
           continue;

@@ -215,6 +215,22 @@ describe('onnx-rewrite validate', () => {
     assert.match(long.stderr, /only 5 bytes, not 6/);
   });
 
+  it('compares sites in subgraphs at the outputs of the model only, and says so', async () => {
+    writeFileSync(path('branch.onnx'), branchModel());
+    const output = ['-o', path('out.onnx'), '--set', 'retrieve=-1', '--json'];
+    const { exitCode, stdout, stderr } = await onnxRewrite(['rewrite', path('branch.onnx'), ...output]);
+    assert.equal(exitCode, 0, stderr);
+    const { sites, validation } = JSON.parse(stdout);
+    assert.equal(sites.length, 1);
+    assert.equal(sites[0].decision, 'replaced');
+    assert.equal(sites[0].error, null);
+    const [length] = validation.lengths;
+    assert.equal(length.sites[0].id, sites[0].id);
+    assert.equal(length.sites[0].isolated, null);
+    assert.match(length.sites[0].note, /inside a subgraph/);
+    assert.ok(length.outputs[0].relative_squared_error < 1e-9);
+  });
+
   it('refuses two models that are not one rewritten', async () => {
     writeFileSync(path('plain.onnx'), tinyTransformer().model);
     writeFileSync(path('masked.onnx'), tinyTransformer({ mask: DataType.INT64 }).model);
@@ -238,5 +254,48 @@ function positionModel(count: number): Uint8Array {
       ),
     ],
     nodes: [node('Gather', ['table', 'position_ids'], ['y'])],
+  });
+}
+
+/** Self-attention over x, `[batch, 2 heads, sequence, 4]`, in a branch of an If that is always taken. */
+function branchModel(): Uint8Array {
+  const attended = floatValue('attended', 'batch', 2, 'sequence', 4);
+  const perm = { type: 'ints', value: [0, 1, 3, 2] } as const;
+  const attention = [
+    node('Mul', ['x', 'key_weight'], ['k']),
+    node('Mul', ['x', 'value_weight'], ['v']),
+    node('Transpose', ['k'], ['k_transposed'], { perm }),
+    node('MatMul', ['x', 'k_transposed'], ['scores']),
+    node('Mul', ['scores', 'scale'], ['scaled']),
+    node('Softmax', ['scaled'], ['probabilities'], { axis: { type: 'int', value: -1 } }),
+    node('MatMul', ['probabilities', 'v'], ['attended']),
+  ];
+  const branch = (name: string, nodes: ReturnType<typeof node>[], output: string) =>
+    ({
+      type: 'graph',
+      value: { name, inputs: [], outputs: [{ ...attended, name: output }], nodes },
+    }) as const;
+  const weight = (name: string, shift: number) =>
+    floats(
+      name,
+      [2, 1, 4],
+      Array.from({ length: 8 }, (_, i) => Math.cos(i + shift)),
+    );
+  return model({
+    name: 'branch',
+    inputs: [floatValue('x', 'batch', 2, 'sequence', 4)],
+    outputs: [floatValue('y', 'batch', 2, 'sequence', 4)],
+    initializers: [
+      weight('key_weight', 0),
+      weight('value_weight', 1),
+      floats('scale', [], [0.5]),
+      { name: 'taken', dataType: DataType.BOOL, dims: [], data: Uint8Array.of(1) },
+    ],
+    nodes: [
+      node('If', ['taken'], ['y'], {
+        then_branch: branch('attention', attention, 'attended'),
+        else_branch: branch('plain', [node('Identity', ['x'], ['copied'])], 'copied'),
+      }),
+    ],
   });
 }
