@@ -1,7 +1,7 @@
-"""Exports a trained byte-level transformer to ONNX, with its large weights stored as float16.
+"""Exports a trained byte-level transformer to ONNX, with its large weights stored as float16 or int8.
 
     python export.py encoder weights.safetensors encoder.onnx
-    python export.py causal weights.safetensors causal.onnx --dynamo --opset 18
+    python export.py causal weights.safetensors causal.onnx --dynamo --opset 18 --int8-feed-forward
 
 Weights are named as `ByteTransformer.state_dict()` names them. The exported model takes `input_ids`, int64
 [batch, sequence], with 0..255 for bytes and 256 for a masked byte, and gives `logits`, float32
@@ -128,18 +128,41 @@ def store_large_weights_as_float16(model, smallest=1024):
             continue
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.float16"))
         casts.append(helper.make_node("Cast", [f"{name}.float16"], [name], f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = casts + list(model.graph.node)
+    prepend(model, casts)
+
+
+def store_feed_forward_as_int8(model):
+    """Puts a DequantizeLinear behind the weights of the feed-forward layers, [inputs, outputs] each, with one
+    scale per output. Rounds them: attention, embedding and head stay what they were."""
+    dequantizers = []
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) != 2 or FEED_FORWARD not in tensor.dims:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        scale = np.abs(values).max(axis=0) / np.float32(127)
+        tensor.CopyFrom(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}.int8"))
+        model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+        dequantizers.append(
+            helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], f"{name}.dequantize", axis=1)
+        )
+    prepend(model, dequantizers)
+
+
+def prepend(model, nodes):
+    nodes = nodes + list(model.graph.node)
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
 
 
 def remove_source_locations(model):
-    """Exporters note the Python lines that made each node."""
+    """Exporters note the Python lines that made each node; the scopes of the modules stay."""
     for node in model.graph.node:
         node.ClearField("doc_string")
-        kept = [entry for entry in node.metadata_props if "stack_trace" not in entry.key]
+        kept = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
         node.ClearField("metadata_props")
         node.metadata_props.extend(kept)
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
+        value.ClearField("metadata_props")
 
 
 def main():
@@ -149,6 +172,7 @@ def main():
     parser.add_argument("output")
     parser.add_argument("--opset", type=int, default=17)
     parser.add_argument("--dynamo", action="store_true", help="the exporter of torch.export instead of tracing")
+    parser.add_argument("--int8-feed-forward", action="store_true", help="store feed-forward weights as int8")
     arguments = parser.parse_args()
 
     transformer = ByteTransformer(causal=arguments.kind == "causal").eval()
@@ -167,6 +191,8 @@ def main():
 
     model = onnx.load(arguments.output)
     remove_source_locations(model)
+    if arguments.int8_feed_forward:
+        store_feed_forward_as_int8(model)
     store_large_weights_as_float16(model)
     onnx.checker.check_model(model)
     onnx.save(model, arguments.output)
