@@ -270,6 +270,12 @@ export class GraphBuilder {
     return this.node(opType, [x], x.type, { ...attributes, axes: { type: 'ints', value: axes } });
   }
 
+  /** How many elements of the last axis are true: an int64 without that axis. */
+  countTrue(x: Value): Value {
+    const attributes: Attributes = { keepdims: { type: 'int', value: 0 } };
+    return this.#withAxes('ReduceSum', 13, this.cast(x, DataType.INT64), [-1], attributes);
+  }
+
   /** Reductions keep the reduced axes, with size 1. */
   reduceMax(x: Value, ...axes: number[]): Value {
     return this.#reduce('ReduceMax', 18, x, axes);
@@ -317,9 +323,12 @@ export class GraphBuilder {
     return this.gather(this.node('Shape', [x], DataType.INT64), this.ints([axis]));
   }
 
-  /** At most one dimension is -1; none may turn out 0, which old opsets take for another meaning. */
-  reshape(x: Value, dims: readonly Dim[]): Value {
-    return this.node('Reshape', [x, this.dims(dims)], x.type);
+  /**
+   * `dims`: or the vector that {@link dims} made of them before. At most one dimension is -1; none may turn out
+   * 0, which old opsets take for another meaning.
+   */
+  reshape(x: Value, dims: readonly Dim[] | Value): Value {
+    return this.node('Reshape', [x, 'name' in dims ? dims : this.dims(dims)], x.type);
   }
 
   transpose(x: Value, perm: readonly number[]): Value {
@@ -390,8 +399,8 @@ export class GraphBuilder {
   }
 
   /**
-   * `trips` times: `body` gets the iteration (a vector of one) and the state, and returns the next state and
-   * what to stack along a new first axis.
+   * `trips` times: `body` gets the iteration (a vector of one), the state, and the iteration as a scalar, which
+   * as an index drops the axis; it returns the next state and what to stack along a new first axis.
    */
   loop(
     trips: Value,
@@ -400,13 +409,14 @@ export class GraphBuilder {
       inner: GraphBuilder,
       iteration: Value,
       state: readonly Value[],
+      index: Value,
     ) => { readonly state: readonly Value[]; readonly stacked: readonly Value[] },
   ): { state: readonly Value[]; stacked: readonly Value[] } {
     const inner = new GraphBuilder(this.#scope);
     const iteration = { name: this.#scope.fresh('iteration'), type: DataType.INT64 };
     const condition = { name: this.#scope.fresh('condition'), type: DataType.BOOL };
     const carried = state.map(({ type }) => ({ name: this.#scope.fresh('state'), type }));
-    const result = body(inner, inner.reshape(iteration, [1]), carried);
+    const result = body(inner, inner.reshape(iteration, [1]), carried, iteration);
     const outputs = inner.#ownOutputs([condition, ...result.state, ...result.stacked]);
     const graph: GraphSpec = {
       name: this.#scope.fresh('body'),

@@ -3,8 +3,8 @@ import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
 import type { KeyCells } from './key-cells.js';
 import { logSumExp, type SoftmaxPart, withOnes } from './near-field.js';
-import { type ClusterLists, retrievedField, unionLists } from './retrieval.js';
-import { gatherRows, type RowBlocks, rowBlocks } from './row-blocks.js';
+import { type ClusterLists, clusterAttention, unionLists } from './retrieval.js';
+import { gatherRows, rowBlocks } from './row-blocks.js';
 import { HIDDEN, type Sizes, tileRows, times, VISIBLE_ABOVE } from './sizes.js';
 import type { Summaries } from './summaries.js';
 
@@ -78,18 +78,18 @@ export function farField(
   };
 }
 
-/** Estimates of all far clusters for the rows of a chunk, by slot: probabilities under their own softmax. */
+/** Estimates of all far clusters for the rows of a chunk, in batches of blocks of rows of one query cluster. */
 interface Estimates {
-  readonly blocks: RowBlocks;
-  /** Products of BATCH_BLOCKS blocks. */
   readonly batches: Value;
-  /** [slots]: row in each slot, any where there is none. */
+  /** [batches,BATCH_BLOCKS,BLOCK_ROWS]: row in each slot, counted over all parts; any where there is none. */
   readonly rowOfSlot: Value;
-  /** [blocks,segments]: rows of the summaries that each block uses. */
+  /** [B*H,rows]: slot of each row. */
+  readonly slotOfRow: Value;
+  /** [batches,BATCH_BLOCKS,segments]: rows of the summaries that each block uses. */
   readonly summaryRows: Value;
-  /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J] */
+  /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J]: probabilities under a softmax of the estimates alone. */
   readonly probabilities: Value;
-  /** [B*H,rows,1] */
+  /** [B*H,rows,1]: log of its denominator. */
   readonly lse: Value;
 }
 
@@ -103,58 +103,33 @@ function estimates(
 ): Estimates {
   const { parts, headDim } = sizes;
   const rows = b.dim(chunk.query, 1);
+  const segments = b.dim(chunk.columns, 0);
   const blocks = rowBlocks(b, chunk.rowCluster, BLOCK_ROWS, BATCH_BLOCKS, false, sizes, queryClusters);
-  const rowOfSlot = b.max(blocks.content, 0);
+  const batches = b.div(blocks.count, BATCH_BLOCKS);
+  const rowOfSlot = b.reshape(b.max(blocks.content, 0), [batches, BATCH_BLOCKS, BLOCK_ROWS]);
   // The first slot of a block is never empty, unless the block is.
-  const leader = b.squeeze(b.slice(b.reshape(rowOfSlot, [-1, BLOCK_ROWS]), 1, 0, 1), 1);
+  const leader = b.slice(rowOfSlot, 2, 0, 1);
   const cluster = b.min(b.gather(b.reshape(chunk.rowCluster, [-1]), leader), queryClusters - 1);
   const ofBlock = b.add(b.mul(b.div(leader, rows), queryClusters), cluster);
-  const segment = b.mul(chunk.columns, b.mul(parts, queryClusters));
-  const summaryRows = b.add(b.unsqueeze(ofBlock, 1), segment);
+  const summaryRows = b.add(ofBlock, b.mul(chunk.columns, b.mul(parts, queryClusters)));
 
-  const batches = b.div(blocks.count, BATCH_BLOCKS);
-  const clusters = b.mul(b.dim(chunk.columns, 0), keyClusters);
   const width = b.add(headDim, 1);
-  const { stacked } = b.loop(batches, [], (inner, batch) => {
-    const slots = batchSlots(inner, rowOfSlot, batch);
-    const query = gatherRows(inner, queries, slots);
-    const keys = inner.reshape(inner.gather(summaries.keys, batchBlocks(inner, summaryRows, batch)), [
-      BATCH_BLOCKS,
-      clusters,
-      width,
-    ]);
-    const products = inner.matMul(
-      inner.reshape(query, [BATCH_BLOCKS, BLOCK_ROWS, width]),
-      inner.transpose(keys, [0, 2, 1]),
-    );
-    const logits = chunk.mask ? inner.add(products, slotMask(inner, chunk.mask, slots)) : products;
+  const flatQueries = b.reshape(queries, [-1, width]);
+  const keyShape = b.dims([BATCH_BLOCKS, b.mul(segments, keyClusters), width]);
+  const classOfSlot = chunk.mask && b.gather(b.reshape(chunk.mask.rowClass, [-1]), rowOfSlot);
+  const { stacked } = b.loop(batches, [], (inner, _, __, batch) => {
+    const query = inner.gather(flatQueries, inner.gather(rowOfSlot, batch));
+    const keys = inner.reshape(inner.gather(summaries.keys, inner.gather(summaryRows, batch)), keyShape);
+    const products = inner.matMul(query, inner.transpose(keys, [0, 2, 1]));
+    const logits = classOfSlot
+      ? inner.add(products, inner.gather(chunk.mask!.table, inner.gather(classOfSlot, batch)))
+      : products;
     const probabilities = inner.softmax(logits);
     return { state: [], stacked: [probabilities, logSumExp(inner, logits, probabilities)] };
   });
-  return {
-    blocks,
-    batches,
-    rowOfSlot,
-    summaryRows,
-    probabilities: stacked[0]!,
-    lse: gatherRows(b, stacked[1]!, blocks.slotOfRow),
-  };
-}
-
-function batchBlocks(b: GraphBuilder, perBlock: Value, batch: Value): Value {
-  const start = b.mul(batch, BATCH_BLOCKS);
-  return b.slice(perBlock, 0, start, b.add(start, BATCH_BLOCKS));
-}
-
-function batchSlots(b: GraphBuilder, perSlot: Value, batch: Value): Value {
-  const start = b.mul(batch, BATCH_BLOCKS * BLOCK_ROWS);
-  return b.slice(perSlot, 0, start, b.add(start, BATCH_BLOCKS * BLOCK_ROWS));
-}
-
-/** [BATCH_BLOCKS,BLOCK_ROWS,J] */
-function slotMask(b: GraphBuilder, { table, rowClass }: FarMask, rowOfSlot: Value): Value {
-  const classes = b.gather(b.reshape(rowClass, [-1]), rowOfSlot);
-  return b.gather(table, b.reshape(classes, [BATCH_BLOCKS, BLOCK_ROWS]));
+  const { slotOfRow } = blocks;
+  const lse = gatherRows(b, stacked[1]!, slotOfRow);
+  return { batches, rowOfSlot, slotOfRow, summaryRows, probabilities: stacked[0]!, lse };
 }
 
 /** Number of the cluster (over all segments of a part) in each column: [J]. */
@@ -179,30 +154,24 @@ function keptEstimates(
   { valueDim }: Sizes,
 ): KeptEstimates {
   const clusters = b.dim(far.probabilities, 3);
-  const keep = choice && b.sub(1, choice.selected);
-  const { stacked } = b.loop(far.batches, [], (inner, batch) => {
-    const all = inner.squeeze(inner.gather(far.probabilities, batch), 0);
-    let kept = all;
-    if (keep) {
-      const rows = batchSlots(inner, far.rowOfSlot, batch);
-      const pools = choice.poolOfRow
-        ? inner.gather(poolOfAllRows(inner, choice, choice.poolOfRow), rows)
-        : rows;
-      kept = inner.mul(all, gatherRows(inner, keep, inner.reshape(pools, [BATCH_BLOCKS, BLOCK_ROWS])));
-    }
-    const values = inner.reshape(inner.gather(summaries.values, batchBlocks(inner, far.summaryRows, batch)), [
-      BATCH_BLOCKS,
-      clusters,
-      valueDim,
-    ]);
-    return { state: [], stacked: [inner.matMul(kept, values), inner.reduceSum(kept, -1)] };
+  const keep = choice && b.reshape(b.sub(1, choice.selected), [-1, clusters]);
+  const poolOfSlot = choice?.poolOfRow
+    ? b.gather(poolOfAllRows(b, choice.selected, choice.poolOfRow), far.rowOfSlot)
+    : far.rowOfSlot;
+  const valueShape = b.dims([BATCH_BLOCKS, clusters, valueDim]);
+  const { stacked } = b.loop(far.batches, [], (inner, _, __, batch) => {
+    const all = inner.gather(far.probabilities, batch);
+    const kept = keep ? inner.mul(all, inner.gather(keep, inner.gather(poolOfSlot, batch))) : all;
+    const values = inner.gather(summaries.values, inner.gather(far.summaryRows, batch));
+    const sums = inner.matMul(kept, inner.reshape(values, valueShape));
+    return { state: [], stacked: [sums, inner.reduceSum(kept, -1)] };
   });
-  const ofRows = (x: Value) => gatherRows(b, x, far.blocks.slotOfRow);
+  const ofRows = (x: Value) => gatherRows(b, x, far.slotOfRow);
   return { output: ofRows(stacked[0]!), mass: ofRows(stacked[1]!), lse: far.lse };
 }
 
-/** Pools numbered over all parts, for the rows of all parts: [B*H*rows]. */
-function poolOfAllRows(b: GraphBuilder, { selected }: Choice, poolOfRow: Value): Value {
+/** Pools counted over all parts, for the rows of all parts: [B*H*rows]. */
+function poolOfAllRows(b: GraphBuilder, selected: Value, poolOfRow: Value): Value {
   const part = b.reshape(b.range(b.dim(selected, 0)), [-1, 1]);
   return b.reshape(b.add(b.mul(part, b.dim(selected, 1)), poolOfRow), [-1]);
 }
@@ -250,7 +219,7 @@ function choose(
   // Share of the far field in one softmax with the near field.
   const farShare = chunk.near ? b.sigmoid(b.sub(far.lse, chunk.near.lse)) : b.constant(1, DataType.FLOAT);
   const share = b.where(b.and(b.greater(far.lse, VISIBLE_ABOVE), present), farShare, 0);
-  const weights = b.mul(gatherRows(b, far.probabilities, far.blocks.slotOfRow), share);
+  const weights = b.mul(gatherRows(b, far.probabilities, far.slotOfRow), share);
   const pools = pooledWeights(b, chunk, weights, b.indicator(present), tail, sizes, parameters);
   const picked = pick(b, pools.means, sizes, parameters);
   const selected = b.scatterElements(b.mul(pools.means, 0), picked.columns, b.indicator(picked.valid));
@@ -308,8 +277,7 @@ function pooledWeights(
     return { means: flat, poolOfRow: null, tail: null };
   }
   const sums = (x: Value) => {
-    const ofTiles = b.reduceSum(tiles(b, x, sizes.parts, chunk.segments, group, sizes), 2);
-    return b.reshape(ofTiles, [sizes.parts, -1, b.dim(x, 2)]);
+    return b.reshape(b.reduceSum(tiles(b, x, group, sizes), 2), [sizes.parts, -1, b.dim(x, 2)]);
   };
   const row = b.range(b.dim(weights, 1));
   const segment = b.div(row, sizes.rowSegment);
@@ -398,17 +366,17 @@ function tilesPerSegment(b: GraphBuilder, { rowSegment }: Sizes, tile: number): 
   return typeof rowSegment === 'number' ? Math.ceil(rowSegment / tile) : b.ceilDiv(rowSegment, tile);
 }
 
-/** Rows of row segments of some parts, filled up to whole tiles: [parts, segments * tiles, tile, width]. */
-function tiles(b: GraphBuilder, x: Value, parts: Dim, segments: Dim, tile: number, sizes: Sizes): Value {
+/** Rows of row segments, each filled up to whole tiles: [B*H*segments, tiles, tile, width]. */
+function tiles(b: GraphBuilder, x: Value, tile: number, sizes: Sizes): Value {
   const { rowSegment } = sizes;
-  const width = b.dim(x, -1);
+  const width = b.dim(x, 2);
+  const perSegment = tilesPerSegment(b, sizes, tile);
   if (typeof rowSegment === 'number' && rowSegment % tile === 0) {
-    return b.reshape(x, [parts, -1, tile, width]);
+    return b.reshape(x, [-1, perSegment, tile, width]);
   }
-  const filled = times(b, tilesPerSegment(b, sizes, tile), tile);
-  const missing = b.sub(b.dims([filled]), rowSegment);
-  const padded = b.pad(b.reshape(x, [parts, segments, rowSegment, width]), 4, 2, 0, missing);
-  return b.reshape(padded, [parts, -1, tile, width]);
+  const missing = b.sub(b.dims([times(b, perSegment, tile)]), rowSegment);
+  const padded = b.pad(b.reshape(x, [-1, rowSegment, width]), 3, 1, 0, missing);
+  return b.reshape(padded, [-1, perSegment, tile, width]);
 }
 
 /**
@@ -428,50 +396,53 @@ function retrieved(
   const { parts, share, rowSegment, valueDim } = sizes;
   const tile = tileRows(parameters);
   const perSegment = tilesPerSegment(b, sizes, tile);
-  const bySegment = (x: Value, rows: Dim) => b.reshape(x, [-1, rows, b.dim(x, 2)]);
-  const queriesBySegment = bySegment(queries, rowSegment);
-  const selected = choice.poolOfRow === null ? bySegment(choice.selected, rowSegment) : null;
-  const lists = choice.lists && {
-    columns: bySegment(choice.lists.columns, perSegment),
-    valid: bySegment(choice.lists.valid, perSegment),
-  };
+  const segmentQueries = tiles(b, queries, tile, sizes);
+  const selected = choice.poolOfRow === null ? tiles(b, choice.selected, tile, sizes) : null;
   const clusterOfColumn = columnClusters(b, chunk.columns, parameters);
   const allParts = b.range(parts);
   const firstCluster = b.mul(b.div(allParts, share), b.mul(sizes.keySegments, parameters.keyClusters));
-  const { stacked } = b.loop(lists ? chunk.present : b.mul(chunk.present, parts), [], (inner, iteration) => {
-    const part = lists ? allParts : inner.div(iteration, chunk.present);
-    const segment = lists ? iteration : inner.sub(iteration, inner.mul(part, chunk.present));
-    const at = inner.add(inner.mul(part, chunk.segments), segment);
-    const tiled = (x: Value) => {
-      const own = tiles(inner, inner.gather(x, at), inner.dim(at, 0), 1, tile, sizes);
-      return inner.reshape(own, [-1, tile, inner.dim(x, 2)]);
-    };
-    const rowMask = selected && tiled(selected);
-    const flat = (x: Value) => inner.reshape(inner.gather(x, at), [-1, inner.dim(x, 2)]);
-    const ownLists = lists
-      ? { columns: flat(lists.columns), valid: flat(lists.valid) }
-      : unionLists(inner, rowMask!, tile);
-    const first = inner.unsqueeze(inner.gather(firstCluster, part), 1);
-    const kvCluster = inner.reshape(inner.expand(first, [inner.dim(part, 0), perSegment]), [-1, 1]);
-    const cluster = inner.add(inner.gather(clusterOfColumn, ownLists.columns), kvCluster);
-    const result = retrievedField(
-      inner,
-      tiled(queriesBySegment),
-      cluster,
-      ownLists,
-      rowMask,
-      tile,
-      cells,
-      sizes,
-    );
-    const rows = (x: Value, width: Dim) =>
-      inner.slice(inner.reshape(x, [inner.dim(part, 0), -1, width]), 1, 0, rowSegment);
-    return { state: [], stacked: [rows(result.output, valueDim), rows(result.lse, 1)] };
-  });
+  const attend = clusterAttention(b, cells, sizes);
+
+  const { lists } = choice;
+  let stacked: readonly Value[];
+  if (lists) {
+    const width = b.dim(lists.columns, 2);
+    const bySegment = (x: Value) => b.reshape(x, [-1, perSegment, width]);
+    const [columns, valid] = [bySegment(lists.columns), bySegment(lists.valid)];
+    const tilesTotal = times(b, parts, perSegment);
+    const kvCluster = b.reshape(b.expand(b.unsqueeze(firstCluster, 1), [parts, perSegment]), [-1, 1]);
+    ({ stacked } = b.loop(chunk.present, [], (inner, segment) => {
+      const at = inner.add(inner.mul(allParts, chunk.segments), segment);
+      const flat = (x: Value, ...rest: Dim[]) => inner.reshape(inner.gather(x, at), [tilesTotal, ...rest]);
+      const own = { columns: flat(columns, width), valid: flat(valid, width) };
+      const cluster = inner.add(inner.gather(clusterOfColumn, own.columns), kvCluster);
+      const rows = flat(segmentQueries, tile, b.dim(queries, 2));
+      const rowMask = selected && flat(selected, tile, b.dim(selected, 3));
+      const part = attend(inner, rows, cluster, own, rowMask);
+      return { state: [], stacked: [part.output, part.lse] };
+    }));
+  } else {
+    const union = unionLists(b, b.dim(selected!, 3), tile);
+    ({ stacked } = b.loop(b.mul(chunk.present, parts), [], (inner, iteration) => {
+      const part = inner.div(iteration, chunk.present);
+      const segment = inner.sub(iteration, inner.mul(part, chunk.present));
+      const at = inner.squeeze(inner.add(inner.mul(part, chunk.segments), segment), 0);
+      const rowMask = inner.gather(selected!, at);
+      const own = union(inner, rowMask);
+      const first = inner.gather(firstCluster, part);
+      const cluster = inner.add(inner.gather(clusterOfColumn, own.columns), first);
+      const result = attend(inner, inner.gather(segmentQueries, at), cluster, own, rowMask);
+      return { state: [], stacked: [result.output, result.lse] };
+    }));
+  }
   const absent = b.mul(b.sub(chunk.segments, chunk.present), rowSegment);
   const whole = (x: Value, width: Dim, value: number) => {
-    const byPart = lists ? b.transpose(x, [1, 0, 2, 3]) : x;
-    return b.pad(b.reshape(byPart, [parts, b.mul(chunk.present, rowSegment), width]), 3, 1, 0, absent, value);
+    // [present,parts,...] or [parts,present,...] of tiles to rows.
+    const [first, second] = lists ? [chunk.present, parts] : [parts, chunk.present];
+    const bySegment = b.reshape(x, [first, second, -1, width]);
+    const byPart = lists ? b.transpose(bySegment, [1, 0, 2, 3]) : bySegment;
+    const rows = b.reshape(b.slice(byPart, 2, 0, rowSegment), [parts, -1, width]);
+    return b.pad(rows, 3, 1, 0, absent, value);
   };
   return { output: whole(stacked[0]!, valueDim, 0), lse: whole(stacked[1]!, 1, HIDDEN) };
 }

@@ -16,69 +16,78 @@ export interface ClusterLists {
 const KEY_STEP = 64;
 
 /**
- * The clusters that rows of a tile select, in the order of the first row that selects them and then by
- * column: a row's clusters have places that do not depend on later rows.
- * @param selected [tiles,tile,J]: 1 where the row selects the cluster
+ * For use inside a loop: the clusters that rows of a tile select, in the order of the first row that selects
+ * them and then by column: a row's clusters have places that do not depend on later rows. The function takes
+ * selected [tiles,tile,J], 1 where the row selects the cluster.
  */
-export function unionLists(b: GraphBuilder, selected: Value, tile: number): ClusterLists {
-  const clusters = b.dim(selected, 2);
-  const nobody = tile;
-  const row = b.cast(b.reshape(b.range(tile), [tile, 1]), DataType.FLOAT);
-  const first = b.squeeze(b.reduceMin(b.where(b.greater(selected, 0), row, nobody), 1), 1);
-  const chosen = b.less(first, nobody);
-  const number = b.cast(b.range(clusters), DataType.FLOAT);
-  const place = b.add(b.mul(first, b.cast(clusters, DataType.FLOAT)), number);
-  const width = b.max(b.maxOfAll(b.cast(b.reduceSum(b.indicator(chosen), -1), DataType.INT64)), 1);
-  const { indices } = b.topK(place, width, { largest: false });
-  return { columns: indices, valid: b.gatherElements(chosen, indices) };
+export function unionLists(
+  outer: GraphBuilder,
+  clusters: Value,
+  tile: number,
+): (b: GraphBuilder, selected: Value) => ClusterLists {
+  const row = outer.cast(outer.reshape(outer.range(tile), [tile, 1]), DataType.FLOAT);
+  const nobody = outer.constant(tile, DataType.FLOAT);
+  const total = outer.cast(clusters, DataType.FLOAT);
+  const column = outer.cast(outer.range(clusters), DataType.FLOAT);
+  return (b, selected) => {
+    const first = b.squeeze(b.reduceMin(b.where(b.greater(selected, 0), row, nobody), 1), 1);
+    const chosen = b.less(first, nobody);
+    const width = b.max(b.maxOfAll(b.countTrue(chosen)), 1);
+    const { indices } = b.topK(b.add(b.mul(first, total), column), width, { largest: false });
+    return { columns: indices, valid: b.gatherElements(chosen, indices) };
+  };
 }
 
 /**
- * Exact attention of tiles of rows over the members of their listed clusters.
- * @param queries [tiles,tile,D+1]: scaled queries with their column of ones
- * @param cluster [tiles,width]: number of each listed cluster, over all key heads and segments
- * @param lists [tiles,width]
- * @param selected [tiles,tile,J]: 1 where a row attends a cluster of its tile's list; null: every row does
+ * For use inside a loop: exact attention of tiles of rows over the members of their listed clusters. The
+ * function takes
+ * - queries [tiles,tile,D+1]: scaled, with their column of ones;
+ * - cluster [tiles,width]: number of each listed cluster, over all key heads and segments;
+ * - selected [tiles,tile,J]: 1 where a row attends a cluster of its tile's list; null: every row does.
  */
-export function retrievedField(
+export function clusterAttention(
+  outer: GraphBuilder,
+  cells: KeyCells,
+  { headDim, valueDim }: Sizes,
+): (
   b: GraphBuilder,
   queries: Value,
   cluster: Value,
   lists: ClusterLists,
   selected: Value | null,
-  tile: number,
-  cells: KeyCells,
-  { headDim, valueDim }: Sizes,
-): SoftmaxPart {
-  const tiles = b.dim(queries, 0);
-  const width = b.dim(cluster, 1);
-  const cellCount = b.where(lists.valid, b.gather(cells.cellCount, cluster), 0);
-  const end = b.cumSum(cellCount, 1);
-  const total = b.slice(end, 1, b.sub(width, 1), width);
-  const step = b.ceilDiv(b.ints([KEY_STEP]), cells.size);
-  const places = b.mul(b.ceilDiv(b.max(b.maxOfAll(total), 1), step), step);
+) => SoftmaxPart {
+  const step = outer.ceilDiv(outer.ints([KEY_STEP]), cells.size);
+  const hidden = hiddenCell(outer, cells);
+  const width = outer.add(headDim, 1);
+  const flat = (tensor: Value, size: Value) => outer.reshape(tensor, [-1, outer.mul(size, cells.size)]);
+  const [keyTable, valueTable] = [flat(cells.biasedKeys, width), flat(cells.values, valueDim)];
+  const visible = outer.constant(0, DataType.FLOAT);
 
-  // Which entry of the list each place of the gathered cells belongs to.
-  const place = b.range(places);
-  const passed = b.lessOrEqual(b.unsqueeze(end, 1), b.unsqueeze(place, 1));
-  const entry = b.min(b.squeeze(b.reduceSum(b.cast(passed, DataType.INT64), -1), 2), b.sub(width, 1));
-  const shift = b.sub(b.gather(cells.firstCell, cluster), b.sub(end, cellCount));
-  const ownCell = b.add(b.gatherElements(shift, entry), place);
-  const cell = b.where(b.less(place, total), ownCell, hiddenCell(b, cells));
-  const slots = b.mul(places, cells.size);
-  const members = (tensor: Value, size: Value) =>
-    b.reshape(b.gather(b.reshape(tensor, [-1, b.mul(size, cells.size)]), cell), [tiles, slots, size]);
-  const keys = members(cells.biasedKeys, b.add(headDim, 1));
-  const products = b.matMul(queries, b.transpose(keys, [0, 2, 1]));
-  const values = members(cells.values, valueDim);
-  if (selected === null) return softmaxPart(b, products, values);
+  return (b, queries, cluster, lists, selected) => {
+    const cellCount = b.where(lists.valid, b.gather(cells.cellCount, cluster), 0);
+    const end = b.cumSum(cellCount, 1);
+    const total = b.reduceMax(end, 1);
+    const places = b.mul(b.ceilDiv(b.max(b.maxOfAll(total), 1), step), step);
 
-  const ofPlace = b.expand(b.unsqueeze(b.gatherElements(lists.columns, entry), 1), [tiles, tile, places]);
-  const bias = b.where(
-    b.greater(b.gatherElements(selected, ofPlace), 0),
-    b.constant(0, DataType.FLOAT),
-    HIDDEN,
-  );
-  const masked = b.add(b.reshape(products, [tiles, tile, places, cells.size]), b.unsqueeze(bias, 3));
-  return softmaxPart(b, b.reshape(masked, [tiles, tile, slots]), values);
+    // Which entry of the list each place of the gathered cells belongs to: the one after all that end before.
+    const place = b.range(places);
+    const passed = b.countTrue(b.lessOrEqual(b.unsqueeze(end, 1), b.unsqueeze(place, 1)));
+    const entry = b.min(passed, b.sub(b.dim(cluster, 1), 1));
+    const shift = b.sub(b.gather(cells.firstCell, cluster), b.sub(end, cellCount));
+    const ownCell = b.add(b.gatherElements(shift, entry), place);
+    const cell = b.where(b.less(place, total), ownCell, hidden);
+    const tiles = b.dim(queries, 0);
+    const slots = b.mul(places, cells.size);
+    const keys = b.reshape(b.gather(keyTable, cell), [tiles, slots, width]);
+    const values = b.reshape(b.gather(valueTable, cell), [tiles, slots, valueDim]);
+    const products = b.matMul(queries, b.transpose(keys, [0, 2, 1]));
+    if (selected === null) return softmaxPart(b, products, values);
+
+    const tile = b.dim(queries, 1);
+    const columns = b.unsqueeze(b.gatherElements(lists.columns, entry), 1);
+    const ofPlace = b.gatherElements(selected, b.expand(columns, [tiles, tile, places]));
+    const bias = b.unsqueeze(b.where(b.greater(ofPlace, 0), visible, HIDDEN), 3);
+    const masked = b.add(b.reshape(products, [tiles, tile, places, cells.size]), bias);
+    return softmaxPart(b, b.reshape(masked, [tiles, tile, slots]), values);
+  };
 }
