@@ -113,11 +113,14 @@ function losesProducts(hidden: number, logit: (product: number) => number): bool
   return logit(ORDINARY_PRODUCT) === hidden && Math.fround(hidden + 1) === hidden;
 }
 
+/** Numbers to try as tokens. */
+const MOST_CANDIDATES = 64;
+
 class Investigation {
   private readonly slice: ReadonlySet<Value>;
   private readonly distances: readonly number[];
-  /** Token ids and mask elements that may make a difference. */
-  private readonly tokens: readonly number[];
+  /** Token ids and mask elements that the mask may be looking for. */
+  private readonly candidates: readonly number[];
   private readonly trials: readonly Trial[];
 
   constructor(
@@ -127,9 +130,9 @@ class Investigation {
   ) {
     const source = site.logits;
     this.slice = maskSlice(source.terms);
-    const numbers = numbersIn(this.slice, constants);
+    const numbers = [...numbersIn(this.slice, constants), ...source.distances];
     this.distances = [...DISTANCES, ...numbers.flatMap(number => [number - 1, number, number + 1])];
-    this.tokens = [...new Set([0, 1, 2, ...numbers.slice(0, 8)])];
+    this.candidates = [...new Set([0, 1, 2, ...numbers])].slice(0, MOST_CANDIDATES);
     // Beyond every number in the mask, or as far as the model goes.
     const long = !source.masked ? null : laboratory.longTrial(2 * Math.max(24, ...numbers) + 9);
     this.trials = long === null ? laboratory.trials : [...laboratory.trials, long];
@@ -153,7 +156,9 @@ class Investigation {
     if (band === null) return { ...known, unclear: 'the visible keys are no band around the diagonal' };
     const square = tables.every(({ extent }) => extent.rows === extent.columns);
     const placed = { ...known, band, alignment: square ? ('equal' as const) : band.offset };
-    const padded = this.padded(present, tables);
+    if (![...this.slice].some(value => value.fed)) return { ...placed, emptyRow: 'never' };
+    const tokens = this.tellingTokens(present, tables[0]!);
+    const padded = this.padded([...tokens, present], tables);
     if (padded === null)
       return { ...placed, unclear: 'which pairs of query and key are visible depends on data' };
     if (!padded.some(({ keys }) => keys.some(({ hidden }) => hidden)))
@@ -163,7 +168,7 @@ class Investigation {
       ...placed,
       padding: true,
       keyMask: findKeyMask(this.slice, this.site.graph, padded, extents),
-      emptyRow: this.emptyRow(present),
+      emptyRow: this.emptyRow(tokens, present),
     };
   }
 
@@ -180,13 +185,22 @@ class Investigation {
   private presentToken(): number {
     const shows = (token: number) =>
       this.table(this.trials[0]!, this.uniformFeed(token, PLAIN.seed)).entries.some(entry => !entry.hidden);
-    return [1, ...this.tokens].find(shows) ?? 1;
+    return [1, ...this.candidates].find(shows) ?? 1;
+  }
+
+  /** The tokens that hide something where all are like them. */
+  private tellingTokens(present: number, table: Table): readonly number[] {
+    return this.candidates.filter(token => {
+      if (token === present) return false;
+      const { entries } = this.table(this.trials[0]!, this.uniformFeed(token, PLAIN.seed));
+      return entries.some((entry, e) => entry.hidden && !table.entries[e]!.hidden);
+    });
   }
 
   /** What absent tokens hide; null when that is not a matter of single keys. */
-  private padded(present: number, tables: readonly Table[]): readonly PaddedKeys[] | null {
-    // Any token may count as absent; where that makes no sense the input is a mask of zeros and ones.
-    return this.paddedBy(this.tokens, tables) ?? this.paddedBy([0, 1, present], tables);
+  private padded(tokens: readonly number[], tables: readonly Table[]): readonly PaddedKeys[] | null {
+    // Any token may count as absent or present; where that makes no sense the input is a mask of zeros and ones.
+    return this.paddedBy([...new Set([...tokens, 0, 1, 2])], tables) ?? this.paddedBy([0, 1], tables);
   }
 
   private paddedBy(tokens: readonly number[], tables: readonly Table[]): readonly PaddedKeys[] | null {
@@ -204,10 +218,10 @@ class Investigation {
   }
 
   /** The last row of the first batch element when none of its tokens is present. */
-  private emptyRow(present: number): MaskFacts['emptyRow'] {
+  private emptyRow(tokens: readonly number[], present: number): MaskFacts['emptyRow'] {
     const trial = this.trials[0]!;
     const extent = this.site.extent(trial);
-    for (const absent of this.tokens) {
+    for (const absent of tokens) {
       const key = `first ${absent} ${present}`;
       const feed = this.laboratory.feed(key, () => firstRow(PLAIN.seed, absent, present));
       const logit = this.site.logits.at(trial.probe(feed), extent);

@@ -39,6 +39,7 @@ export interface FusedMask {
 export class FusedLogits implements LogitSource {
   readonly terms: readonly Value[];
   readonly masked: boolean;
+  readonly distances: readonly number[];
 
   /** @param node the operator */
   constructor(
@@ -47,6 +48,7 @@ export class FusedLogits implements LogitSource {
   ) {
     this.terms = scores.masks.map(mask => mask.value);
     const { left, right } = scores.window;
+    this.distances = [left, right].filter(distance => distance !== null);
     this.masked = scores.causal || left !== null || right !== null || scores.masks.length > 0;
   }
 

@@ -27,6 +27,8 @@ export interface LogitSource {
   readonly terms: readonly Value[];
   /** Something else than factors takes part: a mask or a bias, if perhaps one without effect. */
   readonly masked: boolean;
+  /** Distances that it turns on besides those among the constants of its terms. */
+  readonly distances: readonly number[];
   /** Equal for sources that are the same function of the product at every place. */
   identity(structure: Structure): string;
   /** @throws UnknownSample when an operator in between cannot be followed */

@@ -17,6 +17,7 @@ function multiplies({ type }: Node): boolean {
 export class ScoreChain implements LogitSource {
   readonly terms: readonly Value[];
   readonly masked: boolean;
+  readonly distances = [];
   private readonly computed: ReadonlySet<Value>;
 
   /** `steps` compute `logits` from `scores`, and nothing else does. */

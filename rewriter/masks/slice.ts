@@ -15,7 +15,7 @@ export function maskSlice(terms: readonly Value[]): ReadonlySet<Value> {
 }
 
 /** Numbers beyond this mark "no limit" rather than a distance or a length. */
-const MOST = 1 << 16;
+const MOST = 2 ** 20;
 
 /** Distances and lengths that a mask may turn on: integers among its constants, and sizes of stored tensors. */
 export function numbersIn(slice: ReadonlySet<Value>, constants: Constants): readonly number[] {

@@ -71,10 +71,14 @@ export class Net {
     return tensor.name!;
   }
 
-  /** A dense layer with made-up weights. */
-  linear(x: string, from: number, to: number): string {
-    const weights = Array.from({ length: from * to }, (_, i) => Math.sin(1 + i + this.count));
-    return this.op('MatMul', [x, this.tensor([from, to], weights)]);
+  /** A dense layer with made-up weights, for an input of this type. */
+  linear(x: string, from: number, to: number, dataType = DataType.FLOAT): string {
+    const weights = this.tensor(
+      [from, to],
+      Array.from({ length: from * to }, (_, i) => Math.sin(1 + i + this.count)),
+    );
+    const typed = dataType === DataType.FLOAT ? weights : this.op('Cast', [weights], { to: dataType });
+    return this.op('MatMul', [x, typed]);
   }
 
   output(name: string, dims: ValueSpec['dims'] = undefined, dataType = DataType.FLOAT): void {

@@ -1,0 +1,335 @@
+import assert from 'node:assert/strict';
+import { DataType } from '../../../rewriter/onnx/spec.js';
+import type { AttentionSite } from '../../../rewriter/site.js';
+import type { Net } from '../net.js';
+import {
+  attentionNet,
+  type Factor,
+  HEADS,
+  inspectNet,
+  SIZE,
+  type Variation,
+  WIDTH,
+} from './attention-net.js';
+
+const SCALE = 1 / Math.sqrt(SIZE);
+
+/** The only site of a variation. */
+function siteOf(variation: Variation): AttentionSite {
+  const { sites, nearMisses } = inspectNet(attentionNet(variation));
+  assert.equal(sites.length, 1, nearMisses.map(({ reason }) => reason).join('; '));
+  return sites[0]!;
+}
+
+function assertPlain(site: AttentionSite, expected: Partial<AttentionSite> = {}): void {
+  const claims: Partial<AttentionSite> = {
+    scope: 'layers.0.attn',
+    pattern: 'softmax-attention',
+    queryHeads: HEADS,
+    kvHeads: HEADS,
+    headDim: SIZE,
+    valueDim: SIZE,
+    scale: 1,
+    operatorScale: 1,
+    mask: 'none',
+    causal: false,
+    keyMask: null,
+    kind: 'self',
+    past: false,
+    dtype: 'float32',
+    replaceable: true,
+    reason: null,
+    ...expected,
+  };
+  const found = Object.fromEntries(Object.keys(claims).map(key => [key, site[key as keyof AttentionSite]]));
+  assert.deepEqual(found, claims);
+}
+
+/** 1/sqrt(head size) from the shape of a value, as exporters write it without constant folding. */
+const rootOfShape = (net: Net, value: string): string => {
+  const size = net.op('Slice', [net.op('Shape', [value]), net.ints(-1), net.ints(2 ** 40)]);
+  return net.op('Sqrt', [net.op('Cast', [size], { to: DataType.FLOAT })]);
+};
+
+describe('softmax attention', () => {
+  describe('projections', () => {
+    for (const packed of [undefined, 'split', 'gather', 'slice'] as const) {
+      it(packed ?? 'separate', () => assertPlain(siteOf(packed === undefined ? {} : { packed })));
+    }
+  });
+
+  describe('keys transposed', () => {
+    it('by one permutation from [B,N,H,D]: the operand is taken before it', () => {
+      const site = siteOf({ keyTranspose: 'fused' });
+      assertPlain(site);
+      assert.deepEqual([site.query.layout, site.key.layout, site.value.layout], ['BHND', 'BNHD', 'BHND']);
+    });
+    for (const keyTranspose of ['swap', 'detour'] as const) {
+      it(keyTranspose === 'swap' ? 'by swapping the last axes' : 'through three axes', () => {
+        const site = siteOf({ keyTranspose });
+        assertPlain(site);
+        assert.deepEqual([site.query.layout, site.key.layout, site.value.layout], ['BHND', 'BHND', 'BHND']);
+      });
+    }
+    it('by a permutation that mixes batch and heads: the operand is taken after it', () => {
+      const net = attentionNet({ keyTranspose: 'swap' });
+      const scores = net.nodes.find(({ outputs }) => outputs[0] === 'scores')!;
+      const turn = net.nodes.find(({ outputs }) => outputs[0] === scores.inputs[1])!;
+      Object.assign(turn, { attributes: { perm: { type: 'ints', value: [1, 0, 3, 2] } } });
+      const [site] = inspectNet(net).sites;
+      assert.deepEqual([site!.key.value, site!.key.layout], [turn.outputs[0], 'BHDN']);
+    });
+    it('by the letters of Einsum', () => {
+      const site = siteOf({ products: 'einsum' });
+      assertPlain(site);
+      assert.deepEqual([site.query.layout, site.key.layout, site.output.layout], ['BNHD', 'BNHD', 'BNHD']);
+    });
+  });
+
+  it('takes heads next to the batch apart again', () => {
+    const site = siteOf({ batched: true });
+    assertPlain(site);
+    assert.deepEqual([site.query.layout, site.output.layout], ['BHND', 'BHND']);
+    assert.equal(site.output.value, 'sum_heads');
+  });
+
+  describe('scale', () => {
+    const half = Math.sqrt(SCALE);
+    const cases: Record<string, { factors: Factor[]; operator?: number }> = {
+      'on the scores': { factors: [{ at: 'scores', op: 'Mul', value: SCALE }] },
+      'dividing the scores': { factors: [{ at: 'scores', op: 'Div', value: 1 / SCALE }] },
+      'on the query': { factors: [{ at: 'query', op: 'Mul', value: SCALE }] },
+      'dividing the query': { factors: [{ at: 'query', op: 'Div', value: 1 / SCALE }] },
+      'on the key': { factors: [{ at: 'key', op: 'Mul', value: SCALE }] },
+      'its root on both sides': {
+        factors: [
+          { at: 'query', op: 'Mul', value: half },
+          { at: 'key', op: 'Mul', value: half },
+        ],
+      },
+      'a root taken from the shape': { factors: [{ at: 'scores', op: 'Div', value: rootOfShape }] },
+      'roots taken from the shape on both sides': {
+        factors: (['query', 'key'] as const).map(at => ({
+          at,
+          op: 'Div',
+          value: (net: Net, query: string) => net.op('Sqrt', [rootOfShape(net, query)]),
+        })),
+      },
+      'in the projection, before the heads': {
+        factors: [{ at: 'projection', op: 'Mul', value: SCALE }],
+        operator: 1,
+      },
+      'several, with ones among them': {
+        factors: [
+          { at: 'projection', op: 'Mul', value: 2 * SCALE },
+          { at: 'query', op: 'Mul', value: 1 },
+          { at: 'scores', op: 'Div', value: 4 },
+          { at: 'scores', op: 'Mul', value: 2 },
+        ],
+        operator: 0.5,
+      },
+    };
+    for (const [name, { factors, operator }] of Object.entries(cases)) {
+      it(name, () => {
+        assertPlain(siteOf({ factors }), { scale: SCALE, operatorScale: operator ?? SCALE });
+      });
+    }
+
+    it('that is no constant is reported and not replaced', () => {
+      const perHead: Factor['value'] = net => net.tensor([HEADS, 1, 1], [1, 2, 3, 4]);
+      const site = siteOf({ factors: [{ at: 'scores', op: 'Mul', value: perHead }] });
+      assert.deepEqual([site.scale, site.operatorScale, site.replaceable], [null, null, false]);
+      assert.match(site.reason!, /scale/);
+    });
+
+    it('that is no number of the usual kind is kept as it is', () => {
+      assertPlain(siteOf({ factors: [{ at: 'scores', op: 'Mul', value: 0.3 }] }), {
+        scale: Math.fround(0.3),
+        operatorScale: Math.fround(0.3),
+      });
+    });
+  });
+
+  describe('grouped queries', () => {
+    for (const kvHeads of [1, 2]) {
+      it(`${kvHeads} key heads, found behind Expand`, () => {
+        const site = siteOf({ kvHeads, repeat: 'expand' });
+        assertPlain(site, { kvHeads });
+      });
+      it(`${kvHeads} key heads, found behind a transposition through three axes`, () => {
+        assertPlain(siteOf({ kvHeads, repeat: 'expand', keyTranspose: 'detour' }), { kvHeads });
+      });
+    }
+
+    it('repeated in another order are no groups: the repeated heads are the operands', () => {
+      assertPlain(siteOf({ kvHeads: 2, repeat: 'tile' }), { kvHeads: HEADS });
+    });
+  });
+
+  it('looks through the guard against NaN and through casts', () => {
+    assertPlain(siteOf({ guarded: true }));
+    const site = siteOf({ half: true, guarded: true });
+    assertPlain(site, { dtype: 'float16' });
+    assert.equal(site.query.dataType, DataType.FLOAT16);
+  });
+
+  it('tells keys of other data from the queries’ own', () => {
+    assertPlain(siteOf({ memory: true }), { kind: 'cross' });
+  });
+
+  it('lists the nodes that serve nothing else', () => {
+    const net = attentionNet();
+    const { sites, graph } = inspectNet(net);
+    const [site] = sites;
+    const types = site!.nodes.map(({ type }) => type).sort();
+    assert.deepEqual(types, ['MatMul', 'MatMul', 'Softmax', 'Transpose']);
+    assert.ok(site!.nodes.every(node => node.graph === graph.main));
+  });
+
+  describe('is kept', () => {
+    const keptReason = (build: (net: Net) => void, variation: Variation = {}): string => {
+      const net = attentionNet(variation);
+      build(net);
+      const { sites } = inspectNet(net);
+      assert.equal(sites.length, 1);
+      assert.equal(sites[0]!.replaceable, false);
+      return sites[0]!.reason!;
+    };
+
+    it('where the probabilities are an output', () => {
+      assert.match(
+        keptReason(net => net.output('weights')),
+        /probabilities are an output/,
+      );
+    });
+    it('where the probabilities are used by something else', () => {
+      const used = (net: Net) => {
+        net.op('ReduceMax', ['weights'], {}, ['largest']);
+        net.output('largest');
+      };
+      assert.match(keptReason(used), /probabilities are used by ReduceMax/);
+    });
+    it('where the scores are used by something else', () => {
+      const used = (net: Net) => {
+        net.op('Relu', ['scores'], {}, ['z']);
+        net.output('z');
+      };
+      assert.match(keptReason(used), /scores are used by Relu/);
+    });
+    it('in float64', () => {
+      const net = attentionNet();
+      for (const tensor of net.initializers) {
+        if (tensor.dataType !== DataType.FLOAT || !('data' in tensor)) continue;
+        const data = Float64Array.from(new Float32Array(tensor.data.buffer.slice(0)));
+        Object.assign(tensor, { dataType: DataType.DOUBLE, data: new Uint8Array(data.buffer) });
+      }
+      for (const value of [...net.inputs, ...net.outputs])
+        Object.assign(value, { dataType: DataType.DOUBLE });
+      const [site] = inspectNet(net).sites;
+      assert.equal(site!.dtype, 'float64');
+      assert.match(site!.reason!, /float64/);
+    });
+    it('with a cap on the scores', () => {
+      const capped = (net: Net, scores: string) =>
+        net.op('Mul', [net.op('Tanh', [net.op('Div', [scores, net.scalar(30)])]), net.scalar(30)]);
+      const [site] = inspectNet(attentionNet({ mask: capped })).sites;
+      assert.deepEqual([site!.mask, site!.scale, site!.replaceable], ['other', 1, false]);
+      assert.match(site!.reason!, /capped/);
+    });
+    it('with keys that join a cache', () => {
+      const net = attentionNet();
+      net.input('past', ['batch', HEADS, 'past', SIZE]);
+      const split = net.nodes.findIndex(({ outputs }) => outputs[0] === 'scores');
+      const turned = net.nodes.find(({ outputs }) => outputs[0] === net.nodes[split]!.inputs[1])!;
+      const value = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+      for (const [name, consumer, slot] of [
+        ['keys', turned, 0],
+        ['values', value, 1],
+      ] as const) {
+        net.op('Concat', ['past', consumer.inputs[slot]!], { axis: 2 }, [name]);
+        Object.assign(consumer, { inputs: consumer.inputs.map((input, i) => (i === slot ? name : input)) });
+      }
+      const [site] = inspectNet(net).sites;
+      assert.deepEqual([site!.kind, site!.past, site!.replaceable], ['cached', true, false]);
+      assert.equal(site!.key.value, 'keys');
+      assert.match(site!.reason!, /cache/);
+    });
+  });
+
+  describe('is not seen', () => {
+    const missReason = (net: Net): string => {
+      const { sites, nearMisses } = inspectNet(net);
+      assert.equal(sites.length, 0);
+      assert.equal(nearMisses.length, 1);
+      return nearMisses[0]!.reason;
+    };
+    /** Changes the node that computes a value. */
+    const changed = (output: string, change: object): Net => {
+      const net = attentionNet();
+      Object.assign(net.nodes.find(({ outputs }) => outputs[0] === output)!, change);
+      return net;
+    };
+
+    it('in a softmax along another axis', () => {
+      assert.match(missReason(attentionNet({ softmaxAxis: 2 })), /axis 2/);
+    });
+    it('in products of data with weights', () => {
+      const net = attentionNet();
+      const scores = net.nodes.find(({ outputs }) => outputs[0] === 'scores')!;
+      const weights = net.tensor(
+        [SIZE, 6],
+        Array.from({ length: SIZE * 6 }, (_, i) => i),
+      );
+      Object.assign(scores, { inputs: [scores.inputs[0]!, weights] });
+      const values = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+      Object.assign(values, {
+        inputs: [values.inputs[0]!, net.tensor([6, SIZE], Array(6 * SIZE).fill(0.5))],
+      });
+      assert.match(missReason(net), /constant/);
+    });
+    it('in scores with a second product of the query', () => {
+      const net = attentionNet({
+        mask: (inner, scores, query) =>
+          inner.op('Add', [scores, inner.op('ReduceSum', [query, inner.ints(-1)], { keepdims: 1 })]),
+      });
+      assert.match(missReason(net), /further term/);
+    });
+    it('in probabilities that something else changes before they weight the values', () => {
+      const net = changed('sum', {});
+      const sum = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+      const squared = net.op('Mul', ['weights', 'weights']);
+      Object.assign(sum, { inputs: [squared, sum.inputs[1]!] });
+      assert.match(missReason(net), /probabilities go into Mul/);
+    });
+    it('in a softmax over a projection, as at the end of a classifier', () => {
+      const net = attentionNet();
+      net.op('Softmax', [net.linear('y', WIDTH, 10)], {}, ['classes']);
+      net.output('classes');
+      const { sites, nearMisses } = inspectNet(net);
+      assert.equal(sites.length, 1);
+      assert.deepEqual(nearMisses, []);
+    });
+    it('in gates that route to experts', () => {
+      const net = attentionNet();
+      const gates = net.op('Softmax', [net.linear('y', WIDTH, 6)]);
+      net.op('TopK', [gates, net.ints(2)], {}, ['best', 'which']);
+      net.output('best');
+      const { sites, nearMisses } = inspectNet(net);
+      assert.equal(sites.length, 1);
+      assert.deepEqual(nearMisses, []);
+    });
+  });
+
+  it('gives sites of one scope different ids', () => {
+    const net = attentionNet();
+    const other = attentionNet();
+    const renamed = (name: string) => (name === '' || name === 'x' ? name : `other_${name}`);
+    for (const spec of other.nodes) {
+      net.nodes.push({ ...spec, inputs: spec.inputs.map(renamed), outputs: spec.outputs.map(renamed) });
+    }
+    for (const tensor of other.initializers) net.stored({ ...tensor, name: renamed(tensor.name!) });
+    net.output('other_y');
+    const ids = inspectNet(net).sites.map(({ id }) => id);
+    assert.deepEqual(ids, ['layers.0.attn', 'layers.0.attn#2']);
+  });
+});
