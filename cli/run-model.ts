@@ -7,6 +7,7 @@ import { encodeJsonTensors } from './data/json-tensors.js';
 import { modelInputs } from './data/model-inputs.js';
 import { encodeNpz } from './data/npz.js';
 import { type TensorValue, toNumbers } from './data/tensor.js';
+import { peakMemory } from './peak-memory.js';
 import type { Progress } from './runtime/jobs.js';
 import { openSession } from './runtime/session.js';
 
@@ -49,8 +50,6 @@ export interface OutputSummary {
 }
 
 const DEFAULT_LENGTH = 256;
-/** Unit of `maxRSS`. */
-const KIBIBYTE = 1024;
 
 /**
  * Runs a model on the requested inputs.
@@ -79,7 +78,7 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
     outputs = await refusable(request.model, () => session.run(feeds));
     times.push(performance.now() - start);
   }
-  const peak = process.resourceUsage().maxRSS * KIBIBYTE;
+  const peak = peakMemory();
   if (request.save) {
     const { file, format } = request.save;
     writeFileSync(file, format === 'npz' ? encodeNpz(outputs) : encodeJsonTensors(outputs));

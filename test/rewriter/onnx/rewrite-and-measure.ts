@@ -1,3 +1,4 @@
+import { peakMemory } from '../../../cli/peak-memory.js';
 import { applyRewrite } from '../../../rewriter/apply.js';
 import { findSites } from '../../../rewriter/find-sites.js';
 import { ModelGraph } from '../../../rewriter/graph/model-graph.js';
@@ -20,4 +21,4 @@ const { edits } = applyRewrite(
 );
 await saveModel(input, editModel(input.model, edits), output, { externalData: 'link' });
 input.close();
-console.log(JSON.stringify({ sites: sites.length, peakBytes: process.resourceUsage().maxRSS * 1024 }));
+console.log(JSON.stringify({ sites: sites.length, peakBytes: peakMemory() }));
