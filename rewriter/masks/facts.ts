@@ -10,7 +10,7 @@ import { type Band, bandOf } from './band.js';
 import { findKeyMask, type PaddedKeys, paddedKeys } from './key-padding.js';
 import { type Extent, HIDDEN_AT_MOST, type LogitSource } from './logits.js';
 import { isRelative } from './relative-bias.js';
-import { maskSlice, numbersIn } from './slice.js';
+import { dataIn, maskSlice, numbersIn } from './slice.js';
 import { type Entry, type Table, tabulate } from './table.js';
 
 /** What probing says about the scores of a site; the kinds of masks are statements about these facts. */
@@ -152,6 +152,8 @@ class Investigation {
       return { ...facts, unclear: 'which keys are visible depends on data' };
     }
     const known = { ...facts, factor: commonFactor(visible), bias: biasOf(tables, other) };
+    const [data] = known.bias === 'data' ? [] : dataIn(this.slice);
+    if (data !== undefined) return { ...known, unclear: `the mask may depend on data ('${data.name}')` };
     const band = bandOf(tables);
     if (band === null) return { ...known, unclear: 'the visible keys are no band around the diagonal' };
     const square = tables.every(({ extent }) => extent.rows === extent.columns);
@@ -209,7 +211,10 @@ class Investigation {
       const key = `drawn ${seed} ${tokens.join(' ')}`;
       const feed = this.laboratory.feed(key, () => drawn(seed, tokens));
       for (const [t, trial] of this.trials.entries()) {
-        const keys = paddedKeys(tables[t]!, this.table(trial, feed));
+        const absent = this.table(trial, feed);
+        // Absent tokens may hide keys, not weaken them.
+        if (isConstantByRow(tables[t]!) && !isConstantByRow(absent)) return null;
+        const keys = paddedKeys(tables[t]!, absent);
         if (keys === null) return null;
         padded.push({ trial, feed, keys });
       }

@@ -1,4 +1,5 @@
 import type { Constants } from '../graph/constants.js';
+import { isFloating } from '../graph/data-type.js';
 import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { followsElements } from '../probe/rules/index.js';
@@ -12,6 +13,21 @@ export function maskSlice(terms: readonly Value[]): ReadonlySet<Value> {
     }
   }
   return slice;
+}
+
+/** Values of a slice that are data: states that come from outside, or out of the layers of the model. */
+export function dataIn(slice: ReadonlySet<Value>): readonly Value[] {
+  return [...slice].filter(({ initializer, producer, fed, declared }) => {
+    if (producer !== null)
+      return !followsElements(producer) && producer.type !== 'Shape' && producer.type !== 'Size';
+    return (
+      initializer === null &&
+      fed &&
+      declared !== null &&
+      isFloating(declared.dataType) &&
+      declared.dims?.length !== 2
+    );
+  });
 }
 
 /** Numbers beyond this mark "no limit" rather than a distance or a length. */
