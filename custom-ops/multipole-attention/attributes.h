@@ -36,7 +36,7 @@ inline Parameters readParameters(const NodeAttributes& attributes) {
   p.segment = integer("segment", 256, p.causal ? 1 : 0);
   p.window = integer("window", p.causal ? 0 : 1, 0);
   p.keyClusters = integer("key_clusters", 8, 1);
-  p.keyGrouping = oneOf(attributes, "key_grouping", KeyGrouping::kmeans,
+  p.keyGrouping = oneOf(attributes, "key_grouping", KeyGrouping::contiguous,
                         {{"kmeans", KeyGrouping::kmeans}, {"contiguous", KeyGrouping::contiguous}});
   p.queryClusters = integer("query_clusters", 64, 1);
   p.iterations = integer("iterations", 3, 1);

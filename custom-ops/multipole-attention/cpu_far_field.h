@@ -67,6 +67,7 @@ class FarField {
     Moments moments;
     std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, keys, slots;
     std::vector<size_t> groups;
+    std::vector<uint32_t> takers;
     std::vector<float> max, sum, nearScale, weights;
     std::vector<std::vector<Span>> hidden;  // hidden columns by own segment, from firstSegment on
     std::vector<std::vector<int32_t>> chosen;
@@ -199,6 +200,10 @@ class FarField {
       const float* query = source[static_cast<size_t>(work.slots[slot])];
       for (size_t d = 0; d < depth; d++) queries[slot * depth + d] = query[d] * problem_.multiplier;
     }
+    work.max.resize(count);
+    work.sum.resize(count);
+    work.nearScale.resize(count);
+    const bool later = problem_.parameters.order == 2;
     for (size_t i = 0; i + 1 < work.groups.size(); i++) {
       const size_t first = work.groups[i], rows = work.groups[i + 1] - first;
       if (rows == 0) continue;
@@ -206,19 +211,23 @@ class FarField {
         simd_.scoreRows(scores + first * columns + column, columns, queries + first * depth, depth, rows,
                         summaries_.keys(i, panel), panels, depth, summaries_.bias(i, panel));
       });
+      if (!later) exponentiate(first, rows, work);
     }
-    if (problem_.parameters.order == 2) addVariances(work);
-    work.max.resize(count);
-    work.sum.resize(count);
-    work.nearScale.resize(count);
-    for (size_t slot = 0; slot < count; slot++) {
-      float* row = scores + slot * columns;
+    if (!later) return;
+    addVariances(work);
+    exponentiate(0, count, work);
+  }
+
+  // Turns the estimates of some slots into exp2(estimate - max), 0 where a row does not use the cluster.
+  void exponentiate(size_t first, size_t rows, Workspace& work) const {
+    for (size_t slot = first; slot < first + rows; slot++) {
+      float* row = work.scores.data() + slot * work.columns;
       for (const Span& span : work.hidden[static_cast<size_t>(segmentOfSlot(work, slot))]) {
         std::fill(row + span.begin, row + span.end, kMinusInfinity);
       }
       const auto at = static_cast<size_t>(work.slots[slot]);
-      const float max = simd_.maxRow(row, columns, near_.max[at]);
-      const float total = simd_.exp2Row(row, columns, max == kMinusInfinity ? 0.f : max);
+      const float max = simd_.maxRow(row, work.columns, near_.max[at]);
+      const float total = simd_.exp2Row(row, work.columns, max == kMinusInfinity ? 0.f : max);
       work.max[slot] = max;
       work.nearScale[slot] = rescale(near_.max[at], max);
       work.sum[slot] = near_.sum[at] * work.nearScale[slot] + total;
@@ -454,8 +463,8 @@ class FarField {
     }
   }
 
-  bool isHidden(const Workspace& work, int64_t row, int32_t column) const {
-    for (const Span& span : work.hidden[static_cast<size_t>(geometry_.segmentOf(row) - work.firstSegment)]) {
+  bool isHidden(const Workspace& work, int64_t segment, int32_t column) const {
+    for (const Span& span : work.hidden[static_cast<size_t>(segment - work.firstSegment)]) {
       if (column < span.end) return column >= span.begin;
     }
     return false;
@@ -487,6 +496,9 @@ class FarField {
 
   void attendList(size_t first, size_t rows, const std::vector<int32_t>& chosen, Workspace& work) const {
     if (chosen.empty()) return;
+    int64_t segments[kTile];
+    for (size_t lane = 0; lane < rows; lane++) segments[lane] = geometry_.segmentOf(work.rows[first + lane]);
+    const bool sameSegment = std::all_of(segments, segments + rows, [&](int64_t s) { return s == segments[0]; });
     withTile(first, rows, work, [&](TileSoftmax& tile) {
       work.keys.clear();
       for (const int32_t column : chosen) {
@@ -495,11 +507,11 @@ class FarField {
         const size_t count = members_.sizeOf(cluster);
         int32_t shown[kTile] = {};
         size_t visible = 0;
-        for (size_t lane = 0; lane < rows; lane++) {
-          shown[lane] = isHidden(work, work.rows[first + lane], column) ? 0 : -1;
+        for (size_t lane = 0; lane < (sameSegment ? 1 : rows); lane++) {
+          shown[lane] = isHidden(work, segments[lane], column) ? 0 : -1;
           visible += shown[lane] != 0;
         }
-        if (visible == rows) {
+        if (visible == (sameSegment ? 1 : rows)) {
           work.keys.insert(work.keys.end(), members, members + count);
         } else if (visible > 0) {
           tile.attendShown(kv_, members, count, shown);
@@ -512,26 +524,20 @@ class FarField {
   // Each row has its own pool. Clusters are taken one by one, in order, so that what a row does not use
   // leaves it as it is, bit for bit.
   void attendUnion(size_t first, size_t rows, size_t pool, Workspace& work) const {
-    size_t next[kLanes] = {};
+    work.takers.assign(work.columns, 0);
+    for (size_t lane = 0; lane < rows; lane++) {
+      const int64_t segment = geometry_.segmentOf(work.rows[first + lane]);
+      for (const int32_t column : work.chosen[pool + lane]) {
+        if (!isHidden(work, segment, column)) work.takers[static_cast<size_t>(column)] |= 1u << lane;
+      }
+    }
     withTile(first, rows, work, [&](TileSoftmax& tile) {
-      for (;;) {
-        int32_t column = std::numeric_limits<int32_t>::max();
-        for (size_t lane = 0; lane < rows; lane++) {
-          const std::vector<int32_t>& chosen = work.chosen[pool + lane];
-          if (next[lane] < chosen.size()) column = std::min(column, chosen[next[lane]]);
-        }
-        if (column == std::numeric_limits<int32_t>::max()) break;
-        int32_t shown[kTile] = {};
-        bool any = false;
-        for (size_t lane = 0; lane < rows; lane++) {
-          const std::vector<int32_t>& chosen = work.chosen[pool + lane];
-          if (next[lane] >= chosen.size() || chosen[next[lane]] != column) continue;
-          next[lane]++;
-          shown[lane] = isHidden(work, work.rows[first + lane], column) ? 0 : -1;
-          any |= shown[lane] != 0;
-        }
-        const int64_t cluster = clusterAt(work, static_cast<size_t>(column));
-        if (any) tile.attendShown(kv_, members_.membersOf(cluster), members_.sizeOf(cluster), shown);
+      for (size_t column = 0; column < work.columns; column++) {
+        if (work.takers[column] == 0) continue;
+        int32_t shown[kLanes];
+        for (size_t lane = 0; lane < kLanes; lane++) shown[lane] = -static_cast<int32_t>(work.takers[column] >> lane & 1);
+        const int64_t cluster = clusterAt(work, column);
+        tile.attendShown(kv_, members_.membersOf(cluster), members_.sizeOf(cluster), shown);
       }
     });
   }

@@ -19,7 +19,7 @@ struct Parameters {
   int64_t segment = 256;
   int64_t window = 1;
   int64_t keyClusters = 8;
-  KeyGrouping keyGrouping = KeyGrouping::kmeans;
+  KeyGrouping keyGrouping = KeyGrouping::contiguous;
   int64_t queryClusters = 64;
   int64_t iterations = 3;
   int order = 0;

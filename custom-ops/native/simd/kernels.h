@@ -73,18 +73,26 @@ static inline __attribute__((always_inline)) Vec exp2(Vec x) {
 #endif
 }
 
-constexpr int largestPowerOfTwoBelow(int n) {
-  int power = 1;
-  while (power * 2 < n) power *= 2;
-  return power;
+// Calls kernel.run<rows>(first) for a number of rows known at run time, at most Most.
+template <int Most, class Kernel>
+static inline void runRows(size_t rows, size_t first, const Kernel& kernel) {
+  if (rows == Most) {
+    kernel.template run<Most>(first);
+  } else if constexpr (Most > 1) {
+    runRows<Most - 1>(rows, first, kernel);
+  }
 }
 
-// Runs kernel.run<M>(first) over [begin, end) in groups of M rows, the rest in powers of two.
-template <int M, class Kernel>
-static inline void sweepRows(size_t begin, size_t end, const Kernel& kernel) {
-  for (; begin + M <= end; begin += M) kernel.template run<M>(begin);
-  if constexpr (M > 1) {
-    if (begin < end) sweepRows<largestPowerOfTwoBelow(M)>(begin, end, kernel);
+// Runs kernel.run<M>(first) over [0, count) in groups of nearly equal size M, at most Most: small groups make
+// poor use of what they load.
+template <int Most, class Kernel>
+static inline void sweepRows(size_t count, const Kernel& kernel) {
+  const size_t groups = (count + Most - 1) / Most;
+  size_t first = 0;
+  for (size_t group = 0; group < groups; group++) {
+    const size_t end = count * (group + 1) / groups;
+    runRows<Most>(end - first, first, kernel);
+    first = end;
   }
 }
 
@@ -97,8 +105,11 @@ static inline void sweepBlocks(size_t offset, size_t blocks, const Apply& apply)
   }
 }
 
+// Rows handled together beside so many blocks of columns. More than 8 would leave no general registers for the
+// pointers to scattered rows.
 template <int Blocks>
-constexpr int kRowsFor = kAccumulators / (Blocks * kVectorsPerBlock);
+constexpr int kRowsFor =
+    kAccumulators / (Blocks * kVectorsPerBlock) < 8 ? kAccumulators / (Blocks * kVectorsPerBlock) : 8;
 
 // ---- tile kernels ----
 
@@ -199,7 +210,7 @@ struct ScoreTile {
 
   template <int Blocks>
   void run(size_t offset) const {
-    sweepRows<kRowsFor<Blocks>>(0, count, Columns<Blocks>{*this, offset});
+    sweepRows<kRowsFor<Blocks>>(count, Columns<Blocks>{*this, offset});
   }
 };
 
@@ -253,7 +264,7 @@ struct AccumulateTile {
 
   template <int Blocks>
   void run(size_t offset) const {
-    sweepRows<kRowsFor<Blocks>>(0, size, Columns<Blocks>{*this, offset});
+    sweepRows<kRowsFor<Blocks>>(size, Columns<Blocks>{*this, offset});
   }
 };
 
@@ -402,7 +413,7 @@ struct ScoreRows {
 
   template <int Blocks>
   void run(size_t offset) const {
-    sweepRows<kRowsFor<Blocks>>(0, count, Columns<Blocks>{*this, offset});
+    sweepRows<kRowsFor<Blocks>>(count, Columns<Blocks>{*this, offset});
   }
 };
 
@@ -458,7 +469,7 @@ struct AccumulateRows {
 
   template <int Blocks>
   void run(size_t offset) const {
-    sweepRows<kRowsFor<Blocks>>(0, rowCount, Columns<Blocks>{*this, offset});
+    sweepRows<kRowsFor<Blocks>>(rowCount, Columns<Blocks>{*this, offset});
   }
 };
 
