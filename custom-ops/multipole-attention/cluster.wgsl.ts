@@ -193,7 +193,8 @@ export const chunkSums = variants((shape: ClusterShape) => {
 const LANES = ${lanes}u;
 const STRIPS = ${THREADS / lanes}u;
 var<workgroup> members: array<bool, ${CHUNK}>;
-var<workgroup> partial: array<vec4<f32>, ${THREADS}>;`,
+var<workgroup> partial: array<vec4<f32>, ${THREADS}>;
+var<workgroup> partial_counts: array<u32, ${THREADS}>;`,
     body: `let cluster = group % params.clusters;
 let part = group / params.clusters;
 let head = part / params.chunks;
@@ -208,23 +209,25 @@ let strip = thread / LANES;
 for (var first = 0u; first < QUADS; first += LANES) {
   let quad = first + lane;
   var sum = vec4<f32>();
-  if (quad < QUADS) {
-    for (var n = strip; n < size; n += STRIPS) {
-      if (members[n]) { sum += read_points(origin + n, quad); }
+  var count = 0u;
+  for (var n = strip; n < size; n += STRIPS) {
+    if (members[n]) {
+      count++;
+      if (quad < QUADS) { sum += read_points(origin + n, quad); }
     }
   }
   partial[thread] = sum;
+  partial_counts[thread] = count;
   workgroupBarrier();
   if (strip == 0u && quad < QUADS) {
-    for (var s = 1u; s < STRIPS; s++) { sum += partial[s * LANES + lane]; }
+    for (var s = 1u; s < STRIPS; s++) {
+      sum += partial[s * LANES + lane];
+      count += partial_counts[s * LANES + lane];
+    }
     sums[group * QUADS + quad] = sum;
+    if (quad == 0u) { counts[group] = count; }
   }
   workgroupBarrier();
-}
-if (thread == 0u) {
-  var count = 0u;
-  for (var n = 0u; n < size; n++) { count += u32(members[n]); }
-  counts[group] = count;
 }`,
   });
 });

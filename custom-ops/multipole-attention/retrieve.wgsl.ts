@@ -6,8 +6,9 @@ import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
 import type { HeadShape } from './summarize.wgsl.js';
 
-/** Clusters that a workgroup takes up at a time. */
-const BATCH = 128;
+/** Clusters that a workgroup takes up at a time, and words of `chosen` that it scans for them at most. */
+const BATCH = 96;
+const MAX_WORDS = 128;
 
 /**
  * Exact attention to the members of retrieved clusters (README, step 9), added to the state of a block's rows.
@@ -19,7 +20,7 @@ export const retrieved = variants((shape: HeadShape, selection: Selection) => {
   const { keys } = shape.tile;
   const tile = new AttentionTile(shape.tile);
   const rows = tile.height;
-  const words = tile.threads;
+  const words = Math.min(tile.threads, MAX_WORDS);
   const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;
   return kernel({
     label: 'retrieved attention',
@@ -48,11 +49,15 @@ export const retrieved = variants((shape: HeadShape, selection: Selection) => {
 ${stateOf(valueDim)}
 ${isRetrieved(selection)}
 ${tile.declarations}
-// Clusters of the tile's rows by bitmap word, and how many come before each word.
-var<workgroup> any_row: array<u32, ${words}>;
+// Clusters of the tile's rows by bitmap word, how many come before each word, and how many there are.
+var<workgroup> any_row: array<atomic<u32>, ${words}>;
 var<workgroup> before_word: array<u32, ${words}>;
-// The batch: its clusters, members before each, and which rows take which.
+var<workgroup> found: u32;
+// The batch: its clusters, where the members of each start, how many they are and how many come before, and
+// which rows take which.
 var<workgroup> batch_clusters: array<u32, ${BATCH}>;
+var<workgroup> batch_starts: array<u32, ${BATCH}>;
+var<workgroup> batch_sizes: array<u32, ${BATCH}>;
 var<workgroup> batch_members: array<u32, ${BATCH + 1}>;
 var<workgroup> shares: array<u32, ${(rows * BATCH) / 32}>;
 var<workgroup> tile_keys: array<u32, ${keys}>;
@@ -86,50 +91,55 @@ ${tile.eachSum(valueDim, (sum, r, quad) => `${sum} = state[state_${r} + ${quad}]
 workgroupBarrier();
 ${tile.loadQuery(headDim, loadQuery)}
 for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
-  let word = first_word + thread;
-  var any = 0u;
-  if (word < params.words) {
-    for (var row = first; row < end; row++) { any |= chosen_word(head, row, word); }
+  let scanned = min(${words}u, params.words - first_word);
+  if (thread < ${words}u) { atomicStore(&any_row[thread], 0u); }
+  workgroupBarrier();
+  for (var i = thread; i < (end - first) * scanned; i += ${tile.threads}u) {
+    let bits = chosen_word(head, first + i / scanned, first_word + i % scanned);
+    if (bits != 0u) { atomicOr(&any_row[i % scanned], bits); }
   }
-  any_row[thread] = any;
   workgroupBarrier();
   if (thread == 0u) {
-    var count = 0u;
-    for (var i = 0u; i < ${words}u; i++) {
-      before_word[i] = count;
-      count += countOneBits(any_row[i]);
+    found = 0u;
+    for (var i = 0u; i < scanned; i++) {
+      before_word[i] = found;
+      found += countOneBits(atomicLoad(&any_row[i]));
     }
   }
-  workgroupBarrier();
-  let total = workgroupUniformLoad(&before_word[${words - 1}]) + countOneBits(workgroupUniformLoad(&any_row[${words - 1}]));
+  let total = workgroupUniformLoad(&found);
   for (var batch = 0u; batch < total; batch += ${BATCH}u) {
     let batch_size = min(${BATCH}u, total - batch);
-    var place = before_word[thread];
-    var bits = any;
+    var place = 0u;
+    var bits = 0u;
+    if (thread < scanned) {
+      place = before_word[thread];
+      bits = atomicLoad(&any_row[thread]);
+    }
     while (bits != 0u) {
       let bit = firstTrailingBit(bits);
       bits &= bits - 1u;
-      if (place >= batch && place < batch + batch_size) { batch_clusters[place - batch] = word * 32u + bit; }
+      if (place >= batch && place < batch + batch_size) { batch_clusters[place - batch] = (first_word + thread) * 32u + bit; }
       place++;
+    }
+    workgroupBarrier();
+    for (var i = thread; i < batch_size; i += ${tile.threads}u) {
+      let at = first_member(kv, batch_clusters[i]);
+      batch_starts[i] = starts[at];
+      batch_sizes[i] = starts[at + 1u] - starts[at];
     }
     workgroupBarrier();
     for (var i = thread; i <= batch_size; i += ${tile.threads}u) {
       var before = 0u;
-      for (var earlier = 0u; earlier < i; earlier++) {
-        let at = first_member(kv, batch_clusters[earlier]);
-        before += starts[at + 1u] - starts[at];
-      }
+      for (var earlier = 0u; earlier < i; earlier++) { before += batch_sizes[earlier]; }
       batch_members[i] = before;
     }
     for (var i = thread; i < ${(rows * BATCH) / 32}u; i += ${tile.threads}u) {
       let row = first + i / ${BATCH / 32}u;
       var share = 0u;
-      for (var bit = 0u; bit < 32u; bit++) {
-        let in_batch = i % ${BATCH / 32}u * 32u + bit;
-        if (row < end && in_batch < batch_size) {
-          let cluster = batch_clusters[in_batch];
-          if (is_retrieved(head, row, cluster) && is_far(row, cluster)) { share |= 1u << bit; }
-        }
+      let places = i % ${BATCH / 32}u * 32u;
+      for (var place = places; row < end && place < min(places + 32u, batch_size); place++) {
+        let cluster = batch_clusters[place];
+        if (is_retrieved(head, row, cluster) && is_far(row, cluster)) { share |= 1u << (place % 32u); }
       }
       shares[i] = share;
     }
@@ -144,7 +154,7 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
           let middle = (low + high) / 2u;
           if (batch_members[middle] <= member) { low = middle; } else { high = middle; }
         }
-        let slot = starts[first_member(kv, batch_clusters[low])] + member - batch_members[low];
+        let slot = batch_starts[low] + member - batch_members[low];
         tile_keys[thread] = kv * params.keys + members[kv * params.keys + slot] - 1u;
         tile_places[thread] = low;
       }
