@@ -41,13 +41,15 @@ class Fixture:
 
 def transformers_fixtures():
     for architecture in ARCHITECTURES:
-        for attention in ("eager", "sdpa"):
+        for attention in architecture.attentions:
             for exporter in (LEGACY_11, LEGACY_14, LEGACY_17, DYNAMO_18, DYNAMO_23):
                 for masked in architecture.variants:
                     suffix = "" if masked or len(architecture.variants) == 1 else "-nomask"
                     name = f"{architecture.name}-{attention}-{exporter.label}{suffix}"
                     yield transformers_fixture(name, architecture, attention, exporter, masked)
         for attention, exporter in (("eager", LEGACY_17), ("eager", DYNAMO_18), ("sdpa", DYNAMO_18), ("sdpa", DYNAMO_23)):
+            if attention not in architecture.attentions:
+                continue
             name = f"{architecture.name}-half-{attention}-{exporter.label}"
             yield transformers_fixture(name, architecture, attention, exporter, architecture.variants[0], torch.float16)
 
@@ -84,7 +86,7 @@ def empty_row(site, attention, exporter, dtype=torch.float32):
         return "never"
     if site.mask not in ("key-padding", "causal+padding"):
         return None
-    if attention == "sdpa" and exporter in (LEGACY_17, DYNAMO_23):
+    if attention == "sdpa" and (exporter.kind == "legacy" or exporter == DYNAMO_23):
         return "zeros"
     return "mean" if dtype == torch.float32 else "unknown"
 

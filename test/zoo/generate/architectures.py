@@ -53,6 +53,7 @@ class Architecture:
 
     `constant_mask` names the kinds of exporter that keep a mask that hides nothing in the graph when the model
     gets no attention mask. `float_mask`: masks reach attention as floats that are added, in sdpa too.
+    `attentions`: DeBERTa and BLOOM have no sdpa form, and that of Gemma 2 leaves out the cap.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Architecture:
     variants: tuple = (True, False)
     constant_mask: tuple = ()
     float_mask: bool = False
+    attentions: tuple = ("eager", "sdpa")
 
 
 class Wrapped(torch.nn.Module):
@@ -326,7 +328,7 @@ ARCHITECTURES = [
     Architecture("llama-mqa", llama_mqa, text_inputs, STATES, causal("layers.{}.self_attn", GROUPED_HEADS, 1)),
     Architecture("mistral", mistral, text_inputs, STATES, mistral_sites),
     Architecture("qwen2", qwen2, text_inputs, {"last_hidden_state": ("batch", "sequence", GROUPED_HEADS * HEAD_DIM)}, causal("layers.{}.self_attn", GROUPED_HEADS, KV_HEADS)),
-    Architecture("gemma2", gemma2, text_inputs, STATES, gemma2_sites),
+    Architecture("gemma2", gemma2, text_inputs, STATES, gemma2_sites, attentions=("eager",)),
     Architecture("vit", vit, lambda _: [PIXELS], {"last_hidden_state": ("batch", 17, WIDTH)}, bidirectional("layers.{}.attention"), variants=(False,), constant_mask=("dynamo",)),
     Architecture("clip-text", clip_text, text_inputs, STATES, causal("layers.{}.self_attn", HEADS, HEADS)),
     Architecture("clip-vision", clip_vision, lambda _: [PIXELS], {"last_hidden_state": ("batch", 17, WIDTH)}, bidirectional("layers.{}.self_attn"), variants=(False,)),
@@ -335,6 +337,6 @@ ARCHITECTURES = [
     Architecture("t5-encoder", t5_encoder, text_inputs, STATES, t5_encoder_sites),
     Architecture("t5-decoder", t5_decoder, t5_decoder_inputs, STATES, t5_decoder_sites, constant_mask=("legacy", "dynamo"), float_mask=True),
     Architecture("modernbert", modernbert, text_inputs, STATES, modernbert_sites, constant_mask=("dynamo",)),
-    Architecture("deberta-v2", deberta_v2, text_inputs, STATES, lambda _: []),
-    Architecture("bloom", bloom, text_inputs, STATES, bloom_sites),
+    Architecture("deberta-v2", deberta_v2, text_inputs, STATES, lambda _: [], attentions=("eager",)),
+    Architecture("bloom", bloom, text_inputs, STATES, bloom_sites, attentions=("eager",)),
 ]
