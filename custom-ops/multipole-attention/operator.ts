@@ -113,7 +113,7 @@ const ACCEPTED_MASKS: ReadonlySet<MaskKind> = new Set([
  * Shortest sequence at which the function body beats exported attention in stock ONNX Runtime (README,
  * "Measured").
  */
-const MIN_LENGTH = 2048;
+const MIN_LENGTH = 3072;
 
 /** Multipole semantic attention (operator specification, section 1). */
 export const multipoleAttention: OperatorDefinition = {
