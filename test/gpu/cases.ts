@@ -16,7 +16,10 @@ const covered = MULTIPOLE_CASES.filter(
 );
 
 /** Every covered case in every type, by the name it has in case files; `small` leaves out the large ones. */
-export function gpuCases(namePart = '', small = false): Map<string, { shared: MultipoleCase; type: GpuType }> {
+export function gpuCases(
+  namePart = '',
+  small = false,
+): Map<string, { shared: MultipoleCase; type: GpuType }> {
   const all = new Map<string, { shared: MultipoleCase; type: GpuType }>();
   for (const shared of covered) {
     if (small && shared.large) continue;
@@ -29,7 +32,9 @@ export function gpuCases(namePart = '', small = false): Map<string, { shared: Mu
 }
 
 export function gpuCaseFile(namePart: string, small: boolean): Uint8Array {
-  const records = Array.from(gpuCases(namePart, small), ([name, { shared, type }]) => gpuCase(name, shared, type));
+  const records = Array.from(gpuCases(namePart, small), ([name, { shared, type }]) =>
+    gpuCase(name, shared, type),
+  );
   return encodeCaseFile(records, new Set(['scale', 'retrieve_mass']));
 }
 

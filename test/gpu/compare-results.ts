@@ -1,5 +1,5 @@
-import { attributesOf } from '../../custom-ops/multipole-attention/parameters.js';
 import { caseInputs, type MultipoleCase } from '../../custom-ops/multipole-attention/cases.js';
+import { attributesOf } from '../../custom-ops/multipole-attention/parameters.js';
 import {
   type MultipoleChoices,
   type MultipoleInputs,
