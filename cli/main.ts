@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
 import { rollbackAll } from '../rewriter/onnx/file-transaction.js';
+import { benchCommand } from './bench.js';
 import { handleSignals, onInterrupt } from './cleanup.js';
 import { describeFailure } from './errors.js';
 import { ExitCode } from './exit-codes.js';
@@ -21,7 +22,7 @@ const program = new Command('onnx-rewrite')
     '\nExit codes: 0 done, 1 a budget or check failed, 2 bad usage or bad input, 3 internal error.',
   );
 
-for (const command of [inspectCommand(), rewriteCommand(), validateCommand(), runCommand()]) {
+for (const command of [inspectCommand(), rewriteCommand(), validateCommand(), runCommand(), benchCommand()]) {
   program.addCommand(command.copyInheritedSettings(program));
 }
 

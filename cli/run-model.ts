@@ -1,5 +1,4 @@
 import { writeFileSync } from 'node:fs';
-import { InputError } from '../rewriter/errors.js';
 import { openModelFile } from '../rewriter/onnx/model-file.js';
 import type { RuntimeDescription } from '../rewriter/validation.js';
 import { fileSource, generatedSource, sequenceLength } from './data/input-source.js';
@@ -9,6 +8,7 @@ import { encodeNpz } from './data/npz.js';
 import { type TensorValue, toNumbers } from './data/tensor.js';
 import { peakMemory } from './peak-memory.js';
 import type { Progress } from './runtime/jobs.js';
+import { refusable } from './runtime/refusable.js';
 import { openSession } from './runtime/session.js';
 
 export interface RunRequest {
@@ -93,19 +93,6 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
     run_ms: times,
     peak_bytes: peak,
   };
-}
-
-/** What the runtime refuses is the model's or the inputs' fault. */
-async function refusable<T>(model: string, action: () => Promise<T>): Promise<T> {
-  try {
-    return await action();
-  } catch (error) {
-    throw new InputError(
-      `${model}: the model does not run: ${(error as Error).message}`,
-      { file: model, remedy: 'Check the model and its inputs; another --length may help.' },
-      { cause: error },
-    );
-  }
 }
 
 function summarize(name: string, tensor: TensorValue): OutputSummary {

@@ -1,3 +1,4 @@
+import { benchModels } from '../bench-models.js';
 import { describeFailure } from '../errors.js';
 import { runModel } from '../run-model.js';
 import { timeModels } from '../time-models.js';
@@ -26,6 +27,8 @@ function perform(message: JobMessage): Promise<Jobs[JobName]['result']> {
       return runModel(message.request, progress);
     case 'time':
       return timeModels(message.request, progress);
+    case 'bench':
+      return benchModels(message.request, progress);
   }
 }
 

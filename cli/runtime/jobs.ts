@@ -1,4 +1,5 @@
 import type { Validation } from '../../rewriter/validation.js';
+import type { BenchRequest, BenchResult } from '../bench-models.js';
 import type { Failure } from '../errors.js';
 import type { RunRequest, RunResult } from '../run-model.js';
 import type { TimingRequest, TimingResult } from '../time-models.js';
@@ -9,6 +10,7 @@ export interface Jobs {
   validate: { readonly request: ValidationRequest; readonly result: Validation };
   run: { readonly request: RunRequest; readonly result: RunResult };
   time: { readonly request: TimingRequest; readonly result: TimingResult };
+  bench: { readonly request: BenchRequest; readonly result: BenchResult };
 }
 
 export type JobName = keyof Jobs;

@@ -1,5 +1,6 @@
-import { env, type InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
+import { env, InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
 import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
+import { customNodes } from '../../custom-ops/runtime/node/placement.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { isElementType, type TensorValue } from '../data/tensor.js';
 
@@ -29,6 +30,8 @@ export interface SessionOptions {
   readonly threads?: number;
   /** Set to load fast at the price of running slower: leaves the graph as it is. */
   readonly unoptimized?: true;
+  /** Set to run function bodies in onnxruntime-node's own session, whatever native kernels there are. */
+  readonly stock?: true;
 }
 
 /** Errors arrive as exceptions; the runtime need not print them as well. */
@@ -48,10 +51,11 @@ export async function openSession(
     ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
     ...(options.unoptimized ? { graphOptimizationLevel: 'disabled' } : {}),
   };
+  const factory = options.stock ? OnnxRuntimeSession : InferenceSession;
   const session =
     'file' in location
-      ? await InferenceSession.create(location.file, settings)
-      : await InferenceSession.create(location.bytes, {
+      ? await factory.create(location.file, settings)
+      : await factory.create(location.bytes, {
           ...settings,
           extra: { session: { model_external_initializers_file_folder_path: location.folder } },
         });
@@ -60,7 +64,7 @@ export async function openSession(
       name: 'onnxruntime-node',
       version: env.versions.node ?? 'of unknown version',
       execution_provider: 'CPU',
-      custom_operators: customOperators(session),
+      custom_operators: customOperators(session, 'file' in location ? location.file : location.bytes),
     },
     outputNames: session.outputNames,
     async run(feeds, fetches = session.outputNames) {
@@ -77,8 +81,12 @@ export async function openSession(
   };
 }
 
-function customOperators({ onnxRewrite }: InferenceSession): RuntimeDescription['custom_operators'] {
-  const ways = new Set(onnxRewrite.placement.map(({ executedBy }) => executedBy));
+function customOperators(
+  session: OnnxRuntimeSession,
+  model: string | Uint8Array,
+): RuntimeDescription['custom_operators'] {
+  if (!(session instanceof InferenceSession)) return customNodes(model).length > 0 ? 'function-body' : null;
+  const ways = new Set(session.onnxRewrite.placement.map(({ executedBy }) => executedBy));
   if (ways.size > 1) return 'mixed';
   const [way] = ways;
   return way === 'native-kernel' ? 'native-kernels' : (way ?? null);

@@ -39,9 +39,9 @@ class Attention {
  private:
   // Rows of a batch of the far field, where their number is free; its scores stay below kBatchScores.
   static constexpr size_t kBatchRows = 1024;
-  static constexpr size_t kBatchScores = 256 * 1024;
+  static constexpr size_t kBatchScores = 1024 * 1024;
   // Summaries of the heads in work together stay below this, unless one head alone needs more.
-  static constexpr size_t kSummaryFloats = 4 * 1024 * 1024;
+  static constexpr size_t kSummaryFloats = 2 * 1024 * 1024;
 
   struct Head {
     size_t number;
@@ -319,6 +319,11 @@ class Attention {
           Summaries(allocator, queryClusterCount(), static_cast<size_t>(geometry_.clusters()), problem_.depth,
                     problem_.size),
           {}}));
+    }
+    for (const std::unique_ptr<Head>& head : heads) {
+      // Rows with a segment of their own and a use get theirs from attendNear().
+      const int64_t end = geometry_.local ? firstUsedRow() : geometry_.rows;
+      head->near.clear(0, static_cast<size_t>(end), problem_.size);
     }
     attendNear(heads);
     const Span used{firstUsedRow(), geometry_.rows};

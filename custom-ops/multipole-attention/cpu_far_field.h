@@ -13,11 +13,15 @@ namespace onnxrewrite::multipole {
 // Softmax sums over the near keys, by row: totals and unnormalized value sums relative to `max`.
 struct NearSums {
   NearSums(Allocator& allocator, size_t rows, size_t size)
-      : max(allocator, rows), sum(allocator, rows), values(allocator, rows * size) {
-    std::fill_n(max.data(), rows, kMinusInfinity);
-    std::fill_n(sum.data(), rows, 0.f);
-    std::fill_n(values.data(), rows * size, 0.f);
+      : max(allocator, rows), sum(allocator, rows), values(allocator, rows * size) {}
+
+  // Nothing seen, by rows [begin, end).
+  void clear(size_t begin, size_t end, size_t size) {
+    std::fill(max.data() + begin, max.data() + end, kMinusInfinity);
+    std::fill(sum.data() + begin, sum.data() + end, 0.f);
+    std::fill(values.data() + begin * size, values.data() + end * size, 0.f);
   }
+
   Buffer<float> max, sum, values;
 };
 

@@ -93,15 +93,21 @@ class Summaries {
   class Workspace {
    public:
     Workspace(const Environment& environment, const Summaries& shape)
-        : scores(environment.allocator, TileSoftmax::kBlock * shape.width_),
-          keys(environment.allocator, kLanes * shape.queryClusters_ * shape.depth_),
+        : keyStride(kLanes * shape.depth_ + kLanes),
+          valueStride(kLanes * shape.size_ + kLanes),
+          scores(environment.allocator, TileSoftmax::kBlock * shape.width_),
+          keys(environment.allocator, shape.queryClusters_ * keyStride),
+          values(environment.allocator, shape.queryClusters_ * valueStride),
           max(environment.allocator, shape.width_),
           sum(environment.allocator, shape.width_),
           factor(environment.allocator, shape.width_) {}
 
    private:
     friend class Summaries;
-    Buffer<float> scores, keys, max, sum, factor;
+    // One panel: keys [queryClusters][kLanes][depth] and values alike. The distance between query clusters is
+    // no power of two, which would put them all in the same few sets of the caches.
+    const size_t keyStride, valueStride;
+    Buffer<float> scores, keys, values, max, sum, factor;
   };
 
   // Computes one panel; `used` tells for each of its clusters whether any row wants it.
@@ -117,8 +123,8 @@ class Summaries {
     for (size_t i = 0; i < queryClusters_; i++) {
       const size_t at = (i * panels + panel) * kLanes;
       float* packed = keys_.data() + at * depth_;
-      const Rows rows{work.keys.data() + i * depth_, queryClusters_ * depth_};
-      simd.loadTile(packed, kLanes, rows, kLanes, depth_, 1.f);
+      simd.loadTile(packed, kLanes, Rows{work.keys.data() + i * work.keyStride, depth_}, kLanes, depth_, 1.f);
+      std::copy_n(work.values.data() + i * work.valueStride, kLanes * size_, values_.data() + at * size_);
       simd.scoreRows(bias_.data() + at, kLanes, negated_.data() + i * depth_, depth_, 1, packed, 1, depth_,
                      logWeight_.data() + at);
     }
@@ -127,11 +133,12 @@ class Summaries {
  private:
   void summarize(const Simd& simd, size_t panel, size_t lane, const int32_t* list, size_t count,
                  const KeyValue& kv, Workspace& work) {
-    float* keys = work.keys.data() + lane * queryClusters_ * depth_;
-    float* values = values_.data() + (panel * kLanes + lane) * size_;
-    const size_t valueStride = panels * kLanes * size_;
-    std::memset(keys, 0, queryClusters_ * depth_ * sizeof(float));
-    for (size_t i = 0; i < queryClusters_; i++) std::memset(values + i * valueStride, 0, size_ * sizeof(float));
+    float* keys = work.keys.data() + lane * depth_;
+    float* values = work.values.data() + lane * size_;
+    for (size_t i = 0; i < queryClusters_; i++) {
+      std::memset(keys + i * work.keyStride, 0, depth_ * sizeof(float));
+      std::memset(values + i * work.valueStride, 0, size_ * sizeof(float));
+    }
     float *max = work.max.data(), *sum = work.sum.data(), *factor = work.factor.data();
     for (size_t i = 0; i < width_; i++) {
       max[i] = kMinusInfinity;
@@ -142,19 +149,20 @@ class Summaries {
       float* scores = work.scores.data();
       simd.scoreTile(scores, centroids_.data(), width_, depth_, kv.keys(list + n), block);
       if (simd.softmaxTile(scores, width_, block, max, sum, factor) && n > 0) {
-        simd.scaleRows(keys, depth_, queryClusters_, depth_, factor);
-        simd.scaleRows(values, valueStride, queryClusters_, size_, factor);
+        simd.scaleRows(keys, work.keyStride, queryClusters_, depth_, factor);
+        simd.scaleRows(values, work.valueStride, queryClusters_, size_, factor);
       }
-      simd.accumulateRows(keys, depth_, queryClusters_, depth_, scores, 1, width_, kv.keys(list + n), block);
-      simd.accumulateRows(values, valueStride, queryClusters_, size_, scores, 1, width_, kv.values(list + n),
+      simd.accumulateRows(keys, work.keyStride, queryClusters_, depth_, scores, 1, width_, kv.keys(list + n),
                           block);
+      simd.accumulateRows(values, work.valueStride, queryClusters_, size_, scores, 1, width_,
+                          kv.values(list + n), block);
     }
     for (size_t i = 0; i < queryClusters_; i++) {
       logWeight_[(i * panels + panel) * kLanes + lane] = count == 0 ? kMinusInfinity : max[i] + std::log2(sum[i]);
       factor[i] = count == 0 ? 0.f : 1.f / sum[i];
     }
-    simd.scaleRows(keys, depth_, queryClusters_, depth_, factor);
-    simd.scaleRows(values, valueStride, queryClusters_, size_, factor);
+    simd.scaleRows(keys, work.keyStride, queryClusters_, depth_, factor);
+    simd.scaleRows(values, work.valueStride, queryClusters_, size_, factor);
   }
 
   const size_t queryClusters_, depth_, size_, width_;

@@ -1,6 +1,6 @@
 """Times MultipoleAttention's CUDA kernels beside PyTorch's cuDNN and FlashAttention-2, and measures their error.
 
-  nvcc -O3 -std=c++17 -Xcompiler -fPIC -shared -cudart static -gencode arch=compute_90,code=sm_90 \
+  nvcc -O3 -std=c++17 -Xcompiler -fPIC -shared -cudart static -gencode arch=compute_90a,code=sm_90a \
       test/bench/multipole-attention-cuda.cu -o libmultipole.so
   python test/bench/cuda_attention.py libmultipole.so MODELS [--profile] [--only PART] [--json OUT]
 
@@ -39,6 +39,8 @@ CONFIGURATIONS = {
     "segmented, 4 key clusters": dict(SEGMENTED, key_clusters=4),
     "causal, nothing retrieved": dict(CAUSAL, retrieve=0),
     "causal": CAUSAL,
+    "causal, 16 query clusters": dict(CAUSAL, query_clusters=16),
+    "causal, 16 query clusters, retrieve 8": dict(CAUSAL, query_clusters=16, retrieve=8),
 }
 SHAPES = ((16, 8192), (4, 16384), (2, 32768), (1, 65536))
 
@@ -158,13 +160,13 @@ def main():
                 causal = bool(options.get("causal"))
                 errors = []
                 for q, k, v in layers(args.models, "causal" if causal else "encoder", length):
-                    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+                    q, k, v = (t.bfloat16().contiguous() for t in (q, k, v))
                     want = exact(q.float(), k.float(), v.float(), causal, SDPBackend.EFFICIENT_ATTENTION)
                     errors.append(squared_error(multipole(q, k, v, **options), want))
                 print(f"error {length} {name}: " + " ".join(f"{e:.4f}" for e in errors), flush=True)
                 results.append(dict(length=length, name=name, errors=errors))
 
-    for shape in args.shapes.split(","):
+    for shape in filter(None, args.shapes.split(",")):
         batch, length = map(int, shape.split("x"))
         for kind in ("encoder", "causal"):
             names = [name for name, c in chosen.items() if bool(c.get("causal")) == (kind == "causal")]

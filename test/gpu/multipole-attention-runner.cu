@@ -1,6 +1,7 @@
 // Runs MultipoleAttention on the cases of a file and writes outputs and discrete choices to another:
-//   multipole-attention-runner CASES RESULTS [SEED]
-// Compiled by nvcc for a GPU, or by a C++ compiler against the emulation, whose thread schedule SEED changes.
+//   multipole-attention-runner CASES RESULTS [PATH [SEED]]
+// PATH `mma` keeps to the kernels of chips before Hopper. Compiled by nvcc for a GPU, or by a C++ compiler against
+// the emulation, whose thread schedule SEED changes.
 // Outputs and scratch memory are poisoned before every run, and every case runs twice: the bytes must agree.
 #include "../../custom-ops/multipole-attention/cuda/pipeline.cuh"
 #include "case-file.h"
@@ -137,7 +138,7 @@ std::vector<float> centroidsByBlock(const MultipoleAttention<T>& attention) {
 }
 
 template <class T>
-void runCase(CaseRecord& record, test::CaseWriter& results) {
+void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
   const Shape shape = shapeOf(record);
   const Parameters parameters = parametersOf(record);
   Device<T> query(record.tensors["query"]), key(record.tensors["key"]), value(record.tensors["value"]),
@@ -148,8 +149,8 @@ void runCase(CaseRecord& record, test::CaseWriter& results) {
   Device<float> lse(rows);
   const Tensors<T> tensors{query.get(),      key.get(),    value.get(), mask.getIfAny(),
                            past.getIfAny(), output.get(), lse.get()};
-  Device<char> memory(MultipoleAttention<T>(shape, parameters, tensors.mask, nullptr).bytes());
-  MultipoleAttention<T> attention(shape, parameters, tensors.mask, memory.get());
+  Device<char> memory(MultipoleAttention<T>(shape, parameters, tensors.mask, nullptr, hopper).bytes());
+  MultipoleAttention<T> attention(shape, parameters, tensors.mask, memory.get(), hopper);
   std::vector<T> outputs;
   for (int repeat = 0; repeat < 2; repeat++) {
     output.poison();
@@ -190,9 +191,10 @@ void runCase(CaseRecord& record, test::CaseWriter& results) {
 
 int main(int argc, char** argv) {
   try {
-    if (argc < 3) throw std::runtime_error("usage: multipole-attention-runner CASES RESULTS [SEED]");
+    if (argc < 3) throw std::runtime_error("usage: multipole-attention-runner CASES RESULTS [PATH [SEED]]");
+    const bool hopper = hasHopper() && !(argc > 3 && std::string(argv[3]) == "mma");
 #ifdef ONNX_REWRITE_EMULATE_CUDA
-    if (argc > 3) emulation::setSchedule(static_cast<unsigned>(std::atoi(argv[3])));
+    if (argc > 4) emulation::setSchedule(static_cast<unsigned>(std::atoi(argv[4])));
 #endif
     test::CaseReader cases(argv[1]);
     test::CaseWriter results(argv[2]);
@@ -201,11 +203,11 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "%s\n", record.name.c_str());
       const uint32_t type = record.tensors.at("query").type;
       if (type == kFloat)
-        runCase<float>(record, results);
+        runCase<float>(record, hopper, results);
       else if (type == kFloat16)
-        runCase<__half>(record, results);
+        runCase<__half>(record, hopper, results);
       else if (type == kBfloat16)
-        runCase<__nv_bfloat16>(record, results);
+        runCase<__nv_bfloat16>(record, hopper, results);
       else
         throw std::runtime_error(record.name + ": unknown type");
     }

@@ -1,10 +1,10 @@
-// Stage 2 on tensor cores, in two passes that share one softmax: the far field by rows sorted by query cluster
-// (each tile of rows has one query cluster, hence one set of summaries), then the near keys and the retrieved
-// clusters by rows in order, joined with what the first pass left in the output.
+// Stage 2 on tensor cores, in passes that share one softmax through what each leaves in the output: the near keys by
+// rows in order; the far field by rows sorted by query cluster (each tile of rows has one query cluster, hence one
+// set of summaries); and, by rows in order again, the members of retrieved clusters (attend-retrieved.cuh).
 #pragma once
 
-#include "softmax-tile.cuh"
-#include "sort.cuh"
+#include "engines.cuh"
+#include "pools.cuh"
 #include "summarize.cuh"
 
 namespace onnxrewrite::multipole::cuda {
@@ -28,253 +28,321 @@ struct AttentionOutputs {
   T* output;
   /** [B,H,N] or null: log-sum-exp, natural. */
   float* lse;
-  /** [B,H,rows]: base-2 log-sum-exp of the far field. */
-  float* farLse;
+  /** [B,H,rows]: base-2 log-sum-exp of what the passes so far took in. */
+  float* partLse;
 
-  /** Where a row of `rows` goes in `output` and `lse`; past rows go nowhere. */
+  /** Row of `output`; null for a past row, which has none. */
+  __device__ T* row(const Geometry& g, int head, int row) const {
+    return row < g.past ? nullptr : output + index(g, head, row) * g.valueDim;
+  }
   __device__ size_t index(const Geometry& g, int head, int row) const {
     return static_cast<size_t>(head) * (g.rows - g.past) + row - g.past;
   }
+  __device__ float& part(const Geometry& g, int head, int row) const {
+    return partLse[static_cast<size_t>(head) * g.rows + row];
+  }
+  __device__ void storeLse(const Geometry& g, int head, int row, float value) const {
+    part(g, head, row) = value;
+    if (lse && row >= g.past) lse[index(g, head, row)] = value * kLn2;
+  }
 };
 
-template <class T, int Dim, int RowTiles>
-struct AttendShared {
-  static constexpr int kWarps = 4, kRows = kWarps * RowTiles * 16, kColumns = 64;
-  T rows[kRows * Dim];
-  struct Stage {
-    T key[kColumns * Dim];
-    T value[kColumns * Dim];
-    float bias[kColumns];
-  } stage[2];
-
-  __device__ SharedMatrix<T, Dim> warpRows() { return {rows + threadIdx.x / 32 * RowTiles * 16 * Dim}; }
-  __device__ SharedMatrix<T, Dim> key(int index) { return {stage[index % 2].key}; }
-  __device__ SharedMatrix<T, Dim> value(int index) { return {stage[index % 2].value}; }
+/** Tensor maps of the columns of a pass: [parts, columns, dim]; for the far field one pair per block. */
+struct ColumnMaps {
+  static constexpr int kMost = 16;
+  TensorMap key[kMost], value[kMost];
 };
 
-/** Row of a warp's tile that this thread holds parts of. */
-__device__ inline int tileRow(int m, int half) { return m * 16 + half * 8 + threadIdx.x % 32 / 4; }
+/** Keys from `first` on that each of a thread's rows sees: a run, those of the mask. */
+template <class Engine>
+struct NearLogit {
+  float scale;
+  const bool* mask;
+  int first;
+  /** Keys that every row of the block sees. */
+  Range all;
+  Range near[Engine::kRowTiles][2];
 
-/** Loads `count` rows of up to Dim columns; source(row) gives the row's address, or null for a row of zeros. */
-template <class T, int Dim, class Source>
-__device__ void loadRows(SharedMatrix<T, Dim> target, int count, int dim, int first, int step, const T* any, Source source) {
-  constexpr int kPieces = Dim / 8;
-  for (int i = first; i < count * kPieces; i += step) {
-    int row = i / kPieces, piece = i % kPieces;
-    const T* address = source(row);
-    bool valid = address && piece * 8 < dim;
-    copyAsync(target.piece(row, piece), valid ? address + piece * 8 : any, valid);
+  __device__ void prepare(int) const {}
+  __device__ bool plain(int tile) const {
+    const int key = first + tile * kColumns;
+    return !mask && key >= all.begin && key + kColumns <= all.end && scale > 0;
+  }
+  __device__ bool biased(int) const { return false; }
+  __device__ float bias(int, int) const { return 0; }
+  __device__ float operator()(int tile, int m, int half, int column, float product) const {
+    const int key = first + tile * kColumns + column;
+    const bool visible = key >= near[m][half].begin && key < near[m][half].end && (!mask || mask[key]);
+    return visible ? product * scale : -INFINITY;
+  }
+  template <class Products, class Peaks>
+  __device__ void keep(int, const Products&, const Peaks&) const {}
+};
+
+/** First row of the tiles of attendNear, which begin at multiples of their size in position. */
+__host__ __device__ inline int nearTilesBegin(const Geometry& g, int firstRow, int tileRows) {
+  const int ahead = g.position(firstRow) % tileRows;
+  return firstRow - (ahead < 0 ? ahead + tileRows : ahead);
+}
+
+/**
+ * First pass, of rows from `firstRow` on: the keys that a row sees by position; heads that are exact see every key
+ * here.
+ */
+template <class Engine>
+__global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiprocessor)
+    attendNear(Geometry g, RetrieveCounts retrieve, int firstRow, const typename Engine::T* queries,
+               const typename Engine::T* keys, const typename Engine::T* values, const bool* mask,
+               const __grid_constant__ ColumnMaps maps, AttentionOutputs<typename Engine::T> out) {
+  if constexpr (Engine::kCompiled) {
+    using T = typename Engine::T;
+    const int head = blockIdx.y, thread = threadIdx.x;
+    const bool exact = retrieve.exact(g, head);
+    if (!exact && !g.local) return;
+    Engine engine(dynamicShared());
+    const int firstTileRow = nearTilesBegin(g, firstRow, Engine::kRows) + static_cast<int>(blockIdx.x) * Engine::kRows;
+    const Range tileRows{max(firstTileRow, firstRow), min(firstTileRow + Engine::kRows, g.rows)};
+    auto rowAt = [&](int local) {
+      const int row = firstTileRow + thread / 32 * Engine::kWarpRows + local;
+      return row < tileRows.begin || row >= tileRows.end ? -1 : row;
+    };
+    loadRows(engine.queryRows(), Engine::kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
+      const int row = rowAt(local);
+      return row < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + row) * g.headDim;
+    });
+    commitCopies();
+
+    // Both ends of the keys that a row sees rise with the row, from the first row with a position on.
+    const Range least = g.nearKeys(min(max(tileRows.begin, g.firstRow), tileRows.end - 1), exact);
+    const Range most = g.nearKeys(tileRows.end - 1, exact);
+    const Range seen{least.begin, most.end};
+    const int tiles = ceilDiv(seen.size(), kColumns);
+    const size_t kvHead = g.kvHeadOf(head), firstKey = kvHead * g.keys + seen.begin;
+    const Columns<T> columns{keys + firstKey * g.headDim,
+                             values + firstKey * g.valueDim,
+                             g.headDim,
+                             g.valueDim,
+                             nullptr,
+                             seen.size(),
+                             &maps.key[0],
+                             &maps.value[0],
+                             seen.begin,
+                             static_cast<int>(kvHead)};
+    engine.start(columns, tiles);
+
+    const bool placed = tileRows.begin >= g.firstRow;
+    NearLogit<Engine> logit{g.scale * kLog2E, mask ? mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
+                            placed ? Range{most.begin, least.end} : Range{0, 0}, {}};
+    Engine::Rows::eachRow([&](int m, int half) {
+      const int row = rowAt(warpRow(m, half));
+      logit.near[m][half] = row < 0 ? Range{0, 0} : g.nearKeys(row, exact);
+    });
+    typename Engine::Rows softmax;
+    softmax.begin();
+    engine.run(softmax, columns, tiles, logit, [] {});
+
+    softmax.finishTotals();
+    softmax.store(engine.meanRows());
+    storeRows(engine.meanRows(), Engine::kWarpRows, g.valueDim, [&](int local) {
+      const int row = rowAt(local);
+      return row < 0 ? nullptr : out.row(g, head, row);
+    });
+    if (thread % 4 == 0)
+      softmax.eachRow([&](int m, int half) {
+        const int row = rowAt(warpRow(m, half));
+        if (row >= 0) out.storeLse(g, head, row, softmax.lse(m, half));
+      });
   }
 }
 
-/** Writes the warp's rows; target(row) gives the row's address, or null for a row to leave out. */
-template <class T, int Dim, class Target>
-__device__ void storeRows(SharedMatrix<T, Dim> rows, int count, int dim, Target target) {
-  constexpr int kPieces = Dim / 8;
-  __syncwarp();
-  for (int i = threadIdx.x % 32; i < count * kPieces; i += 32) {
-    int row = i / kPieces, piece = i % kPieces;
-    T* address = target(row);
-    if (address && piece * 8 < dim)
-      *reinterpret_cast<uint4*>(address + piece * 8) = *reinterpret_cast<const uint4*>(rows.piece(row, piece));
+/** What a pass over the far field is for. */
+enum class FarPass {
+  /** All of it, nothing being retrieved. */
+  all,
+  /** The masses of clusters, to choose from. */
+  masses,
+  /** What is left without the chosen clusters. */
+  rest,
+};
+
+/**
+ * Masses of clusters before they are normalized, for the heads from `firstHead` on. A weight w in [0, 1], against the
+ * peak that its row had at that tile of 64 clusters, is kept in 8 bits: w + kZero as 4 bits of exponent and 4 of
+ * mantissa, which code 0 makes exactly 0. In a tile, byte t * 16 + 2 n + i belongs to column 8 n + 2 t + i: what one
+ * thread holds lies together.
+ */
+struct Masses {
+  /** [heads, rows, tiles, 64] */
+  uint8_t* codes;
+  /** [heads, rows, tiles] */
+  float* peaks;
+  /** [B*H, rows]: base-2 log-sum-exp of near keys and far field. */
+  float* norms;
+  int tiles, firstHead;
+
+  static constexpr float kZero = 1.f / (1 << 15);
+  /** Exponent of code 0. */
+  static constexpr unsigned kLeastExponent = 112;
+
+  __device__ size_t at(const Geometry& g, int head, int row, int tile) const {
+    return (static_cast<size_t>(head - firstHead) * g.rows + row) * tiles + tile;
   }
-}
+  __device__ static unsigned encode(float weight) {
+    return ((__float_as_uint(weight + kZero) + (1u << 18)) >> 19) - (kLeastExponent << 4);
+  }
+};
+
+/** Clusters that each of a thread's rows uses by summary: all below `width` outside a run, but for the chosen. */
+template <class Engine, FarPass Pass>
+struct FarLogit {
+  const Engine& engine;
+  const Geometry& g;
+  float scale;
+  int width, head;
+  /** The block's masses, or the sets of clusters that the pools of a thread's rows chose. */
+  const Masses& masses;
+  Range near[Engine::kRowTiles][2];
+  int row[Engine::kRowTiles][2];
+  const uint32_t* chosen[Engine::kRowTiles][2];
+  uint32_t taken[Engine::kRowTiles][2][2];
+  /** Whether all rows of the warp use all clusters of the tile that was prepared. */
+  bool whole;
+
+  __device__ void prepare(int tile) {
+    const int from = tile * kColumns, to = from + kColumns;
+    bool all = to <= width;
+    Engine::Rows::eachRow([&](int m, int half) { all = all && (near[m][half].end <= from || near[m][half].begin >= to); });
+    if constexpr (Pass == FarPass::rest)
+      Engine::Rows::eachRow([&](int m, int half) {
+        const uint2 words = chosen[m][half] ? reinterpret_cast<const uint2*>(chosen[m][half])[tile] : make_uint2(0, 0);
+        taken[m][half][0] = words.x;
+        taken[m][half][1] = words.y;
+        all = all && (words.x | words.y) == 0;
+      });
+    whole = !__any_sync(kWholeWarp, !all);
+  }
+  __device__ bool plain(int) const { return false; }
+  __device__ bool biased(int) const { return whole; }
+  __device__ float bias(int tile, int column) const { return engine.bias(tile, column); }
+  __device__ float operator()(int tile, int m, int half, int column, float product) const {
+    const int cluster = tile * kColumns + column;
+    bool far = cluster < width && (cluster < near[m][half].begin || cluster >= near[m][half].end);
+    if constexpr (Pass == FarPass::rest) far = far && !(taken[m][half][column / 32] >> column % 32 & 1);
+    return far ? product * scale + bias(tile, column) : -INFINITY;
+  }
+  template <class Products, class Peaks>
+  __device__ void keep(int tile, const Products& weights, const Peaks& peak) const {
+    if constexpr (Pass == FarPass::masses)
+      Engine::Rows::eachRow([&](int m, int half) {
+        if (row[m][half] < 0) return;
+        unsigned words[4];
+#pragma unroll
+        for (int word = 0; word < 4; word++) {
+          const float* low = &weights[m][2 * word][2 * half];
+          const float* high = &weights[m][2 * word + 1][2 * half];
+          words[word] = Masses::encode(low[0]) | Masses::encode(low[1]) << 8 | Masses::encode(high[0]) << 16 |
+                        Masses::encode(high[1]) << 24;
+        }
+        const size_t at = masses.at(g, head, row[m][half], tile);
+        reinterpret_cast<uint4*>(masses.codes + at * kColumns)[threadIdx.x % 4] =
+            make_uint4(words[0], words[1], words[2], words[3]);
+        if (threadIdx.x % 4 == 0) masses.peaks[at] = peak[m][half];
+      });
+  }
+};
+
+/** Shared memory of a pass over sorted rows. */
+template <class Engine>
+struct FarShared {
+  typename Engine::Shared engine;
+  int rows[Engine::kRows];
+};
 
 /** Far field of one tile of rows of one query cluster. */
-template <class T, int Dim, int RowTiles>
-__global__ void __launch_bounds__(128, Dim* RowTiles <= 64 ? 4 : 2)
-    attendFar(Geometry g, RetrieveCounts retrieve, Sorted sorted, const T* queries, Summaries<T> summaries,
-              AttentionOutputs<T> out) {
-  using Shared = AttendShared<T, Dim, RowTiles>;
-  constexpr int kWarpRows = RowTiles * 16;
-  const int head = blockIdx.y, thread = threadIdx.x, warp = thread / 32;
-  const RowTile tile = sorted.tiles[static_cast<size_t>(head) * gridDim.x + blockIdx.x];
-  if (tile.from == tile.to || retrieve.exact(g, head)) return;
-  auto& shared = *reinterpret_cast<Shared*>(dynamicShared());
-  const int* order = sorted.order + static_cast<size_t>(head) * g.rows;
-  auto rowAt = [&](int local) {
-    int at = tile.from + warp * kWarpRows + local;
-    return at < tile.to ? order[at] : -1;
-  };
-  const SharedMatrix<T, Dim> own = shared.warpRows();
-  loadRows<T, Dim>(own, kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
-    int row = rowAt(local);
-    return row < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + row) * g.headDim;
-  });
-  commitCopies();
-
-  const int width = g.blockClusters(tile.problem);
-  const size_t base = head * summaries.perHead + g.summariesBefore(tile.problem) + static_cast<size_t>(tile.cluster) * width;
-  // Rows are in order, so the last one sees furthest when causal.
-  const int seen = g.causal ? min(width, g.nearClusters(order[tile.to - 1]).begin) : width;
-  const int tiles = ceilDiv(seen, Shared::kColumns);
-  auto load = [&](int index) {
-    const int from = index * Shared::kColumns;
-    auto row = [&](const T* data, int dim) {
-      return [=](int local) { return from + local < width ? data + (base + from + local) * dim : nullptr; };
-    };
-    loadRows<T, Dim>(shared.key(index), Shared::kColumns, g.headDim, thread, 128, summaries.key,
-                     row(summaries.key, g.headDim));
-    loadRows<T, Dim>(shared.value(index), Shared::kColumns, g.valueDim, thread, 128, summaries.value,
-                     row(summaries.value, g.valueDim));
-    if (thread < Shared::kColumns) {
-      bool valid = from + thread < width;
-      copyWordAsync(&shared.stage[index % 2].bias[thread], summaries.bias + (valid ? base + from + thread : 0), valid);
-    }
+template <class Engine, FarPass Pass>
+__global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiprocessor)
+    attendFar(Geometry g, RetrieveCounts retrieve, Sorted sorted, const typename Engine::T* queries,
+              Summaries<typename Engine::T> summaries, const __grid_constant__ ColumnMaps maps, Masses masses, Pools pools,
+              ChosenClusters chosen, AttentionOutputs<typename Engine::T> out) {
+  if constexpr (Engine::kCompiled) {
+    using T = typename Engine::T;
+    const int head = blockIdx.y + (Pass == FarPass::masses ? masses.firstHead : 0), thread = threadIdx.x;
+    const RowTile tile = sorted.tiles[static_cast<size_t>(head) * gridDim.x + blockIdx.x];
+    const int count = retrieve.of(g, head);
+    if (tile.from == tile.to || count < 0 || (Pass == FarPass::masses && count == 0)) return;
+    auto& shared = *reinterpret_cast<FarShared<Engine>*>(dynamicShared());
+    Engine engine(dynamicShared());
+    const int* order = sorted.order + static_cast<size_t>(head) * g.rows;
+    if (thread < Engine::kRows) shared.rows[thread] = tile.from + thread < tile.to ? order[tile.from + thread] : -1;
+    const int width = g.blockClusters(tile.problem);
+    const size_t first = g.summaryIndex(tile.problem, head, tile.cluster);
+    // Rows are in order, so the last one sees furthest when causal.
+    const int seen = g.causal ? min(width, g.nearClusters(order[tile.to - 1]).begin) : width;
+    const int tiles = ceilDiv(seen, kColumns);
+    const Columns<T> columns{summaries.key + first * g.headDim,
+                             Pass == FarPass::masses ? nullptr : summaries.value + first * g.valueDim,
+                             g.headDim,
+                             g.valueDim,
+                             summaries.bias + first,
+                             width,
+                             &maps.key[tile.problem],
+                             &maps.value[tile.problem],
+                             0,
+                             head * g.queryClusters + tile.cluster};
+    engine.start(columns, tiles);
+    __syncthreads();
+    const int* rows = shared.rows + thread / 32 * Engine::kWarpRows;
+    loadRows(engine.queryRows(), Engine::kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
+      return rows[local] < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + rows[local]) * g.headDim;
+    });
     commitCopies();
-  };
-  if (tiles > 0) load(0);
 
-  // Clusters that each row does not use by summary; behind them nothing more when causal.
-  Range near[RowTiles][2];
-  SoftmaxTile<T, Dim, RowTiles>::eachRow([&](int m, int half) {
-    int row = rowAt(tileRow(m, half));
-    near[m][half] = row < 0 ? Range{0, width} : g.nearClusters(row);
-  });
-  waitForCopies<0>();
-  __syncthreads();
-  SoftmaxTile<T, Dim, RowTiles> softmax;
-  softmax.begin(own);
-
-  const float scale = g.scale * kLog2E;
-  for (int index = 0; index < tiles; index++) {
-    if (index > 0) {
-      waitForCopies<0>();
-      __syncthreads();
-    }
-    if (index + 1 < tiles) load(index + 1);
-    const float* bias = shared.stage[index % 2].bias;
-    const int from = index * Shared::kColumns;
-    softmax.add(shared.key(index), shared.value(index), [&](int m, int half, int column, float product) {
-      int cluster = from + column;
-      bool far = cluster < width && (cluster < near[m][half].begin || cluster >= near[m][half].end);
-      return far ? product * scale + bias[column] : -INFINITY;
+    FarLogit<Engine, Pass> logit{engine, g, g.scale * kLog2E, width, head, masses, {}, {}, {}, {}, false};
+    Engine::Rows::eachRow([&](int m, int half) {
+      const int row = rows[warpRow(m, half)];
+      logit.near[m][half] = row < 0 ? Range{width, width} : g.nearClusters(row);
+      logit.row[m][half] = row;
+      if constexpr (Pass == FarPass::rest)
+        logit.chosen[m][half] = row < 0 || count == 0 ? nullptr : chosen.of(pools, head, pools.of(head, row, 0));
     });
+    typename Engine::Rows softmax;
+    softmax.begin();
+    engine.run(softmax, columns, tiles, logit, [&] {
+      if (Pass == FarPass::masses || !g.local) return;
+      loadRows(engine.meanRows(), Engine::kWarpRows, g.valueDim, thread % 32, 32, static_cast<const T*>(out.output),
+               [&](int local) -> const T* { return rows[local] < 0 ? nullptr : out.row(g, head, rows[local]); });
+      commitCopies();
+    });
+
+    softmax.finishTotals();
+    if constexpr (Pass == FarPass::masses) {
+      if (thread % 4 == 0)
+        softmax.eachRow([&](int m, int half) {
+          const int row = rows[warpRow(m, half)];
+          if (row < 0) return;
+          const float far = softmax.lse(m, half), near = g.local ? out.part(g, head, row) : -INFINITY, top = fmaxf(near, far);
+          masses.norms[static_cast<size_t>(head) * g.rows + row] =
+              top == -INFINITY ? top : top + log2f(exp2f(near - top) + exp2f(far - top));
+        });
+      return;
+    }
+    waitForCopies<0>();
+    __syncwarp();
+    if (g.local)
+      softmax.join(engine.meanRows(), [&](int m, int half) {
+        const int row = rows[warpRow(m, half)];
+        return row < g.past ? -INFINITY : out.part(g, head, row);
+      });
+    __syncwarp();
+    softmax.store(engine.meanRows());
+    storeRows(engine.meanRows(), Engine::kWarpRows, g.valueDim,
+              [&](int local) { return rows[local] < 0 ? nullptr : out.row(g, head, rows[local]); });
+    if (thread % 4 == 0)
+      softmax.eachRow([&](int m, int half) {
+        const int row = rows[warpRow(m, half)];
+        if (row >= g.past) out.storeLse(g, head, row, softmax.lse(m, half));
+      });
   }
-
-  softmax.finishTotals();
-  softmax.store(own);
-  storeRows<T, Dim>(own, kWarpRows, g.valueDim, [&](int local) {
-    int row = rowAt(local);
-    return row < g.past ? nullptr : out.output + out.index(g, head, row) * g.valueDim;
-  });
-  if (thread % 4 == 0)
-    softmax.eachRow([&](int m, int half) {
-      int row = rowAt(tileRow(m, half));
-      if (row < g.past) return;
-      float lse = softmax.lse(m, half);
-      if (g.local)
-        out.farLse[static_cast<size_t>(head) * g.rows + row] = lse;
-      else if (out.lse)
-        out.lse[out.index(g, head, row)] = lse * kLn2;
-    });
-}
-
-/** First row of the tiles of attendNear, so that tiles begin at multiples of their size in position. */
-__host__ __device__ inline int nearTilesBegin(const Geometry& g, int tileRows) {
-  int ahead = g.position(g.past) % tileRows;
-  return g.past - (ahead < 0 ? ahead + tileRows : ahead);
-}
-
-/** Near keys of one tile of neighboring rows, joined with the far field; heads that are exact see every key here. */
-template <class T, int Dim, int RowTiles>
-__global__ void __launch_bounds__(128, 2)
-    attendNear(Geometry g, RetrieveCounts retrieve, const T* queries, const T* keys, const T* values, const bool* mask,
-               AttentionOutputs<T> out) {
-  using Shared = AttendShared<T, Dim, RowTiles>;
-  constexpr int kWarpRows = RowTiles * 16;
-  const int head = blockIdx.y, thread = threadIdx.x, warp = thread / 32;
-  const bool exact = retrieve.exact(g, head);
-  if (!exact && !g.local) return;
-  auto& shared = *reinterpret_cast<Shared*>(dynamicShared());
-  const int firstTileRow = nearTilesBegin(g, Shared::kRows) + static_cast<int>(blockIdx.x) * Shared::kRows;
-  const Range tileRows{max(firstTileRow, g.past), min(firstTileRow + Shared::kRows, g.rows)};
-  auto rowAt = [&](int local) {
-    int row = firstTileRow + warp * kWarpRows + local;
-    return row < tileRows.begin || row >= tileRows.end ? -1 : row;
-  };
-  const SharedMatrix<T, Dim> own = shared.warpRows();
-  loadRows<T, Dim>(own, kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
-    int row = rowAt(local);
-    return row < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + row) * g.headDim;
-  });
-  commitCopies();
-
-  // Both ends of the keys that a row sees rise with the row, from the first row with a position on.
-  const Range least = g.nearKeys(min(max(tileRows.begin, g.firstRow), tileRows.end - 1), exact);
-  const Range most = g.nearKeys(tileRows.end - 1, exact);
-  const Range seen{least.begin, most.end};
-  const bool placed = tileRows.begin >= g.firstRow;
-  const int tiles = ceilDiv(seen.size(), Shared::kColumns);
-  const size_t kvHead = g.kvHeadOf(head);
-  auto load = [&](int index) {
-    const int from = seen.begin + index * Shared::kColumns;
-    auto row = [&](const T* data, int dim) {
-      return [=](int local) { return from + local < seen.end ? data + (kvHead * g.keys + from + local) * dim : nullptr; };
-    };
-    loadRows<T, Dim>(shared.key(index), Shared::kColumns, g.headDim, thread, 128, keys, row(keys, g.headDim));
-    loadRows<T, Dim>(shared.value(index), Shared::kColumns, g.valueDim, thread, 128, values, row(values, g.valueDim));
-    commitCopies();
-  };
-  if (tiles > 0) load(0);
-
-  Range near[RowTiles][2];
-  SoftmaxTile<T, Dim, RowTiles>::eachRow([&](int m, int half) {
-    int row = rowAt(tileRow(m, half));
-    near[m][half] = row < 0 ? Range{0, 0} : g.nearKeys(row, exact);
-  });
-  waitForCopies<0>();
-  __syncthreads();
-  SoftmaxTile<T, Dim, RowTiles> softmax;
-  softmax.begin(own);
-  __syncwarp();
-  // The queries' place takes the far means, which arrive behind the key tiles.
-  auto farOf = [&](int row) { return row >= 0 && !exact && g.blockOf(row) >= 0; };
-  loadRows<T, Dim>(own, kWarpRows, g.valueDim, thread % 32, 32, out.output, [&](int local) {
-    int row = rowAt(local);
-    return farOf(row) ? out.output + out.index(g, head, row) * g.valueDim : nullptr;
-  });
-  commitCopies();
-
-  const float scale = g.scale * kLog2E;
-  const bool* seenMask = mask ? mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr;
-  for (int index = 0; index < tiles; index++) {
-    if (index > 0) {
-      waitForCopies<0>();
-      __syncthreads();
-    }
-    if (index + 1 < tiles) load(index + 1);
-    const int from = seen.begin + index * Shared::kColumns;
-    if (placed && !seenMask && from >= most.begin && from + Shared::kColumns <= least.end) {
-      softmax.add(shared.key(index), shared.value(index),
-                  [&](int, int, int, float product) { return product * scale; });
-      continue;
-    }
-    softmax.add(shared.key(index), shared.value(index), [&](int m, int half, int column, float product) {
-      int key = from + column;
-      bool visible = key >= near[m][half].begin && key < near[m][half].end && (!seenMask || seenMask[key]);
-      return visible ? product * scale : -INFINITY;
-    });
-  }
-
-  waitForCopies<0>();
-  __syncwarp();
-  softmax.finishTotals();
-  softmax.join(own, [&](int m, int half) {
-    int row = rowAt(tileRow(m, half));
-    return farOf(row) ? out.farLse[static_cast<size_t>(head) * g.rows + row] : -INFINITY;
-  });
-  __syncwarp();
-  softmax.store(own);
-  storeRows<T, Dim>(own, kWarpRows, g.valueDim, [&](int local) {
-    int row = rowAt(local);
-    return row < 0 ? nullptr : out.output + out.index(g, head, row) * g.valueDim;
-  });
-  if (thread % 4 == 0 && out.lse)
-    softmax.eachRow([&](int m, int half) {
-      int row = rowAt(tileRow(m, half));
-      if (row >= 0) out.lse[out.index(g, head, row)] = softmax.lse(m, half) * kLn2;
-    });
 }
 
 }  // namespace onnxrewrite::multipole::cuda

@@ -69,12 +69,13 @@ struct Geometry {
   __host__ __device__ int blockClusters(int block) const {
     return causal ? clamped((2LL << block) - 1 - window, 0, segments) * keyClusters : clusters();
   }
-  /** Summaries of one head before those of `block`: queryClusters x blockClusters for each block. */
-  __host__ __device__ size_t summariesBefore(int block) const {
-    size_t count = 0;
-    for (int e = 0; e < block; e++) count += static_cast<size_t>(queryClusters) * blockClusters(e);
-    return count;
+  /** Summaries lie by [block][head, query cluster][cluster of the block]: where a query cluster of a block begins. */
+  __host__ __device__ size_t summaryIndex(int block, int head, int queryCluster) const {
+    size_t before = 0;
+    for (int e = 0; e < block; e++) before += static_cast<size_t>(batch) * heads * queryClusters * blockClusters(e);
+    return before + (static_cast<size_t>(head) * queryClusters + queryCluster) * blockClusters(block);
   }
+  __host__ __device__ size_t summaries() const { return summaryIndex(blocks, 0, 0); }
 
   /** Keys that a row attends exactly by position. */
   __host__ __device__ Range nearKeys(int row, bool exact) const {

@@ -67,24 +67,20 @@ __global__ void __launch_bounds__(256) seedCentroids(PointSet set, const T* poin
 
 /**
  * Assignment of one chunk on tensor cores, and the sums of its points by cluster: scores = x . c - |c|^2 / 2 as one
- * product, the sums as the product of the one-hot assignment with the points. `Tiles` = clusters / 8, rounded up to
- * even; `Dim` >= dim. Blocks of different z sum different clusters. Each warp streams its own rows.
+ * product of each warp's 16 rows, the sums as the product of the one-hot assignment of all 64 rows with the points,
+ * of which each warp owns a part of the result. `Tiles` = clusters / 8, rounded up to even; `Dim` >= dim.
  */
 template <class T, int Dim, int Tiles>
 struct AssignChunk {
-  static constexpr int kWarps = 4, kStages = 4, kClusters = Tiles * 8;
-  /** Cluster tiles of 16 that one block sums: what its registers hold. */
-  static constexpr int kSumTiles = Tiles / 2 * Dim <= 256 ? Tiles / 2 : 256 / Dim;
-  static constexpr int kSumBlocks = ceilDiv(Tiles / 2, kSumTiles);
+  static constexpr int kWarps = 4, kRows = kWarps * 16, kStages = 3, kClusters = Tiles * 8;
+  /** Tiles of 16 x 8 sums that one warp owns: all of one tile of 16 clusters. */
+  static constexpr int kOwnTiles = Tiles / 2 * (Dim / 8) / kWarps;
 
   struct Shared {
     T centroids[kClusters * Dim];
-    union {
-      T rows[kWarps][kStages][16 * Dim];
-      float sums[kSumTiles * 16 * Dim];
-    };
+    T rows[kStages][kRows * Dim];
     float halfNorm[kClusters];
-    int counts[kClusters];
+    alignas(4) uint16_t labels[kRows];
   };
 };
 
@@ -104,47 +100,48 @@ __global__ void __launch_bounds__(128)
   const SharedMatrix<T, Dim> center{shared.centroids};
 
   for (int i = thread; i < Plan::kClusters * kPieces; i += 128) {
-    int c = i / kPieces, piece = i % kPieces;
-    bool valid = c < clusters && piece < pieces;
+    const int c = i / kPieces, piece = i % kPieces;
+    const bool valid = c < clusters && piece < pieces;
     copyAsync(center.piece(c, piece), centroids.rounded + (valid ? (firstCentroid + c) * dim + piece * 8 : 0), valid);
   }
-  commitCopies();
-  for (int c = thread; c < Plan::kClusters; c += 128) {
+  for (int c = thread; c < Plan::kClusters; c += 128)
     shared.halfNorm[c] = c < clusters ? centroids.halfNorm[firstCentroid + c] : INFINITY;
-    shared.counts[c] = 0;
-  }
 
-  const int steps = ceilDiv(rows.size(), 16 * Plan::kWarps);
-  auto firstRow = [&](int step) { return rows.begin + (step * Plan::kWarps + warp) * 16; };
+  const int steps = ceilDiv(rows.size(), Plan::kRows);
   auto load = [&](int step) {
-    SharedMatrix<T, Dim> target{shared.rows[warp][step % Plan::kStages]};
+    const SharedMatrix<T, Dim> target{shared.rows[step % Plan::kStages]};
+    const int first = rows.begin + step * Plan::kRows;
     if (step < steps)
-      for (int i = lane; i < 16 * kPieces; i += 32) {
-        int row = firstRow(step) + i / kPieces, piece = i % kPieces;
-        bool valid = row < rows.end && piece < pieces;
+#pragma unroll
+      for (int i = thread; i < Plan::kRows * kPieces; i += 128) {
+        const int row = first + i / kPieces, piece = i % kPieces;
+        const bool valid = row < rows.end && piece < pieces;
         copyAsync(target.piece(i / kPieces, piece), headPoints + (valid ? static_cast<size_t>(row) * dim + piece * 8 : 0),
                   valid);
       }
     commitCopies();
   };
   for (int step = 0; step < Plan::kStages - 1; step++) load(step);
-  waitForCopies<Plan::kStages - 1>();
-  __syncthreads();
 
-  float sum[Plan::kSumTiles][Dim / 8][4] = {};
+  // The sums this warp owns: clusters ownCluster + (0 .. 15), columns ownColumn * 8 on.
+  const int ownCluster = warp * Plan::kOwnTiles / kPieces * 16, ownColumn = warp * Plan::kOwnTiles % kPieces;
+  float sum[Plan::kOwnTiles][4] = {};
+  int count[2] = {0, 0};
   for (int step = 0; step < steps; step++) {
     waitForCopies<Plan::kStages - 2>();
-    __syncwarp();
+    __syncthreads();
     load(step + Plan::kStages - 1);
-    SharedMatrix<T, Dim> tile{shared.rows[warp][step % Plan::kStages]};
+    const SharedMatrix<T, Dim> tile{shared.rows[step % Plan::kStages]};
 
     float score[Tiles][4];
+#pragma unroll
     for (int n = 0; n < Tiles; n++)
+#pragma unroll
       for (int i = 0; i < 4; i++) score[n][i] = -shared.halfNorm[n * 8 + 2 * t + i % 2];
 #pragma unroll
     for (int k = 0; k < Dim / 16; k++) {
       uint32_t x[4];
-      loadMatrices(x, tile.piece((lane & 7) + (lane & 8), 2 * k + lane / 16));
+      loadMatrices(x, tile.piece(warp * 16 + (lane & 7) + (lane & 8), 2 * k + lane / 16));
 #pragma unroll
       for (int n = 0; n < Tiles; n += 2) {
         uint32_t c[4];
@@ -153,8 +150,6 @@ __global__ void __launch_bounds__(128)
         multiplyAdd<T>(score[n + 1], x, c[2], c[3]);
       }
     }
-
-    int label[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float best = -INFINITY;
@@ -167,93 +162,99 @@ __global__ void __launch_bounds__(128)
             best = score[n][2 * half + i];
             at = n * 8 + 2 * t + i;
           }
+#pragma unroll
       for (int distance = 1; distance < 4; distance *= 2) {
-        float otherBest = __shfl_xor_sync(kWholeWarp, best, distance);
-        int otherAt = __shfl_xor_sync(kWholeWarp, at, distance);
+        const float otherBest = __shfl_xor_sync(kWholeWarp, best, distance);
+        const int otherAt = __shfl_xor_sync(kWholeWarp, at, distance);
         if (otherBest > best || (otherBest == best && otherAt < at)) {
           best = otherBest;
           at = otherAt;
         }
       }
-      int row = firstRow(step) + g + half * 8;
-      bool takesPart = row < rows.end && set.takesPart(head, row);
-      label[half] = takesPart ? at : kNoLabel;
-      if (t == 0 && row < rows.end && blockIdx.z == 0) {
-        if (labels) labels[static_cast<size_t>(head) * set.rows() + row] = static_cast<uint16_t>(label[half]);
-        if (takesPart && counts) atomicAdd(&shared.counts[at], 1);
-      }
+      const int local = warp * 16 + g + half * 8, row = rows.begin + step * Plan::kRows + local;
+      if (t != 0) continue;
+      const bool inside = row < rows.end;
+      const auto label = static_cast<uint16_t>(inside && set.takesPart(head, row) ? at : kNoLabel);
+      shared.labels[local] = label;
+      if (labels && inside) labels[static_cast<size_t>(head) * set.rows() + row] = label;
     }
     if (!sums) continue;
 
-    // One-hot rows of the assignment, transposed: cluster by row.
-    int low0 = __shfl_sync(kWholeWarp, label[0], 8 * t), low1 = __shfl_sync(kWholeWarp, label[0], 8 * t + 4);
-    int high0 = __shfl_sync(kWholeWarp, label[1], 8 * t), high1 = __shfl_sync(kWholeWarp, label[1], 8 * t + 4);
-    uint32_t member[Plan::kSumTiles][4];
+    __syncthreads();
 #pragma unroll
-    for (int m = 0; m < Plan::kSumTiles; m++) {
-      int c = (static_cast<int>(blockIdx.z) * Plan::kSumTiles + m) * 16 + g;
-      member[m][0] = Pair<T>::pack(low0 == c ? 1.f : 0.f, low1 == c ? 1.f : 0.f);
-      member[m][1] = Pair<T>::pack(low0 == c + 8 ? 1.f : 0.f, low1 == c + 8 ? 1.f : 0.f);
-      member[m][2] = Pair<T>::pack(high0 == c ? 1.f : 0.f, high1 == c ? 1.f : 0.f);
-      member[m][3] = Pair<T>::pack(high0 == c + 8 ? 1.f : 0.f, high1 == c + 8 ? 1.f : 0.f);
-    }
+    for (int k = 0; k < Plan::kRows / 16; k++) {
+      // One-hot rows of the assignment, transposed: cluster by row.
+      uint32_t member[4];
 #pragma unroll
-    for (int n = 0; n < Dim / 8; n += 2) {
-      uint32_t x[4];
-      loadMatricesTransposed(x, tile.piece((lane & 7) + (lane & 8), n + lane / 16));
+      for (int word = 0; word < 4; word++) {
+        const auto* pair = &shared.labels[k * 16 + 2 * t + word / 2 * 8];
+        const int cluster = ownCluster + g + word % 2 * 8;
+        const bool low = pair[0] == cluster, high = pair[1] == cluster;
+        member[word] = Pair<T>::pack(low ? 1.f : 0.f, high ? 1.f : 0.f);
+        count[word % 2] += low + high;
+      }
 #pragma unroll
-      for (int m = 0; m < Plan::kSumTiles; m++) {
-        multiplyAdd<T>(sum[m][n], member[m], x[0], x[1]);
-        multiplyAdd<T>(sum[m][n + 1], member[m], x[2], x[3]);
+      for (int n = 0; n < Plan::kOwnTiles; n += 2) {
+        uint32_t x[4];
+        loadMatricesTransposed(x, tile.piece(k * 16 + (lane & 7) + (lane & 8), ownColumn + n + lane / 16));
+        multiplyAdd<T>(sum[n], member, x[0], x[1]);
+        multiplyAdd<T>(sum[n + 1], member, x[2], x[3]);
       }
     }
   }
   if (!sums) return;
 
-  waitForCopies<0>();
-  for (int turn = 0; turn < Plan::kWarps; turn++) {
-    __syncthreads();
-    if (turn != warp) continue;
-#pragma unroll
-    for (int m = 0; m < Plan::kSumTiles; m++)
-#pragma unroll
-      for (int n = 0; n < Dim / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          float& total = shared.sums[(m * 16 + g + i / 2 * 8) * Dim + n * 8 + 2 * t + i % 2];
-          total = turn == 0 ? sum[m][n][i] : total + sum[m][n][i];
-        }
-  }
-  __syncthreads();
   const size_t partial = (static_cast<size_t>(head) * gridDim.x + blockIdx.x) * clusters;
-  const int firstSum = blockIdx.z * Plan::kSumTiles * 16;
-  for (int i = thread; i < Plan::kSumTiles * 16 * dim; i += 128) {
-    int c = firstSum + i / dim;
-    if (c < clusters) sums[(partial + c) * dim + i % dim] = shared.sums[i / dim * Dim + i % dim];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int c = ownCluster + g + half * 8;
+    count[half] += __shfl_xor_sync(kWholeWarp, count[half], 1);
+    count[half] += __shfl_xor_sync(kWholeWarp, count[half], 2);
+    if (c >= clusters) continue;
+    if (t == 0 && ownColumn == 0) counts[partial + c] = count[half];
+#pragma unroll
+    for (int n = 0; n < Plan::kOwnTiles; n++) {
+      const int d = (ownColumn + n) * 8 + 2 * t;
+      if (d < dim)
+        *reinterpret_cast<float2*>(&sums[(partial + c) * dim + d]) = make_float2(sum[n][2 * half], sum[n][2 * half + 1]);
+    }
   }
-  if (blockIdx.z == 0)
-    for (int c = thread; c < clusters; c += 128) counts[partial + c] = shared.counts[c];
 }
 
-/** Means of the clusters from the partial sums of all chunks; one warp per cluster. */
+/** Means of the clusters from the partial sums of all chunks: `parts` warps (1 to 8) per cluster take chunks in turns. */
 template <class T>
-__global__ void __launch_bounds__(128)
-    finishMeans(PointSet set, int dim, const float* sums, const int* counts, Centroids<T> centroids) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, problem = blockIdx.y, head = blockIdx.z;
-  const int clusters = set.clusters(), cluster = blockIdx.x * 4 + warp;
-  if (cluster >= clusters) return;
-  const int chunks = set.chunksOf(problem, Part::sources);
+__global__ void __launch_bounds__(256)
+    finishMeans(PointSet set, int dim, int parts, const float* sums, const int* counts, Centroids<T> centroids) {
+  constexpr int kWarps = 8;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, problem = blockIdx.y, head = blockIdx.z, part = warp % parts;
+  const int clusters = set.clusters(), cluster = blockIdx.x * (kWarps / parts) + warp / parts;
+  const bool inside = cluster < clusters;
+  auto* partial = reinterpret_cast<float*>(dynamicShared());
+  auto* partialCounts = reinterpret_cast<int*>(partial + kWarps * dim);
+  const int chunks = inside ? set.chunksOf(problem, Part::sources) : 0;
   const size_t first =
       (static_cast<size_t>(head) * set.chunks(Part::sources) + set.chunksBefore(problem, Part::sources)) * clusters + cluster;
+  for (int d = lane; d < dim; d += 32) {
+    float total = 0;
+#pragma unroll 8
+    for (int chunk = part; chunk < chunks; chunk += parts) total += sums[(first + static_cast<size_t>(chunk) * clusters) * dim + d];
+    partial[warp * dim + d] = total;
+  }
+  if (lane == 0) {
+    int count = 0;
+#pragma unroll 8
+    for (int chunk = part; chunk < chunks; chunk += parts) count += counts[first + static_cast<size_t>(chunk) * clusters];
+    partialCounts[warp] = count;
+  }
+  __syncthreads();
+  if (part > 0 || !inside) return;
   int count = 0;
-  for (int chunk = lane; chunk < chunks; chunk += 32) count += counts[first + static_cast<size_t>(chunk) * clusters];
-  count = static_cast<int>(__reduce_add_sync(kWholeWarp, static_cast<unsigned>(count)));
+  for (int other = warp; other < warp + parts; other++) count += partialCounts[other];
   if (count == 0) return;
   const size_t centroid = (static_cast<size_t>(head) * set.problems() + problem) * clusters + cluster;
   for (int d = lane; d < dim; d += 32) {
     float total = 0;
-#pragma unroll 8
-    for (int chunk = 0; chunk < chunks; chunk++) total += sums[(first + static_cast<size_t>(chunk) * clusters) * dim + d];
+    for (int other = warp; other < warp + parts; other++) total += partial[other * dim + d];
     centroids.mean[centroid * dim + d] = total / static_cast<float>(count);
   }
   __syncwarp();

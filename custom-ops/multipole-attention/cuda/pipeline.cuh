@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "../../native/cuda/arena.h"
+#include "attend-retrieved.cuh"
+#include "choose.cuh"
 #include "plain.cuh"
 
 namespace onnxrewrite::multipole::cuda {
@@ -38,14 +40,19 @@ auto withHeadSize(int dim, Visit visit) {
   return dim <= 64 ? visit(std::integral_constant<int, 64>{}) : visit(std::integral_constant<int, 128>{});
 }
 
+template <class V>
+struct Tag {
+  using type = V;
+};
+
 template <class T>
 class MultipoleAttention {
  public:
   static constexpr bool kSixteenBit = sizeof(T) == 2;
 
   /** `memory` holds the bytes that bytes() tells; null only to ask for them. */
-  MultipoleAttention(const Shape& shape, const Parameters& parameters, bool masked, void* memory)
-      : shape_(shape), parameters_(parameters), masked_(masked) {
+  MultipoleAttention(const Shape& shape, const Parameters& parameters, bool masked, void* memory, bool hopper = hasHopper())
+      : shape_(shape), parameters_(parameters), masked_(masked), hopper_(hopper) {
     setGeometry();
     Arena arena(memory);
     layOut(arena);
@@ -137,14 +144,28 @@ class MultipoleAttention {
       while (g_.blockBegin(g_.blocks) < g_.rows) g_.blocks++;
     }
     fast_ = kSixteenBit && shape_.headDim % 8 == 0 && shape_.valueDim % 8 == 0 && shape_.headDim <= 128 &&
-            shape_.valueDim <= 128 && !retrieves_;
-    tileRows_ = 64;
+            shape_.valueDim <= 128 && (!retrieves_ || choosesFast());
+    // Small query clusters waste less of small tiles.
+    const bool wideTiles = g_.headDim <= 64 && g_.valueDim <= 64 && g_.rows / g_.queryClusters >= 256;
+    tileRows_ = wideTiles ? 128 : 64;
+    massTiles_ = ceilDiv(g_.clusters(), kColumns);
+    const size_t massBytes = static_cast<size_t>(g_.rows) * massTiles_ * (kColumns + sizeof(float));
+    const size_t headsAtATime = massBytes == 0 ? 1 : kMassBytes / massBytes;
+    massHeads_ = clamped(static_cast<long long>(headsAtATime), 1, queryHeads() > 0 ? queryHeads() : 1);
+  }
+
+  /** Whether pools and counts are those that tensor cores choose for. */
+  bool choosesFast() const {
+    int64_t most = 0;
+    for (int64_t count : parameters_.retrieve) most = most > count ? most : count;
+    return parameters_.retrieveMass <= 0 && parameters_.selection != Selection::cluster && most <= kMostChosen &&
+           g_.clusters() <= kMostFastClusters;
   }
 
   void layOut(Arena& arena) {
     const int heads = queryHeads();
     if (shape_.past > 0) joinedQueries_ = arena.take<T>(static_cast<size_t>(heads) * g_.rows * g_.headDim);
-    farLse_ = arena.take<float>(static_cast<size_t>(heads) * g_.rows);
+    partLse_ = arena.take<float>(static_cast<size_t>(heads) * g_.rows);
     if (!approximate_) return;
 
     size_t sums = 0, counts = 0, labels = 0;
@@ -176,15 +197,21 @@ class MultipoleAttention {
     counts_ = arena.take<int>(counts);
     sourceLabels_ = arena.take<uint16_t>(labels);
 
-    const size_t perHead = g_.summariesBefore(g_.blocks), summaries = perHead * heads;
+    const size_t summaries = g_.summaries();
     float* bias = arena.take<float>(summaries);
     if (fast_)
-      summaries_ = {arena.take<T>(summaries * g_.headDim), arena.take<T>(summaries * g_.valueDim), bias, perHead};
+      summaries_ = {arena.take<T>(summaries * g_.headDim), arena.take<T>(summaries * g_.valueDim), bias};
     else
-      plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias, perHead};
+      plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias};
     if (!retrieves_) return;
-    chosen_.words = ceilDiv(g_.clusters(), 32);
+    chosen_.words = 2 * ceilDiv(g_.clusters(), 64);
     chosen_.bits = arena.take<uint32_t>(static_cast<size_t>(heads) * pools().count() * chosen_.words);
+    if (fast_) {
+      const size_t tiles = static_cast<size_t>(massHeads_) * g_.rows * massTiles_;
+      massMemory_ = {arena.take<uint8_t>(tiles * kColumns), arena.take<float>(tiles),
+                     arena.take<float>(static_cast<size_t>(heads) * g_.rows), massTiles_, 0};
+      return;
+    }
     masses_ = arena.take<float>(static_cast<size_t>(kChooseBlocks) * 4 * g_.clusters());
     if (parameters_.selection == Selection::cluster) places_ = arena.take<int>(static_cast<size_t>(heads) * g_.rows);
   }
@@ -220,12 +247,16 @@ class MultipoleAttention {
   cudaError_t lloyd(const PointSet& set, const T* points, const Centroids<T>& centroids, uint16_t* labels,
                     cudaStream_t stream) {
     const dim3 perCluster(ceilDiv(set.clusters(), 4), set.problems(), set.heads());
+    int parts = 1;
+    for (const int chunks = set.problems() > 0 ? set.chunksOf(set.problems() - 1, Part::sources) : 0; parts < 8 && 2 * parts <= chunks;)
+      parts *= 2;
     CUDA_TRY(launch(seedCentroids<T>, dim3(set.problems(), set.heads()), 256, 0, stream, set, points, g_.headDim, centroids));
     for (int iteration = 0; iteration < parameters_.iterations; iteration++) {
       const bool labelsNow = iteration + 1 == parameters_.iterations && set.selfLabeled();
       if (assignsFast(set)) {
         CUDA_TRY(assign(set, Part::sources, points, centroids, labelsNow ? labels : nullptr, sums_, counts_, stream));
-        CUDA_TRY(launch(finishMeans<T>, perCluster, 128, 0, stream, set, g_.headDim, sums_, counts_, centroids));
+        CUDA_TRY(launch(finishMeans<T>, dim3(ceilDiv(set.clusters(), 8 / parts), set.problems(), set.heads()), 256,
+                        8 * (g_.headDim + 1) * sizeof(float), stream, set, g_.headDim, parts, sums_, counts_, centroids));
       } else {
         uint16_t* own = set.selfLabeled() ? labels : sourceLabels_;
         CUDA_TRY(assign(set, Part::sources, points, centroids, own, nullptr, nullptr, stream));
@@ -244,9 +275,8 @@ class MultipoleAttention {
         return withHeadSize(g_.headDim, [&](auto dim) {
           auto start = [&](auto tiles) {
             using Plan = AssignChunk<T, dim.value, tiles.value>;
-            return launch(assignChunk<T, dim.value, tiles.value>, dim3(chunks, heads, sums ? Plan::kSumBlocks : 1), 128,
-                          sizeof(typename Plan::Shared), stream, set, part, points, g_.headDim, centroids, labels, sums,
-                          counts);
+            return launch(assignChunk<T, dim.value, tiles.value>, dim3(chunks, heads), 128, sizeof(typename Plan::Shared),
+                          stream, set, part, points, g_.headDim, centroids, labels, sums, counts);
           };
           if (set.clusters() <= 16) return start(std::integral_constant<int, 2>{});
           if (set.clusters() <= 32) return start(std::integral_constant<int, 4>{});
@@ -260,39 +290,102 @@ class MultipoleAttention {
     const dim3 perChunk(set.chunks(Part::members), set.heads());
     CUDA_TRY(launch(countLabels, perChunk, 256, set.clusters() * sizeof(int), stream, set, labels, sorted));
     CUDA_TRY(launch(scanLabels, dim3(set.problems(), set.heads()), 256, 0, stream, set, sorted));
-    return launch(scatterRows, perChunk, 64, kChunk * sizeof(uint16_t), stream, set, labels, sorted);
+    return launch(scatterRows, perChunk, 256, 9 * set.clusters() * sizeof(int), stream, set, labels, sorted);
   }
 
   cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
     if (g_.blocks == 0) return cudaSuccess;
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 128;
+      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 64;
       if (g_.segment <= kMostKeys)
         return launch(summarizeSegment<T, kDim>, dim3(g_.segments, queryHeads()), kSummarizeWarps * 32,
-                      summarizeShared<T, kDim>(g_.segment, 1), stream, g_, keyClusters(), tensors.key, tensors.value,
+                      summarizeShared<T, kDim>(g_.segment, 1, kSummarizeWarps), stream, g_, keyClusters(), tensors.key, tensors.value,
                       queryCentroids_, summaries_, g_.segment);
-      const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kSummarizeWarps ? centerTiles : kSummarizeWarps;
+      const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kClusterWarps ? centerTiles : kClusterWarps;
       return launch(summarizeCluster<T, kDim>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
-                    summarizeShared<T, kDim>(kTileKeys, 2), stream, g_, keyClusters(), tensors.key, tensors.value,
+                    summarizeShared<T, kDim>(kTileKeys, 2, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
                     queryCentroids_, summaries_, kTileKeys, warps);
     });
   }
 
   cudaError_t attendFast(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
-    const AttentionOutputs<T> out{tensors.output, tensors.lse, farLse_};
+    const AttentionOutputs<T> out{tensors.output, tensors.lse, partLse_};
+    bool anyExact = false;
+    for (int i = 0; i < retrieve_.entries; i++) anyExact = anyExact || retrieve_.count[i] < 0;
+    if (g_.local || anyExact) CUDA_TRY(attendNearFast(tensors, queries, out, stream));
+    if (!approximate_ || g_.blocks == 0) return cudaSuccess;
+    ColumnMaps maps{};
+    if (farOnHopper())
+      for (int block = 0; block < g_.blocks; block++) {
+        const size_t first = g_.summaryIndex(block, 0, 0);
+        CUDA_TRY(encodeMaps(maps, block, summaries_.key + first * g_.headDim, summaries_.value + first * g_.valueDim,
+                            g_.blockClusters(block), queryHeads() * g_.queryClusters));
+      }
+    if (!retrieves_) return attendFarFast<FarPass::all>(queries, maps, massMemory_, queryHeads(), out, stream);
+    for (int first = 0; first < queryHeads(); first += massHeads_) {
+      const int heads = queryHeads() - first < massHeads_ ? queryHeads() - first : massHeads_;
+      Masses masses = massMemory_;
+      masses.firstHead = first;
+      CUDA_TRY(attendFarFast<FarPass::masses>(queries, maps, masses, heads, out, stream));
+      const int poolsPerBlock = ChooseShared::kWarps * ChooseShared::kPools;
+      CUDA_TRY(launch(chooseFast, dim3(ceilDiv(pools().count(), poolsPerBlock), heads), 128, chooseSharedBytes(chosen_.words),
+                      stream, g_, retrieve_, pools(), masses, chosen_));
+    }
+    CUDA_TRY(attendFarFast<FarPass::rest>(queries, maps, massMemory_, queryHeads(), out, stream));
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      constexpr int kDim = dim.value, kNearTiles = kDim == 64 ? 2 : 1;
-      using Far = AttendShared<T, kDim, 1>;
-      using Near = AttendShared<T, kDim, kNearTiles>;
-      if (approximate_ && g_.blocks > 0)
-        CUDA_TRY(launch(attendFar<T, kDim, 1>, dim3(tileSlots(querySet(), tileRows_), queryHeads()), 128, sizeof(Far), stream,
-                        g_, retrieve_, queryOrder_, queries, summaries_, out));
-      bool anyExact = false;
-      for (int i = 0; i < retrieve_.entries; i++) anyExact = anyExact || retrieve_.count[i] < 0;
-      if (!g_.local && !anyExact) return cudaSuccess;
-      const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, Near::kRows), Near::kRows);
-      return launch(attendNear<T, kDim, kNearTiles>, dim3(tiles, queryHeads()), 128, sizeof(Near), stream, g_,
-                    retrieve_, queries, tensors.key, tensors.value, tensors.mask, out);
+      using Pass = RetrievedPass<T, dim.value>;
+      const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, g_.past, Pass::kRows), Pass::kRows);
+      return launch(attendRetrieved<T, dim.value>, dim3(tiles, queryHeads()), Pass::kThreads, Pass::sharedBytes(chosen_.words),
+                    stream, g_, retrieve_, pools(), chosen_, keyClusters(), queries, tensors.key, tensors.value, out);
+    });
+  }
+
+  /** Whether the passes for Hopper take these sizes; over the far field they take biases in pieces of 16 bytes. */
+  bool onHopper() const { return hopper_ && g_.headDim <= 64 && g_.valueDim <= 64; }
+  bool farOnHopper() const { return onHopper() && g_.blocks <= ColumnMaps::kMost && g_.keyClusters % 4 == 0; }
+
+  /** Maps of [parts, rows, headDim] and [parts, rows, valueDim]. */
+  cudaError_t encodeMaps(ColumnMaps& maps, int index, const T* key, const T* value, int rows, int parts) const {
+    constexpr bool kBfloat16 = std::is_same_v<T, __nv_bfloat16>;
+    if (rows == 0) return cudaSuccess;
+    CUDA_TRY(encodeTensorMap(maps.key[index], key, kBfloat16, g_.headDim, rows, parts));
+    return encodeTensorMap(maps.value[index], value, kBfloat16, g_.valueDim, rows, parts);
+  }
+
+  template <FarPass Pass>
+  cudaError_t attendFarFast(const T* queries, const ColumnMaps& maps, const Masses& masses, int heads,
+                            const AttentionOutputs<T>& out, cudaStream_t stream) {
+    auto with = [&](auto tag) {
+      using Engine = typename decltype(tag)::type;
+      return launch(attendFar<Engine, Pass>, dim3(tileSlots(querySet(), tileRows_), heads), Engine::kThreads,
+                    sizeof(FarShared<Engine>), stream, g_, retrieve_, queryOrder_, queries, summaries_, maps, masses, pools(),
+                    chosen_, out);
+    };
+    if (farOnHopper())
+      return tileRows_ == 128 ? with(Tag<WarpgroupEngine<T, 2>>{}) : with(Tag<WarpgroupEngine<T, 1>>{});
+    return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
+      if constexpr (dim.value == 64)
+        if (tileRows_ == 128) return with(Tag<MmaEngine<T, 64, 2>>{});
+      return with(Tag<MmaEngine<T, dim.value, 1>>{});
+    });
+  }
+
+  cudaError_t attendNearFast(const Tensors<T>& tensors, const T* queries, const AttentionOutputs<T>& out, cudaStream_t stream) {
+    // Masses are normalized for past rows too, which pools may hold.
+    const int firstRow = retrieves_ ? 0 : g_.past;
+    ColumnMaps maps{};
+    auto with = [&](auto tag) {
+      using Engine = typename decltype(tag)::type;
+      const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, firstRow, Engine::kRows), Engine::kRows);
+      return launch(attendNear<Engine>, dim3(tiles, queryHeads()), Engine::kThreads, sizeof(typename Engine::Shared), stream,
+                    g_, retrieve_, firstRow, queries, tensors.key, tensors.value, tensors.mask, maps, out);
+    };
+    if (onHopper()) {
+      CUDA_TRY(encodeMaps(maps, 0, tensors.key, tensors.value, g_.keys, shape_.batch * shape_.kvHeads));
+      return with(Tag<WarpgroupEngine<T, 2>>{});
+    }
+    return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
+      return with(Tag<MmaEngine<T, dim.value, dim.value == 64 ? 2 : 1>>{});
     });
   }
 
@@ -305,25 +398,29 @@ class MultipoleAttention {
   cudaError_t attendSlow(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
     const PlainInputs<T> in{queries,       tensors.key,     tensors.value, tensors.mask,
                             keyClusters(), plainSummaries_, queryLabels_};
-    const AttentionOutputs<T> out{tensors.output, tensors.lse, farLse_};
+    const AttentionOutputs<T> out{tensors.output, tensors.lse, partLse_};
     if (retrieves_ && g_.blocks > 0) {
       CUDA_TRY(launch(normalizePlain<T>, dim3(ceilDiv(g_.rows, 4), queryHeads()), 128, 0, stream, g_, retrieve_, in,
-                      farLse_));
+                      partLse_));
       CUDA_TRY(launch(choosePlain<T>, dim3(kChooseBlocks), 128, 0, stream, g_, retrieve_, parameters_.retrieveMass,
-                      pools(), in, farLse_, chosen_, masses_));
+                      pools(), in, partLse_, chosen_, masses_));
     }
     return launch(attendPlain<T>, dim3(ceilDiv(shape_.queries, 4), queryHeads()), 128, 0, stream, g_, retrieve_,
                   pools(), in, chosen_, places_, out);
   }
 
   static constexpr int kChooseBlocks = 264;
+  /** Scratch memory for masses: heads are taken in turns when all of them need more. */
+  static constexpr size_t kMassBytes = size_t{256} << 20;
+  /** Clusters per head up to which the sets of 64 rows fit in shared memory. */
+  static constexpr int kMostFastClusters = 8192;
   /** Sizes beyond any sequence are cut to this, so that sums of two fit an int. */
   static constexpr int kMostPosition = 1 << 29;
 
   Sizes shape_;
   Parameters parameters_;
   RetrieveCounts retrieve_{};
-  bool masked_;
+  bool masked_, hopper_;
   Geometry g_{};
   /** Whether any head is not exact, whether any retrieves, and whether tensor cores do it all. */
   bool approximate_ = false, retrieves_ = false, fast_ = false;
@@ -331,7 +428,7 @@ class MultipoleAttention {
   size_t bytes_ = 0;
 
   T* joinedQueries_ = nullptr;
-  float* farLse_ = nullptr;
+  float* partLse_ = nullptr;
   uint16_t *keyLabels_ = nullptr, *queryLabels_ = nullptr, *sourceLabels_ = nullptr;
   Sorted keyOrder_{}, queryOrder_{};
   Centroids<T> keyCentroids_{}, queryCentroids_{};
@@ -340,6 +437,8 @@ class MultipoleAttention {
   Summaries<T> summaries_{};
   Summaries<float> plainSummaries_{};
   ChosenClusters chosen_{};
+  Masses massMemory_{};
+  int massTiles_ = 0, massHeads_ = 1;
   float* masses_ = nullptr;
   int* places_ = nullptr;
 };

@@ -39,8 +39,7 @@ struct PlainRow {
     if (block < 0) return;
     width = g.blockClusters(block);
     near = g.nearClusters(row);
-    firstSummary = head * in.summaries.perHead + g.summariesBefore(block) +
-                   static_cast<size_t>(in.labels[static_cast<size_t>(head) * g.rows + row]) * width;
+    firstSummary = g.summaryIndex(block, head, in.labels[static_cast<size_t>(head) * g.rows + row]);
   }
 
   template <class V>
@@ -89,7 +88,7 @@ struct PlainSoftmax {
   __device__ float lse() const { return total > 0 ? peak + log2f(total) : -INFINITY; }
 };
 
-/** Base-2 log-sum-exp of near keys and estimates of every row, written where the fast pass keeps its far part. */
+/** Base-2 log-sum-exp of near keys and estimates of every row, written where the passes on tensor cores keep theirs. */
 template <class T>
 __global__ void __launch_bounds__(128) normalizePlain(Geometry g, RetrieveCounts retrieve, PlainInputs<T> in, float* lse) {
   const int head = blockIdx.y, row = blockIdx.x * 4 + threadIdx.x / 32;

@@ -34,25 +34,30 @@ struct Pools {
     return from + (at - from) / group * group;
   }
 
+  /** Neighboring rows whose masses a pool averages; not for `cluster`. */
+  __host__ __device__ Range rows(int pool) const {
+    if (selection == Selection::sliding)
+      return {pool < g.firstRow ? pool + 1 : max(g.firstRow, pool - group + 1), min(pool + 1, g.rows)};
+    const int own = pool / tilesPerSegment() + firstSegment(), tile = pool % tilesPerSegment();
+    const long long start = (g.local ? static_cast<long long>(own) * g.segment : 0) - g.offset;
+    const int limit = g.local ? clamped(start + g.segment, 0, g.rows) : g.rows;
+    return {clamped(start + static_cast<long long>(tile) * group, g.firstRow, limit),
+            clamped(start + static_cast<long long>(tile + 1) * group, 0, limit)};
+  }
+
   /** Calls visit(row) for the rows whose masses the pool averages, and returns their number. */
   template <class Visit>
   __device__ int eachMember(int head, int pool, Visit visit) const {
     if (selection == Selection::cluster) {
       const int* headOrder = order + static_cast<size_t>(head) * g.rows;
-      int row = headOrder[pool], count = 0, end = clusterEnd(head, row, pool);
+      const int row = headOrder[pool], end = clusterEnd(head, row, pool);
+      int count = 0;
       for (int at = pool; at < min(pool + group, end) && sameRun(headOrder[at], row); at++, count++) visit(headOrder[at]);
       return count;
     }
-    Range rows{max(g.firstRow, pool - group + 1), pool + 1};
-    if (selection == Selection::tile) {
-      int own = pool / tilesPerSegment() + firstSegment(), tile = pool % tilesPerSegment();
-      long long start = (g.local ? static_cast<long long>(own) * g.segment : 0) - g.offset;
-      int limit = g.local ? clamped(start + g.segment, 0, g.rows) : g.rows;
-      rows = {clamped(start + static_cast<long long>(tile) * group, g.firstRow, limit),
-              clamped(start + static_cast<long long>(tile + 1) * group, 0, limit)};
-    }
-    for (int row = rows.begin; row < rows.end; row++) visit(row);
-    return rows.size();
+    const Range members = rows(pool);
+    for (int row = members.begin; row < members.end; row++) visit(row);
+    return members.size();
   }
 
  private:
@@ -71,6 +76,7 @@ struct Pools {
     const int* start = clusterBegin(head, row);
     int c = 0;
     while (start[c + 1] <= at) c++;
+    if (!g.causal) return start[c];
     int from = at;
     const int* headOrder = order + static_cast<size_t>(head) * g.rows;
     while (from > start[c] && sameRun(headOrder[from - 1], row)) from--;

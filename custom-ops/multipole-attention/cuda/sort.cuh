@@ -109,21 +109,44 @@ __global__ void __launch_bounds__(256) scanLabels(PointSet set, Sorted sorted) {
   }
 }
 
-/** Writes the rows of one chunk to their places; one thread walks the chunk for each label. */
-__global__ void __launch_bounds__(64) scatterRows(PointSet set, const uint16_t* labels, Sorted sorted) {
-  const int head = blockIdx.y, clusters = set.clusters();
-  auto* chunkLabels = reinterpret_cast<uint16_t*>(dynamicShared());
+/** Writes the rows of one chunk to their places: ranks among equal labels by warp, each warp taking a run of rows. */
+__global__ void __launch_bounds__(256) scatterRows(PointSet set, const uint16_t* labels, Sorted sorted) {
+  constexpr int kWarps = 8, kRun = kChunk / kWarps;
+  const int head = blockIdx.y, clusters = set.clusters(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int* next = reinterpret_cast<int*>(dynamicShared());
+  for (int i = threadIdx.x; i < kWarps * clusters; i += 256) next[i] = 0;
+  __syncthreads();
   int problem;
   const Range rows = set.chunk(blockIdx.x, Part::members, problem);
-  for (int i = threadIdx.x; i < rows.size(); i += 64)
-    chunkLabels[i] = labels[static_cast<size_t>(head) * set.rows() + rows.begin + i];
-  __syncthreads();
-  const int* offsets = sorted.chunkOffsets + (static_cast<size_t>(head) * gridDim.x + blockIdx.x) * clusters;
+  const uint16_t* own = labels + static_cast<size_t>(head) * set.rows();
   int* order = sorted.order + static_cast<size_t>(head) * set.rows();
-  for (int c = threadIdx.x; c < clusters; c += 64) {
-    int at = offsets[c];
-    for (int i = 0; i < rows.size(); i++)
-      if (chunkLabels[i] == c) order[at++] = rows.begin + i;
+  // Twice over the same rows: first to count, then, with the places of equal labels known, to write.
+  for (int pass = 0; pass < 2; pass++) {
+    for (int base = 0; base < kRun; base += 32) {
+      const int row = rows.begin + warp * kRun + base + lane;
+      const int label = row < rows.end ? own[row] : kNoLabel;
+      const unsigned equal = __match_any_sync(kWholeWarp, label);
+      const bool first = lane == __ffs(static_cast<int>(equal)) - 1;
+      if (label != kNoLabel) {
+        int& at = next[warp * clusters + label];
+        if (pass == 1) order[at + __popc(equal & ((1u << lane) - 1))] = row;
+        __syncwarp(equal);
+        if (first) at += __popc(equal);
+      }
+      __syncwarp();
+    }
+    __syncthreads();
+    if (pass == 1) break;
+    const int* offsets = sorted.chunkOffsets + (static_cast<size_t>(head) * gridDim.x + blockIdx.x) * clusters;
+    for (int c = threadIdx.x; c < clusters; c += 256) {
+      int at = offsets[c];
+      for (int w = 0; w < kWarps; w++) {
+        const int count = next[w * clusters + c];
+        next[w * clusters + c] = at;
+        at += count;
+      }
+    }
+    __syncthreads();
   }
 }
 

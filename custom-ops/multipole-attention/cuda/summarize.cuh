@@ -10,21 +10,19 @@ namespace onnxrewrite::multipole::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-/** Summaries by [B*H, block, query cluster, key cluster of the block]; S is float or the type of the inputs. */
+/** Summaries in the order of Geometry::summaryIndex; S is float or the type of the inputs. */
 template <class S>
 struct Summaries {
   S* key;
   S* value;
   /** log2(e) * (w_ij - scale * c_i . k_ij): added to log2(e) * scale * q . k_ij it gives the logit; -inf when empty. */
   float* bias;
-  /** Summaries of one head. */
-  size_t perHead;
 };
 
 /** Running softmax of one warp: 16 query centroids over the keys of one cluster, keys and values as payload. */
 template <class T, int Dim>
 struct TiltedMeans {
-  static constexpr int kBatch = 64;
+  static constexpr int kBatch = 32;
 
   uint32_t centroid[Dim / 16][4];
   float keySum[Dim / 8][4], valueSum[Dim / 8][4];
@@ -176,28 +174,40 @@ struct TiltedMeans {
 template <class T, int Dim>
 __device__ void gatherKeys(const Geometry& g, const KeyClusters& clusters, int kvHead, const T* keys, const T* values, int from,
                            int count, SharedMatrix<T, Dim> keyTile, SharedMatrix<T, Dim> valueTile) {
-  constexpr int kPieces = Dim / 8;
-  for (int i = threadIdx.x; i < (count + 16) * kPieces; i += blockDim.x) {
-    int row = i / kPieces, piece = i % kPieces;
-    size_t at = row < count ? static_cast<size_t>(kvHead) * g.keys + clusters.key(g, kvHead, from + row) : 0;
-    bool keyValid = row < count && piece * 8 < g.headDim, valueValid = row < count && piece * 8 < g.valueDim;
-    copyAsync(keyTile.piece(row, piece), keys + (keyValid ? at * g.headDim + piece * 8 : 0), keyValid);
-    copyAsync(valueTile.piece(row, piece), values + (valueValid ? at * g.valueDim + piece * 8 : 0), valueValid);
+  constexpr int kPieces = Dim / 8, kAhead = 4;
+  const int piece = threadIdx.x % kPieces, step = blockDim.x / kPieces;
+  const bool keyPiece = piece * 8 < g.headDim, valuePiece = piece * 8 < g.valueDim;
+  const size_t base = static_cast<size_t>(kvHead) * g.keys;
+  for (int first = threadIdx.x / kPieces; first < count + 16; first += kAhead * step) {
+    int key[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; i++) {
+      const int row = first + i * step;
+      key[i] = row < count ? clusters.key(g, kvHead, from + row) : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; i++) {
+      const int row = first + i * step;
+      if (row >= count + 16) break;
+      const bool keyValid = key[i] >= 0 && keyPiece, valueValid = key[i] >= 0 && valuePiece;
+      copyAsync(keyTile.piece(row, piece), keys + (keyValid ? (base + key[i]) * g.headDim + piece * 8 : 0), keyValid);
+      copyAsync(valueTile.piece(row, piece), values + (valueValid ? (base + key[i]) * g.valueDim + piece * 8 : 0), valueValid);
+    }
   }
   commitCopies();
 }
 
-constexpr int kSummarizeWarps = 8;
+constexpr int kSummarizeWarps = 8, kClusterWarps = 4;
 
 /** Bytes of shared memory for tiles of `keys` keys. */
 template <class T, int Dim>
-size_t summarizeShared(int keys, int stages) {
-  return (static_cast<size_t>(stages) * 2 * (keys + 16) + kSummarizeWarps * 16) * Dim * sizeof(T);
+size_t summarizeShared(int keys, int stages, int warps) {
+  return (static_cast<size_t>(stages) * 2 * (keys + 16) + warps * 16) * Dim * sizeof(T);
 }
 
 /** One block per segment of at most `tileKeys` keys, which stay in shared memory for all query clusters of all blocks. */
 template <class T, int Dim>
-__global__ void __launch_bounds__(kSummarizeWarps * 32)
+__global__ void __launch_bounds__(kSummarizeWarps * 32, Dim == 64 ? 2 : 1)
     summarizeSegment(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
                      Summaries<T> out, int tileKeys) {
   const int segment = blockIdx.x, head = blockIdx.y, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
@@ -215,7 +225,6 @@ __global__ void __launch_bounds__(kSummarizeWarps * 32)
   for (int block = 0; block < g.blocks; block++) {
     const int width = g.blockClusters(block);
     if (segment * g.keyClusters >= width) continue;
-    const size_t base = head * out.perHead + g.summariesBefore(block);
     for (int item = warp; item < centerTiles * g.keyClusters; item += kSummarizeWarps) {
       const int cluster = segment * g.keyClusters + item % g.keyClusters, center = item / g.keyClusters * 16;
       const int count = min(16, g.queryClusters - center);
@@ -224,15 +233,14 @@ __global__ void __launch_bounds__(kSummarizeWarps * 32)
       means.begin(centroids.rounded + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim,
                   count, g.headDim);
       means.add(keyTile, valueTile, members.begin - first, members.size(), scale);
-      means.store(staging, out, base + static_cast<size_t>(center) * width + cluster, width, count, g.headDim, g.valueDim,
-                  scale);
+      means.store(staging, out, g.summaryIndex(block, head, center) + cluster, width, count, g.headDim, g.valueDim, scale);
     }
   }
 }
 
 /** One block per cluster of any size, streamed through two stages; warps take 16 query clusters each. */
 template <class T, int Dim>
-__global__ void __launch_bounds__(kSummarizeWarps * 32)
+__global__ void __launch_bounds__(kClusterWarps * 32, Dim == 64 ? 4 : 2)
     summarizeCluster(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
                      Summaries<T> out, int tileKeys, int warps) {
   const int cluster = blockIdx.x, head = blockIdx.y, block = blockIdx.z, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
@@ -262,8 +270,7 @@ __global__ void __launch_bounds__(kSummarizeWarps * 32)
       if (index + 1 < tiles) load(index + 1);
       means.add(SharedMatrix<T, Dim>{stage(index)}, SharedMatrix<T, Dim>{stage(index) + tile}, 0, count(index), scale);
     }
-    means.store(staging, out, head * out.perHead + g.summariesBefore(block) + static_cast<size_t>(own) * width + cluster,
-                width, centers, g.headDim, g.valueDim, scale);
+    means.store(staging, out, g.summaryIndex(block, head, own) + cluster, width, centers, g.headDim, g.valueDim, scale);
     __syncthreads();
   }
 }
@@ -278,7 +285,7 @@ __global__ void __launch_bounds__(128)
   const int width = g.blockClusters(block), cluster = blockIdx.x * 4 + warp;
   if (cluster >= width) return;
   const float* c = means + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim;
-  const size_t at = head * out.perHead + g.summariesBefore(block) + static_cast<size_t>(center) * width + cluster;
+  const size_t at = g.summaryIndex(block, head, center) + cluster;
   const Range members = clusters.members(g, kvHead, cluster);
   float* keyOut = out.key + at * g.headDim;
   float* valueOut = out.value + at * g.valueDim;

@@ -261,7 +261,7 @@ __device__ inline void multiplyRegisters<__nv_bfloat16>(float (&sum)[8][4], cons
 
 /** products = queries (64 x 64) * keys (64 x 64) transposed; both in shared memory. */
 template <class T>
-__device__ inline void multiplyKeys(float (&products)[8][4], const T* queries, const T* keys) {
+__device__ inline void groupMultiplyKeys(float (&products)[8][4], const T* queries, const T* keys) {
 #ifdef ONNX_REWRITE_EMULATE_CUDA
   emulation::multiplyKeys<T>(products, SharedMatrix<T, 64>{const_cast<T*>(queries)}, SharedMatrix<T, 64>{const_cast<T*>(keys)});
 #else
@@ -273,7 +273,7 @@ __device__ inline void multiplyKeys(float (&products)[8][4], const T* queries, c
 
 /** sum += weights (64 x 64, this thread's part packed in pairs) * values (64 x 64, shared). */
 template <class T>
-__device__ inline void multiplyValues(float (&sum)[8][4], const uint32_t (&weights)[4][4], const T* values) {
+__device__ inline void groupMultiplyValues(float (&sum)[8][4], const uint32_t (&weights)[4][4], const T* values) {
 #ifdef ONNX_REWRITE_EMULATE_CUDA
   emulation::multiplyValues<T>(sum, weights, SharedMatrix<T, 64>{const_cast<T*>(values)});
 #else

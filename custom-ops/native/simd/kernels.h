@@ -187,6 +187,12 @@ struct ScoreTile {
       for (int m = 0; m < M; m++) rows[m] = all.keys[first + m];
       const float* column = all.tile + offset;
       const size_t width = all.width;
+      if (offset == 0 && first + 2 * M <= all.count) {
+        for (int m = 0; m < M; m++) {
+          const float* next = all.keys[first + M + m];
+          for (size_t d = 0; d < all.depth; d += 16) __builtin_prefetch(next + d);
+        }
+      }
       Vec sums[M][V] = {};
       for (size_t d = 0; d < all.depth; d++, column += width) {
         Vec q[V];

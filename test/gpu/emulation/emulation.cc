@@ -62,15 +62,40 @@ struct Fiber {
   std::vector<Copy> open;
 };
 
-struct Rendezvous {
+/** Lanes of several masks may meet at the same time. */
+struct WarpRendezvous {
   unsigned arrived = 0;
-  unsigned generation = 0;
+  unsigned released = 0;
   void* data[32] = {};
 };
 
+struct GroupRendezvous {
+  unsigned arrived = 0;
+  unsigned generation = 0;
+  void* data[128] = {};
+};
+
+/** What the eight bytes of a barrier hold. */
+struct Barrier {
+  uint16_t arrivals;
+  uint16_t pending : 15;
+  uint16_t phase : 1;
+  int32_t bytes;
+};
+static_assert(sizeof(Barrier) == 8);
+
+/** A copy of the copy engine that has not landed yet. */
+struct BulkCopy {
+  uint64_t* barrier;
+  int bytes;
+  std::function<void()> land;
+};
+
 std::vector<std::unique_ptr<Fiber>> fibers;
-std::vector<Rendezvous> warps;
-Rendezvous block;
+std::vector<WarpRendezvous> warps;
+std::vector<GroupRendezvous> groups;
+std::vector<BulkCopy> bulkCopies;
+unsigned blockGeneration;
 Fiber* current;
 Context scheduler;
 const std::function<void()>* body;
@@ -147,8 +172,9 @@ void runBlock(std::mt19937& random) {
   std::memset(sharedBase, 0xff, sharedSize);
   running = threads;
   waiting = 0;
-  block = {};
+  blockGeneration = 0;
   warps.assign((threads + 31) / 32, {});
+  groups.assign((threads + 127) / 128, {});
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0u);
   if (scheduleSeed) std::shuffle(order.begin(), order.end(), random);
@@ -162,6 +188,7 @@ void runBlock(std::mt19937& random) {
       if (!fibers[t]->finished) resume(*fibers[t]);
     if (progress == before) fail("deadlock: threads wait for a barrier or warp operation that others never reach");
   }
+  if (!bulkCopies.empty()) fail("a block ended before its copies landed");
   for (unsigned t = 0; t < threads; t++)
     for (size_t i = 0; i < kGuardBytes; i++)
       if (fibers[t]->stack[i] != 0x5a) fail("stack overflow");
@@ -177,19 +204,19 @@ unsigned char* dynamicShared() { return sharedBase; }
 void setSchedule(unsigned seed) { scheduleSeed = seed; }
 
 void syncBlock() {
-  unsigned generation = block.generation;
+  unsigned generation = blockGeneration;
   waiting++;
   progress++;
   if (waiting == threads) {
     waiting = 0;
-    block.generation++;
+    blockGeneration++;
     return;
   }
-  while (block.generation == generation) switchToScheduler();
+  while (blockGeneration == generation) switchToScheduler();
 }
 
 void meet(unsigned mask, void* data, const std::function<void(void* const* lanes)>& combine) {
-  Rendezvous& warp = warps[current->lane.thread.x / 32];
+  WarpRendezvous& warp = warps[current->lane.thread.x / 32];
   unsigned bit = 1u << current->lane.lane;
   if (!(mask & bit)) fail("a lane outside its own mask");
   unsigned present = threads - current->lane.thread.x / 32 * 32;
@@ -203,11 +230,11 @@ void meet(unsigned mask, void* data, const std::function<void(void* const* lanes
       if (mask >> l & 1) lanes[l] = warp.data[l];
     combine(lanes);
     warp.arrived &= ~mask;
-    warp.generation++;
+    warp.released |= mask & ~bit;
     return;
   }
-  unsigned generation = warp.generation;
-  while (warp.generation == generation) switchToScheduler();
+  while (!(warp.released & bit)) switchToScheduler();
+  warp.released &= ~bit;
 }
 
 void runGrid(dim3 size, unsigned count, size_t sharedBytes, const std::function<void()>& kernel) {
@@ -216,8 +243,9 @@ void runGrid(dim3 size, unsigned count, size_t sharedBytes, const std::function<
   body = &kernel;
   while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
   sharedSize = sharedBytes;
-  sharedBytesStore.assign(sharedBytes + 128, 0);
-  sharedBase = sharedBytesStore.data() + (128 - reinterpret_cast<uintptr_t>(sharedBytesStore.data()) % 128) % 128;
+  constexpr size_t kAlignment = 1024;
+  sharedBytesStore.assign(sharedBytes + kAlignment, 0);
+  sharedBase = sharedBytesStore.data() + (kAlignment - reinterpret_cast<uintptr_t>(sharedBytesStore.data()) % kAlignment) % kAlignment;
   std::mt19937 random(scheduleSeed);
   std::vector<unsigned> order(size.x * size.y * size.z);
   std::iota(order.begin(), order.end(), 0u);
@@ -247,6 +275,86 @@ void waitForCopies(int pending) {
     land(groups.front());
     groups.erase(groups.begin());
   }
+}
+
+void meetGroup(void* data, const std::function<void(void* const* threads)>& combine) {
+  GroupRendezvous& group = groups[current->lane.thread.x / 128];
+  group.data[current->lane.thread.x % 128] = data;
+  progress++;
+  if (++group.arrived == 128) {
+    combine(group.data);
+    group.arrived = 0;
+    group.generation++;
+    return;
+  }
+  unsigned generation = group.generation;
+  while (group.generation == generation) switchToScheduler();
+}
+
+cudaError_t encodeTensorMap(TensorMap& map, const void* data, bool, int columns, int rows, int parts) {
+  map = {static_cast<const uint16_t*>(data), columns, rows, parts};
+  return columns % 8 == 0 && columns <= 64 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+namespace {
+void endPhaseIfComplete(Barrier& barrier) {
+  if (barrier.pending > 0 || barrier.bytes > 0) return;
+  barrier.pending = barrier.arrivals;
+  barrier.phase ^= 1;
+  progress++;
+}
+}  // namespace
+
+void initBarrier(uint64_t* barrier, int arrivals) {
+  auto& state = *reinterpret_cast<Barrier*>(barrier);
+  state.arrivals = static_cast<uint16_t>(arrivals);
+  state.pending = arrivals & 0x7fff;
+  state.phase = 0;
+  state.bytes = 0;
+}
+
+void arrive(uint64_t* barrier, int bytes) {
+  auto& state = *reinterpret_cast<Barrier*>(barrier);
+  if (state.pending == 0) fail("more arrivals at a barrier than it was made for");
+  state.bytes += bytes;
+  state.pending = (state.pending - 1) & 0x7fff;
+  progress++;
+  endPhaseIfComplete(state);
+}
+
+void waitBarrier(uint64_t* barrier, int parity) {
+  auto& state = *reinterpret_cast<Barrier*>(barrier);
+  while (state.phase == parity) {
+    for (size_t i = 0; i < bulkCopies.size(); i++) {
+      if (bulkCopies[i].barrier != barrier) continue;
+      BulkCopy copy = bulkCopies[i];
+      bulkCopies.erase(bulkCopies.begin() + static_cast<long>(i--));
+      copy.land();
+      state.bytes -= copy.bytes;
+      endPhaseIfComplete(state);
+    }
+    if (state.phase == parity) switchToScheduler();
+  }
+}
+
+void copyTile(void* shared, const TensorMap* map, uint64_t* barrier, int row, int part) {
+  if (reinterpret_cast<uintptr_t>(shared) % 1024) fail("a tile not aligned to 1024 bytes");
+  auto* target = static_cast<uint16_t*>(shared);
+  const TensorMap from = *map;
+  bulkCopies.push_back({barrier, 64 * 128, [=] {
+                          for (int r = 0; r < 64; r++)
+                            for (int c = 0; c < 64; c++) {
+                              bool inside = row + r >= 0 && row + r < from.rows && part < from.parts && c < from.columns;
+                              target[r * 64 + ((c / 8 ^ (r & 7)) * 8) + c % 8] =
+                                  inside ? from.data[(static_cast<size_t>(part) * from.rows + row + r) * from.columns + c] : 0;
+                            }
+                        }});
+}
+
+void copyRun(void* shared, const void* global, int bytes, uint64_t* barrier) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16 || bytes % 16)
+    fail("a bulk copy not aligned to 16 bytes");
+  bulkCopies.push_back({barrier, bytes, [=] { std::memcpy(shared, global, static_cast<size_t>(bytes)); }});
 }
 
 }  // namespace onnxrewrite::emulation

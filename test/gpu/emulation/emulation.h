@@ -19,7 +19,19 @@
 #undef __grid_constant__
 #define __grid_constant__
 
+namespace onnxrewrite::cuda {
+
+/** A tensor map: [parts, rows, columns], columns up to 64. */
+struct TensorMap {
+  const uint16_t* data;
+  int columns, rows, parts;
+};
+
+}  // namespace onnxrewrite::cuda
+
 namespace onnxrewrite::emulation {
+
+using cuda::TensorMap;
 
 struct Lane {
   uint3 thread;
@@ -44,6 +56,19 @@ void runGrid(dim3 grid, unsigned threads, size_t sharedBytes, const std::functio
 void copyAsync(void* shared, const void* global, bool valid, size_t bytes);
 void commitCopies();
 void waitForCopies(int pending);
+
+cudaError_t encodeTensorMap(TensorMap& map, const void* data, bool bfloat16, int columns, int rows, int parts);
+/** Kernels for Hopper run too. */
+inline bool hasHopper() { return true; }
+
+void initBarrier(uint64_t* barrier, int arrivals);
+void arrive(uint64_t* barrier, int bytes);
+void waitBarrier(uint64_t* barrier, int parity);
+void copyTile(void* shared, const TensorMap* map, uint64_t* barrier, int row, int part);
+void copyRun(void* shared, const void* global, int bytes, uint64_t* barrier);
+
+/** As meet(), for the 128 threads of a warpgroup. */
+void meetGroup(void* data, const std::function<void(void* const* threads)>& combine);
 
 /** Order in which blocks and threads run; tests repeat a case under several. */
 void setSchedule(unsigned seed);
@@ -139,6 +164,52 @@ void multiplyAdd(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
   });
 }
 
+/** sum (64 x 64 over a warpgroup) = or += left(row, k) * right(k, column), k < 64. */
+template <class Left, class Right>
+void multiplyGroup(float* const* sums, bool add, Left left, Right right) {
+  for (int thread = 0; thread < 128; thread++)
+    for (int n = 0; n < 8; n++)
+      for (int i = 0; i < 4; i++) {
+        int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 * 8, column = n * 8 + thread % 4 * 2 + i % 2;
+        float total = add ? sums[thread][n * 4 + i] : 0;
+        for (int k = 0; k < 64; k++) total += left(row, k) * right(k, column);
+        sums[thread][n * 4 + i] = total;
+      }
+}
+
+template <class T, class Matrix>
+void multiplyKeys(float (&products)[8][4], Matrix queries, Matrix keys) {
+  meetGroup(&products[0][0], [=](void* const* threads) {
+    multiplyGroup(
+        reinterpret_cast<float* const*>(threads), false, [=](int row, int k) { return static_cast<float>(queries.at(row, k)); },
+        [=](int k, int column) { return static_cast<float>(keys.at(column, k)); });
+  });
+}
+
+template <class T, class Matrix>
+void multiplyValues(float (&sum)[8][4], const uint32_t (&weights)[4][4], Matrix values) {
+  struct Part {
+    float* sum;
+    const uint32_t (*weights)[4];
+  } mine{&sum[0][0], weights};
+  meetGroup(&mine, [=](void* const* threads) {
+    static float left[64][64];
+    float* sums[128];
+    for (int thread = 0; thread < 128; thread++) {
+      auto* part = static_cast<Part*>(threads[thread]);
+      sums[thread] = part->sum;
+      for (int k = 0; k < 4; k++)
+        for (int word = 0; word < 4; word++)
+          for (int half = 0; half < 2; half++)
+            left[thread / 32 * 16 + thread % 32 / 4 + word % 2 * 8][k * 16 + thread % 4 * 2 + half + word / 2 * 8] =
+                half16<T>(part->weights[k][word], half);
+    }
+    multiplyGroup(
+        sums, true, [](int row, int k) { return left[row][k]; },
+        [=](int k, int column) { return static_cast<float>(values.at(k, column)); });
+  });
+}
+
 }  // namespace onnxrewrite::emulation
 
 #define threadIdx (::onnxrewrite::emulation::lane().thread)
@@ -163,6 +234,12 @@ V __shfl_up_sync(unsigned mask, V value, int distance) {
   int lane = onnxrewrite::emulation::lane().lane;
   return onnxrewrite::emulation::shuffle(mask, value, lane < distance ? lane : lane - distance);
 }
+inline unsigned __match_any_sync(unsigned mask, int value) {
+  unsigned equal = 0;
+  for (int source = 0; source < 32; source++)
+    if (mask >> source & 1 && onnxrewrite::emulation::shuffle(mask, value, source) == value) equal |= 1u << source;
+  return equal;
+}
 inline unsigned __ballot_sync(unsigned mask, bool predicate) {
   unsigned bit = predicate ? 1u << onnxrewrite::emulation::lane().lane : 0;
   return onnxrewrite::emulation::reduce<unsigned>(mask, bit, [](unsigned a, unsigned b) { return a | b; });
@@ -183,6 +260,12 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = low | static_cast<uint64_t>(high) << 32;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return result;
+}
 inline int __float_as_int(float value) {
   int bits;
   std::memcpy(&bits, &value, 4);

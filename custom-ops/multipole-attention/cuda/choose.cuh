@@ -1,0 +1,217 @@
+// The choice of retrieved clusters on tensor cores, for pools of neighboring rows (`tile` and `sliding`): mean masses
+// as the product of a 0/1 band (which rows a pool averages, times each row's norm) with the rows' masses, then the
+// largest ones of every pool.
+#pragma once
+
+#include "attend.cuh"
+
+namespace onnxrewrite::multipole::cuda {
+
+/** Most clusters per pool that chooseFast finds. */
+constexpr int kMostChosen = 64;
+/** Sums of masses below this are nothing but rounding. */
+constexpr float kLeastMass = 1.f / (1 << 24);
+
+/** One warp's work: 16 pools and the largest sums found for each so far. */
+struct ChooseShared {
+  static constexpr int kWarps = 4, kPools = 16, kCandidates = kMostChosen + kColumns;
+  uint32_t mass[kPools][kCandidates];
+  uint16_t cluster[kPools][kCandidates];
+  int count[kPools];
+};
+
+/**
+ * Keeps the `wanted` largest of the candidates of pools g and g + 8 (lane = 4 g + t), ties to the lowest cluster, and
+ * raises `least` to the smallest mass kept once there are that many. Four lanes share a pool.
+ */
+__device__ inline void keepLargest(ChooseShared& shared, int wanted, uint32_t (&least)[2]) {
+  constexpr int kOwn = ChooseShared::kCandidates / 4;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int pool = lane / 4 + 8 * half, count = shared.count[pool];
+    uint32_t mass[kOwn];
+    uint32_t highest = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; i++) {
+      mass[i] = 4 * i + t < count ? shared.mass[pool][4 * i + t] : 0;
+      highest = max(highest, mass[i]);
+    }
+    highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 1));
+    highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 2));
+    auto atLeast = [&](uint32_t bound) {
+      int found = 0;
+#pragma unroll
+      for (int i = 0; i < kOwn; i++) found += mass[i] >= bound;
+      found += __shfl_xor_sync(kWholeWarp, found, 1);
+      return found + __shfl_xor_sync(kWholeWarp, found, 2);
+    };
+    // `low` has at least `wanted` masses at or above it, `high` fewer; a pool with few candidates keeps all.
+    uint32_t low = __float_as_uint(kLeastMass), high = highest + 1;
+    const bool choosing = count > wanted;
+    int atLow = choosing ? count : wanted;
+    while (__any_sync(kWholeWarp, atLow != wanted && high - low > 1)) {
+      const uint32_t middle = low + (high - low) / 2;
+      const int found = atLeast(middle);
+      if (atLow == wanted || high - low <= 1) continue;
+      if (found >= wanted) {
+        low = middle;
+        atLow = found;
+      } else {
+        high = middle;
+      }
+    }
+    // More than wanted only if equal masses straddle the bound: among those the lowest clusters stay.
+    int lastTie = 0xffff;
+    if (__any_sync(kWholeWarp, atLow > wanted)) {
+      const int above = atLeast(low + 1);
+      int first = -1, end = 0xffff;
+      while (__any_sync(kWholeWarp, atLow > wanted && end - first > 1)) {
+        const int middle = first + (end - first) / 2;
+        int found = 0;
+#pragma unroll
+        for (int i = 0; i < kOwn; i++)
+          found += mass[i] == low && 4 * i + t < count && shared.cluster[pool][4 * i + t] <= middle;
+        found += __shfl_xor_sync(kWholeWarp, found, 1);
+        found += __shfl_xor_sync(kWholeWarp, found, 2);
+        if (end - first <= 1) continue;
+        if (above + found >= wanted)
+          end = middle;
+        else
+          first = middle;
+      }
+      if (atLow > wanted) lastTie = end;
+    }
+    uint16_t cluster[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; i++) cluster[i] = 4 * i + t < count ? shared.cluster[pool][4 * i + t] : 0;
+    __syncwarp();
+    if (choosing) {
+      if (t == 0) shared.count[pool] = 0;
+      least[half] = low;
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kOwn; i++)
+      if (choosing && (mass[i] > low || (mass[i] == low && cluster[i] <= lastTie)) && 4 * i + t < count) {
+        const int at = atomicAdd(&shared.count[pool], 1);
+        shared.mass[pool][at] = mass[i];
+        shared.cluster[pool][at] = cluster[i];
+      }
+    __syncwarp();
+  }
+}
+
+/** Words of shared memory for the bits of 16 pools. */
+__host__ __device__ inline size_t chooseSharedBytes(int words) {
+  return ChooseShared::kWarps * (sizeof(ChooseShared) + static_cast<size_t>(ChooseShared::kPools) * words * sizeof(uint32_t));
+}
+
+/** Choices of 16 pools per warp, for the heads of `masses`. */
+__global__ void __launch_bounds__(128)
+    chooseFast(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
+  const int head = masses.firstHead + blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = lane / 4, t = lane % 4;
+  const int firstPool = (blockIdx.x * ChooseShared::kWarps + warp) * ChooseShared::kPools, poolCount = pools.count();
+  const int wanted = retrieve.of(g, head);
+  if (firstPool >= poolCount) return;
+  auto& shared = reinterpret_cast<ChooseShared*>(dynamicShared())[warp];
+  uint32_t* bits = reinterpret_cast<uint32_t*>(dynamicShared() + ChooseShared::kWarps * sizeof(ChooseShared)) +
+                   warp * ChooseShared::kPools * chosen.words;
+  for (int i = lane; i < ChooseShared::kPools * chosen.words; i += 32) bits[i] = 0;
+  if (lane < ChooseShared::kPools) shared.count[lane] = 0;
+  __syncwarp();
+
+  // Rows of the pools that this lane's products belong to, and of all 16.
+  Range own[2];
+  int from = g.rows, to = 0;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int pool = firstPool + row8 + 8 * half;
+    own[half] = pool < poolCount ? pools.rows(pool) : Range{0, 0};
+    if (own[half].size() > 0) {
+      from = min(from, own[half].begin);
+      to = max(to, own[half].end);
+    }
+  }
+  from = static_cast<int>(__reduce_min_sync(kWholeWarp, static_cast<unsigned>(from)));
+  to = static_cast<int>(__reduce_max_sync(kWholeWarp, static_cast<unsigned>(to)));
+
+  uint32_t least[2] = {__float_as_uint(kLeastMass), __float_as_uint(kLeastMass)};
+  // Clusters that some row uses by summary; nearest ones first, which are likely to be large.
+  const int seen = wanted <= 0 || from >= to ? 0 : g.causal ? g.nearClusters(to - 1).begin : g.clusters();
+  for (int tile = ceilDiv(seen, kColumns) - 1; tile >= 0; tile--) {
+    float sum[kColumns / 8][4] = {}, zero[4] = {};
+    for (int base = from; base < to; base += 16) {
+      float weight[4];
+      uint2 codes[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int row = base + 2 * t + i % 2 + i / 2 * 8;
+        // Rows without this tile in their far field have no masses there.
+        const bool far = row < to && g.blockOf(row) >= 0 && (!g.causal || tile * kColumns < g.nearClusters(row).begin);
+        weight[i] = 0;
+        codes[i] = make_uint2(0, 0);
+        if (!far) continue;
+        const size_t at = masses.at(g, head, row, tile);
+        const float norm = masses.norms[static_cast<size_t>(head) * g.rows + row];
+        weight[i] = norm == -INFINITY ? 0.f : exp2Fast(masses.peaks[at] - norm);
+        codes[i] = reinterpret_cast<const uint2*>(masses.codes + at * kColumns)[row8];
+      }
+      uint32_t band[4];
+#pragma unroll
+      for (int word = 0; word < 4; word++) {
+        const int row = base + 2 * t + word / 2 * 8, half = word % 2, i = word / 2 * 2;
+        const bool low = row >= own[half].begin && row < own[half].end;
+        const bool high = row + 1 >= own[half].begin && row + 1 < own[half].end;
+        band[word] = Pair<__nv_bfloat16>::pack(low ? weight[i] : 0.f, high ? weight[i + 1] : 0.f);
+      }
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; n++) {
+        // Byte n of two rows becomes a pair of bfloat16: a code times 8 is exponent and mantissa but for the bias.
+        uint32_t b[2];
+#pragma unroll
+        for (int word = 0; word < 2; word++) {
+          const unsigned low = n < 4 ? codes[2 * word].x : codes[2 * word].y;
+          const unsigned high = n < 4 ? codes[2 * word + 1].x : codes[2 * word + 1].y;
+          b[word] = __byte_perm(low, high, 0x0400u + 0x0101u * (n % 4)) & 0x00ff00ffu;
+          b[word] = b[word] * 8 + Masses::kLeastExponent * 0x00800080u;
+        }
+        multiplyAdd<__nv_bfloat16>(sum[n], band, b[0], b[1]);
+      }
+      const uint32_t zeros = Pair<__nv_bfloat16>::pack(Masses::kZero, Masses::kZero);
+      multiplyAdd<__nv_bfloat16>(zero, band, zeros, zeros);
+    }
+
+    int most = 0;
+#pragma unroll
+    for (int half = 0; half < 2; half++) most = max(most, shared.count[row8 + 8 * half]);
+    if (__any_sync(kWholeWarp, most > ChooseShared::kCandidates - kColumns)) keepLargest(shared, wanted, least);
+    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int half = i / 2;
+        const uint32_t mass = __float_as_uint(fmaxf(sum[n][i] - zero[i], 0.f));
+        if (mass < least[half]) continue;
+        // See Masses: product column 2 t + i % 2 of tile n is byte 8 (2 t + i % 2) + n.
+        const int column = (i % 2 * 4 + n / 2) * 8 + 2 * t + n % 2, pool = row8 + 8 * half;
+        const int at = atomicAdd(&shared.count[pool], 1);
+        shared.mass[pool][at] = mass;
+        shared.cluster[pool][at] = static_cast<uint16_t>(tile * kColumns + column);
+      }
+    __syncwarp();
+  }
+  keepLargest(shared, wanted, least);
+  for (int pool = 0; pool < ChooseShared::kPools; pool++)
+    for (int i = lane; i < shared.count[pool]; i += 32) {
+      const int cluster = shared.cluster[pool][i];
+      atomicOr(&bits[pool * chosen.words + cluster / 32], 1u << cluster % 32);
+    }
+  __syncwarp();
+  for (int i = lane; i < ChooseShared::kPools * chosen.words; i += 32)
+    if (firstPool + i / chosen.words < poolCount)
+      chosen.of(pools, head, firstPool + i / chosen.words)[i % chosen.words] = bits[i];
+}
+
+}  // namespace onnxrewrite::multipole::cuda

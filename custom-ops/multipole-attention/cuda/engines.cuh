@@ -1,0 +1,333 @@
+// How a block streams columns (keys or summaries) past its rows: with mma products and asynchronous copies on any
+// chip from sm_80 on, or with warpgroup products and the copy engine on Hopper. Both keep partial softmaxes of
+// rows by warp in the same layout, so the passes are written once.
+#pragma once
+
+#include "../../native/cuda/hopper.cuh"
+#include "softmax-rows.cuh"
+
+namespace onnxrewrite::multipole::cuda {
+
+/** Columns [0, count) of one pass of a block; without `value` the pass is after the totals alone. */
+template <class T>
+struct Columns {
+  const T* key;
+  const T* value;
+  int keyDim, valueDim;
+  /** Added to the logits (see Summaries), or null. */
+  const float* bias;
+  int count;
+  /** Where column 0 lies for the copy engine. */
+  const TensorMap* keyMap;
+  const TensorMap* valueMap;
+  int mapRow, mapPart;
+};
+
+/** Loads `count` rows of up to Dim columns; source(row) gives the row's address, or null for a row of zeros. */
+template <class T, int Dim, class Source>
+__device__ void loadRows(SharedMatrix<T, Dim> target, int count, int dim, int first, int step, const T* any, Source source) {
+  constexpr int kPieces = Dim / 8;
+  for (int i = first; i < count * kPieces; i += step) {
+    const int row = i / kPieces, piece = i % kPieces;
+    const T* address = source(row);
+    const bool valid = address && piece * 8 < dim;
+    copyAsync(target.piece(row, piece), valid ? address + piece * 8 : any, valid);
+  }
+}
+
+/** Writes the warp's rows; target(row) gives the row's address, or null for a row to leave out. */
+template <class T, int Dim, class Target>
+__device__ void storeRows(SharedMatrix<T, Dim> rows, int count, int dim, Target target) {
+  constexpr int kPieces = Dim / 8;
+  __syncwarp();
+  for (int i = threadIdx.x % 32; i < count * kPieces; i += 32) {
+    const int row = i / kPieces, piece = i % kPieces;
+    T* address = target(row);
+    if (address && piece * 8 < dim)
+      *reinterpret_cast<uint4*>(address + piece * 8) = *reinterpret_cast<const uint4*>(rows.piece(row, piece));
+  }
+}
+
+/** products = queries * keys (Columns of them, shared) transposed, with mma. */
+template <class T, int Dim, int RowTiles, int Columns>
+__device__ void multiplyKeys(float (&products)[RowTiles][Columns / 8][4], const uint32_t (&query)[RowTiles][Dim / 16][4],
+                             SharedMatrix<T, Dim> key) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < RowTiles; m++)
+#pragma unroll
+    for (int n = 0; n < Columns / 8; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) products[m][n][i] = 0;
+#pragma unroll
+  for (int k = 0; k < Dim / 16; k++)
+#pragma unroll
+    for (int n = 0; n < Columns / 8; n += 2) {
+      uint32_t b[4];
+      loadMatrices(b, key.piece(n * 8 + (lane & 7) + lane / 16 * 8, 2 * k + (lane / 8 & 1)));
+#pragma unroll
+      for (int m = 0; m < RowTiles; m++) {
+        multiplyAdd<T>(products[m][n], query[m][k], b[0], b[1]);
+        multiplyAdd<T>(products[m][n + 1], query[m][k], b[2], b[3]);
+      }
+    }
+}
+
+/** sum += weights * values (Columns of them, shared), with mma. */
+template <class T, int Dim, int RowTiles, int Columns>
+__device__ void multiplyValues(float (&sum)[RowTiles][Dim / 8][4], const uint32_t (&weights)[RowTiles][Columns / 16][4],
+                               SharedMatrix<T, Dim> value) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < Columns / 16; k++)
+#pragma unroll
+    for (int n = 0; n < Dim / 8; n += 2) {
+      uint32_t b[4];
+      loadMatricesTransposed(b, value.piece(k * 16 + (lane & 7) + (lane & 8), n + lane / 16));
+#pragma unroll
+      for (int m = 0; m < RowTiles; m++) {
+        multiplyAdd<T>(sum[m][n], weights[m][k], b[0], b[1]);
+        multiplyAdd<T>(sum[m][n + 1], weights[m][k], b[2], b[3]);
+      }
+    }
+}
+
+/** Four warps of RowTiles * 16 rows each, two stages of columns. */
+template <class Element, int PaddedDim, int RowTiles>
+class MmaEngine {
+ public:
+  using T = Element;
+  static constexpr int kDim = PaddedDim, kRowTiles = RowTiles, kWarpRows = RowTiles * 16;
+  static constexpr int kThreads = 128, kRows = 4 * kWarpRows;
+  static constexpr int kBlocksPerMultiprocessor = PaddedDim * RowTiles <= 64 ? 4 : 2;
+  static constexpr bool kCompiled = true;
+  using Rows = SoftmaxRows<T, kDim, RowTiles>;
+
+  struct Shared {
+    T rows[kRows * kDim];
+    struct Stage {
+      T key[kColumns * kDim];
+      T value[kColumns * kDim];
+      float bias[kColumns];
+    } stage[2];
+  };
+
+  __device__ explicit MmaEngine(unsigned char* shared) : shared_(*reinterpret_cast<Shared*>(shared)) {}
+
+  /** The warp's own rows: for queries before run(), for means to join in its afterQueries, for results after it. */
+  __device__ SharedMatrix<T, kDim> queryRows() { return {shared_.rows + threadIdx.x / 32 * kWarpRows * kDim}; }
+  __device__ SharedMatrix<T, kDim> meanRows() { return queryRows(); }
+  /** Bias of a column of a tile that run() is at. */
+  __device__ float bias(int tile, int column) const { return shared_.stage[tile % 2].bias[column]; }
+
+  /** Begins to load columns, behind the queries, which are asynchronous copies too. */
+  __device__ void start(const Columns<T>& columns, int tiles) {
+    if (tiles > 0) load(columns, 0);
+  }
+
+  /** Takes tiles [0, tiles) of 64 columns into `softmax`; without a value pointer its `sum` stays as it is. */
+  template <class Logit, class AfterQueries>
+  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit, AfterQueries afterQueries) {
+    waitForCopies<0>();
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    uint32_t query[RowTiles][kDim / 16][4];
+#pragma unroll
+    for (int m = 0; m < RowTiles; m++)
+#pragma unroll
+      for (int k = 0; k < kDim / 16; k++)
+        loadMatrices(query[m][k], queryRows().piece(m * 16 + (lane & 7) + (lane & 8), 2 * k + lane / 16));
+    __syncwarp();
+    afterQueries();
+    for (int tile = 0; tile < tiles; tile++) {
+      if (tile > 0) {
+        waitForCopies<0>();
+        __syncthreads();
+      }
+      if (tile + 1 < tiles) load(columns, tile + 1);
+      typename Rows::Products s;
+      typename Rows::Weights weights;
+      typename Rows::PerRow shrink;
+      logit.prepare(tile);
+      multiplyKeys<T, kDim, RowTiles, kColumns>(s, query, SharedMatrix<T, kDim>{shared_.stage[tile % 2].key});
+      softmax.exponentiate(s, shrink, tile, logit);
+      logit.keep(tile, s, softmax.peak);
+      if (!columns.value) continue;
+      softmax.rescale(shrink);
+      Rows::pack(s, weights);
+      multiplyValues<T, kDim, RowTiles, kColumns>(softmax.sum, weights, SharedMatrix<T, kDim>{shared_.stage[tile % 2].value});
+    }
+  }
+
+ private:
+  __device__ void load(const Columns<T>& columns, int tile) {
+    const int from = tile * kColumns, thread = threadIdx.x;
+    auto& stage = shared_.stage[tile % 2];
+    auto row = [&](const T* data, int dim) {
+      return [=](int local) { return from + local < columns.count ? data + static_cast<size_t>(from + local) * dim : nullptr; };
+    };
+    loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, columns.keyDim, thread, kThreads, columns.key,
+             row(columns.key, columns.keyDim));
+    if (columns.value)
+      loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, columns.valueDim, thread, kThreads, columns.value,
+               row(columns.value, columns.valueDim));
+    if (columns.bias && thread < kColumns) {
+      const bool valid = from + thread < columns.count;
+      copyWordAsync(&stage.bias[thread], columns.bias + (valid ? from + thread : 0), valid);
+    }
+    commitCopies();
+  }
+
+  Shared& shared_;
+};
+
+/**
+ * `Groups` warpgroups of 64 rows each, head sizes up to 64. Thread 0 has the copy engine fill a ring of stages; the
+ * products with the next keys run beside those with the values, and both beside the exponentials of other groups.
+ */
+template <class Element, int Groups>
+class WarpgroupEngine {
+ public:
+  using T = Element;
+  static constexpr int kDim = 64, kRowTiles = 1, kWarpRows = 16;
+  static constexpr int kThreads = Groups * 128, kRows = Groups * 64;
+  static constexpr int kBlocksPerMultiprocessor = Groups == 1 ? 3 : 2;
+  static constexpr int kStages = Groups == 1 ? 3 : 4;
+  static constexpr bool kCompiled = kHopperCode;
+  using Rows = SoftmaxRows<T, kDim, 1>;
+
+  struct Shared {
+    T queries[kRows * kDim];
+    T means[kRows * kDim];
+    struct Stage {
+      T key[kColumns * kDim];
+      T value[kColumns * kDim];
+    } stage[kStages];
+    float bias[kStages][kColumns];
+    uint64_t full[kStages], empty[kStages];
+  };
+
+  __device__ explicit WarpgroupEngine(unsigned char* shared) : shared_(*reinterpret_cast<Shared*>(shared)) {}
+
+  __device__ SharedMatrix<T, kDim> queryRows() { return {shared_.queries + threadIdx.x / 32 * kWarpRows * kDim}; }
+  __device__ SharedMatrix<T, kDim> meanRows() { return {shared_.means + threadIdx.x / 32 * kWarpRows * kDim}; }
+  __device__ float bias(int tile, int column) const { return shared_.bias[tile % kStages][column]; }
+
+  __device__ void start(const Columns<T>& columns, int tiles) {
+    if (threadIdx.x > 0) return;
+    for (int stage = 0; stage < kStages; stage++) {
+      initBarrier(&shared_.full[stage], 1);
+      initBarrier(&shared_.empty[stage], kThreads / 32);
+    }
+    publishBarriers();
+    for (int tile = 0; tile < kStages - 1 && tile < tiles; tile++) load(columns, tile);
+  }
+
+  template <class Logit, class AfterQueries>
+  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit, AfterQueries afterQueries) {
+    waitForCopies<0>();
+    publishShared();
+    __syncthreads();
+    afterQueries();
+    if (tiles == 0) return;
+    if (columns.value)
+      runWithValues(softmax, columns, tiles, logit);
+    else
+      runWithoutValues(softmax, columns, tiles, logit);
+  }
+
+ private:
+  /** Starts the products of the group's queries with the keys of a tile. */
+  __device__ void startKeys(typename Rows::Products& s, int tile) {
+    waitBarrier(&shared_.full[tile % kStages], tile / kStages % 2);
+    pin(s[0]);
+    beginProducts();
+    groupMultiplyKeys<T>(s[0], shared_.queries + threadIdx.x / 128 * 64 * kDim, shared_.stage[tile % kStages].key);
+    commitProducts();
+  }
+  __device__ void startValues(Rows& softmax, const typename Rows::Weights& weights, int tile) {
+    pin(softmax.sum[0]);
+    beginProducts();
+    groupMultiplyValues<T>(softmax.sum[0], weights[0], shared_.stage[tile % kStages].value);
+    commitProducts();
+  }
+  /** Tells that this warp needs the stage of a tile no more. */
+  __device__ void release(int tile) {
+    if (threadIdx.x % 32 == 0) arrive(&shared_.empty[tile % kStages]);
+  }
+  /** Has thread 0 load a tile into the stage that `freed`, kStages tiles before it, leaves. */
+  __device__ void refill(const Columns<T>& columns, int tiles, int freed) {
+    const int tile = freed + kStages;
+    if (threadIdx.x == 0 && tile < tiles) {
+      if (freed >= 0) waitBarrier(&shared_.empty[freed % kStages], freed / kStages % 2);
+      load(columns, tile);
+    }
+    __syncwarp();
+  }
+
+  template <class Logit>
+  __device__ void runWithValues(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit) {
+    typename Rows::Products s;
+    typename Rows::Weights weights;
+    // Products of a tile become weights, once the values of the tile before are in.
+    auto weigh = [&](int tile) {
+      typename Rows::PerRow shrink;
+      softmax.exponentiate(s, shrink, tile, logit);
+      logit.keep(tile, s, softmax.peak);
+      waitForProducts<0>();
+      pin(softmax.sum[0]);
+      if (tile > 0) release(tile - 1);
+      Rows::pack(s, weights);
+      softmax.rescale(shrink);
+    };
+    logit.prepare(0);
+    startKeys(s, 0);
+    waitForProducts<0>();
+    pin(s[0]);
+    for (int tile = 0; tile + 1 < tiles; tile++) {
+      weigh(tile);
+      logit.prepare(tile + 1);
+      startKeys(s, tile + 1);
+      startValues(softmax, weights, tile);
+      refill(columns, tiles, tile - 1);
+      waitForProducts<1>();
+      pin(s[0]);
+    }
+    weigh(tiles - 1);
+    startValues(softmax, weights, tiles - 1);
+    waitForProducts<0>();
+    pin(softmax.sum[0]);
+  }
+
+  template <class Logit>
+  __device__ void runWithoutValues(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit) {
+    for (int tile = 0; tile < tiles; tile++) {
+      typename Rows::Products s;
+      typename Rows::PerRow shrink;
+      logit.prepare(tile);
+      startKeys(s, tile);
+      refill(columns, tiles, tile - 1);
+      waitForProducts<0>();
+      pin(s[0]);
+      softmax.exponentiate(s, shrink, tile, logit);
+      logit.keep(tile, s, softmax.peak);
+      release(tile);
+    }
+  }
+
+  __device__ void load(const Columns<T>& columns, int tile) {
+    const int stage = tile % kStages, row = columns.mapRow + tile * kColumns;
+    constexpr int kTileBytes = kColumns * kDim * sizeof(T);
+    const int biased = columns.bias ? min(kColumns, columns.count - tile * kColumns) : 0;
+    const int tileBytes = columns.value ? 2 * kTileBytes : kTileBytes;
+    arriveExpecting(&shared_.full[stage], tileBytes + biased * static_cast<int>(sizeof(float)));
+    copyTile(shared_.stage[stage].key, columns.keyMap, &shared_.full[stage], row, columns.mapPart);
+    if (columns.value) copyTile(shared_.stage[stage].value, columns.valueMap, &shared_.full[stage], row, columns.mapPart);
+    if (biased > 0)
+      copyRun(shared_.bias[stage], columns.bias + tile * kColumns, biased * static_cast<int>(sizeof(float)), &shared_.full[stage]);
+  }
+
+  Shared& shared_;
+};
+
+}  // namespace onnxrewrite::multipole::cuda

@@ -1,0 +1,170 @@
+// Partial softmax of the rows of one warp, as every attention pass on tensor cores keeps it.
+#pragma once
+
+#include "geometry.cuh"
+#include "../../native/cuda/mma.cuh"
+
+namespace onnxrewrite::multipole::cuda {
+
+/** Columns that a pass over neighboring columns takes at a time. */
+constexpr int kColumns = 64;
+
+/** Row of a warp's rows that this thread holds parts of: half 0 or 1 of row tile m. */
+__device__ inline int warpRow(int m, int half) { return m * 16 + half * 8 + threadIdx.x % 32 / 4; }
+
+/**
+ * In the base-2 domain: weights are 2^(logit - peak), `sum` and `total` their sums. A logit object tells
+ * plain(tile): whether logits of that tile are product * scale, scale above 0, for all rows and columns; biased(tile):
+ * whether they are product * scale + bias(tile, column); and
+ * operator()(tile, m, half, column, product): the logit, -infinity = not seen. Engines also call its prepare(tile)
+ * before the products of a tile are there, and keep(tile, weights, peak) after they became weights.
+ */
+template <class T, int Dim, int RowTiles, int Columns = kColumns>
+struct SoftmaxRows {
+  using Products = float[RowTiles][Columns / 8][4];
+  using Weights = uint32_t[RowTiles][Columns / 16][4];
+  using PerRow = float[RowTiles][2];
+
+  float sum[RowTiles][Dim / 8][4];
+  PerRow peak, total;
+
+  __device__ void begin() {
+#pragma unroll
+    for (int m = 0; m < RowTiles; m++) {
+#pragma unroll
+      for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[m][n][i] = 0;
+      peak[m][0] = peak[m][1] = -INFINITY;
+      total[m][0] = total[m][1] = 0;
+    }
+  }
+
+  /** Calls visit(m, half) for each row that this thread holds parts of. */
+  template <class Visit>
+  __device__ static void eachRow(Visit visit) {
+#pragma unroll
+    for (int m = 0; m < RowTiles; m++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) visit(m, half);
+  }
+
+  /** Turns products with a tile of columns into weights, adds them to the totals, and tells how far `sum` shrinks. */
+  template <class Logit>
+  __device__ void exponentiate(Products& s, PerRow& shrink, int tile, const Logit& logit) {
+    if (logit.plain(tile)) {
+      const float scale = logit.scale;
+      exponentiateRows(
+          s, shrink, [=](int, int, int, float product) { return product; }, scale);
+    } else if (logit.biased(tile)) {
+      exponentiateRows(
+          s, shrink,
+          [&](int, int, int column, float product) { return product * logit.scale + logit.bias(tile, column); }, 1.f);
+    } else {
+      exponentiateRows(
+          s, shrink, [&](int m, int half, int column, float product) { return logit(tile, m, half, column, product); }, 1.f);
+    }
+  }
+
+  /** Weights as the left operand of the product with the values. */
+  __device__ static void pack(const Products& s, Weights& weights) {
+#pragma unroll
+    for (int m = 0; m < RowTiles; m++)
+#pragma unroll
+      for (int k = 0; k < Columns / 16; k++)
+#pragma unroll
+        for (int word = 0; word < 4; word++) {
+          const float* pair = &s[m][2 * k + word / 2][word % 2 * 2];
+          weights[m][k][word] = Pair<T>::pack(pair[0], pair[1]);
+        }
+  }
+
+  __device__ void rescale(const PerRow& shrink) {
+    eachRow([&](int m, int half) {
+#pragma unroll
+      for (int n = 0; n < Dim / 8; n++) {
+        sum[m][n][2 * half] *= shrink[m][half];
+        sum[m][n][2 * half + 1] *= shrink[m][half];
+      }
+    });
+  }
+
+  /** Completes the totals, of which each of the four threads of a row holds a part until then. */
+  __device__ void finishTotals() {
+    eachRow([&](int m, int half) {
+      total[m][half] += __shfl_xor_sync(kWholeWarp, total[m][half], 1);
+      total[m][half] += __shfl_xor_sync(kWholeWarp, total[m][half], 2);
+    });
+  }
+
+  /** log2 of the sum of 2^logit; -infinity of nothing. */
+  __device__ float lse(int m, int half) const {
+    return total[m][half] > 0 ? peak[m][half] + log2f(total[m][half]) : -INFINITY;
+  }
+
+  /** Joins a finished softmax, given by its mean (the warp's rows of shared memory) and lse(m, half). */
+  template <class Lse>
+  __device__ void join(SharedMatrix<T, Dim> mean, Lse lse) {
+    const int t = threadIdx.x % 4;
+    eachRow([&](int m, int half) {
+      const float other = lse(m, half), top = fmaxf(peak[m][half], other);
+      if (other == -INFINITY) return;
+      const float shrink = exp2Fast(peak[m][half] - top), weight = exp2Fast(other - top);
+      peak[m][half] = top;
+      total[m][half] = total[m][half] * shrink + weight;
+#pragma unroll
+      for (int n = 0; n < Dim / 8; n++) {
+        float2 pair = Pair<T>::unpack(*reinterpret_cast<const uint32_t*>(&mean.at(warpRow(m, half), n * 8 + 2 * t)));
+        sum[m][n][2 * half] = sum[m][n][2 * half] * shrink + weight * pair.x;
+        sum[m][n][2 * half + 1] = sum[m][n][2 * half + 1] * shrink + weight * pair.y;
+      }
+    });
+  }
+
+  /** Writes the means to the warp's rows of shared memory; zeros for a row without weight. */
+  __device__ void store(SharedMatrix<T, Dim> mean) const {
+    const int t = threadIdx.x % 4;
+    eachRow([&](int m, int half) {
+      const float inverse = total[m][half] > 0 ? 1 / total[m][half] : 0;
+#pragma unroll
+      for (int n = 0; n < Dim / 8; n++)
+        *reinterpret_cast<uint32_t*>(&mean.at(warpRow(m, half), n * 8 + 2 * t)) =
+            Pair<T>::pack(sum[m][n][2 * half] * inverse, sum[m][n][2 * half + 1] * inverse);
+    });
+  }
+
+ private:
+  /** Logits are `scale` times what `raw` gives. */
+  template <class Raw>
+  __device__ void exponentiateRows(Products& s, PerRow& shrink, Raw raw, float scale) {
+    const int t = threadIdx.x % 4;
+    eachRow([&](int m, int half) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < Columns / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          float& value = s[m][n][2 * half + i];
+          value = raw(m, half, n * 8 + 2 * t + i, value);
+          top = fmaxf(top, value);
+        }
+      top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 2));
+      const float next = fmaxf(peak[m][half], top * scale), base = next == -INFINITY ? 0 : next;
+      shrink[m][half] = exp2Fast(peak[m][half] - base);
+      peak[m][half] = next;
+      float added = 0;
+#pragma unroll
+      for (int n = 0; n < Columns / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          float& value = s[m][n][2 * half + i];
+          value = exp2Fast(value * scale - base);
+          added += value;
+        }
+      total[m][half] = total[m][half] * shrink[m][half] + added;
+    });
+  }
+};
+
+}  // namespace onnxrewrite::multipole::cuda
