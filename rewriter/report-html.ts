@@ -4,6 +4,7 @@ import { html, type Markup } from './markup.js';
 import {
   attributeGroups,
   changedOperators,
+  environmentText,
   errorText,
   keyFacts,
   lengthTitle,
@@ -13,67 +14,48 @@ import {
   verdictOf,
   verdictOn,
 } from './report.js';
-import { STYLE } from './report-style.js';
+import { dataTable, notes, renderPage, section } from './report-page.js';
 import type { Difference, LengthValidation, Validation } from './validation.js';
 
-/** A report as one self-contained HTML page: no scripts, no requests, light and dark, readable on a phone. */
+/** A report as one self-contained HTML page. */
 export function renderHtml(report: RewriteReport): string {
   const verdict = verdictOf(report);
+  const { environment } = report;
   const file = report.input.file?.split(/[\\/]/).at(-1) ?? 'model';
-  const page = html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Rewrite of ${file}</title>
-<style>${STYLE}</style>
-</head>
-<body>
-<header>
-<p class="kicker">${report.tool.name} ${report.tool.version}</p>
-<h1>${file}</h1>
-<p class="verdict ${verdict}"><span aria-hidden="true">${VERDICT_SIGNS[verdict]}</span> ${VERDICT_TITLES[verdict]}</p>
-<dl class="facts">
-${keyFacts(report).map(
-  ({
-    label,
-    value,
-    detail,
-  }) => html`<div><dt>${label}</dt><dd><strong>${value}</strong><small>${detail}</small></dd></div>
-`,
-)}</dl>
-${notes(report.notices)}
-</header>
-<main>
-${sitesSection(report)}
-${nearMissesSection(report)}
-${report.validation && validationSection(report.validation)}
-${timingSection(report)}
-${metricsSection(report)}
-${attributesSection(report)}
-${operatorsSection(report)}
-${modelsSection(report.input, report.output)}
-</main>
-<footer>
-<h2>How this was made</h2>
-<pre>${report.command}</pre>
-<p>${report.created}. Node ${report.environment.node} on ${report.environment.platform}, ${report.environment.cpu},
-${report.environment.cores} cores, ${formatBytes(report.environment.memory_bytes)} of memory.</p>
-</footer>
-</body>
-</html>
-`;
-  return page.text;
+  return renderPage({
+    title: `Rewrite of ${file}`,
+    kicker: `${report.tool.name} ${report.tool.version}`,
+    heading: file,
+    verdict: { ...VERDICT_SIGNS[verdict], text: VERDICT_TITLES[verdict] },
+    facts: keyFacts(report),
+    notices: report.notices,
+    sections: [
+      sitesSection(report),
+      nearMissesSection(report),
+      report.validation && validationSection(report.validation),
+      timingSection(report),
+      metricsSection(report),
+      attributesSection(report),
+      operatorsSection(report),
+      modelsSection(report.input, report.output),
+    ],
+    command: report.command,
+    made: `${report.created}. ${environmentText(environment)}`,
+  });
 }
 
-const VERDICT_SIGNS = { passed: '✓', failed: '✕', 'not-validated': '!', 'not-written': '○' } as const;
+const VERDICT_SIGNS = {
+  passed: { kind: 'good', sign: '✓' },
+  failed: { kind: 'bad', sign: '✕' },
+  'not-validated': { kind: 'neutral', sign: '!' },
+  'not-written': { kind: 'neutral', sign: '○' },
+} as const;
 
 function sitesSection({ sites }: RewriteReport): Markup {
   if (sites.length === 0) return html`<section><h2>Sites</h2><p>No attention was found.</p></section>`;
   return section(
     'Sites',
-    table(
+    dataTable(
       'Attention sites, what was decided on each, and why',
       ['Site', 'Attention', 'Heads', 'Mask', 'Decision'],
       sites.map(site => [
@@ -94,7 +76,7 @@ function nearMissesSection({ near_misses }: RewriteReport): Markup | null {
   return section(
     'Near misses',
     html`<p>Places that look like attention and match no pattern entirely. They are left as they are.</p>`,
-    table(
+    dataTable(
       'Near misses',
       ['Node', 'Nearest pattern', 'Reason'],
       near_misses.map(({ node, pattern, reason }) => [
@@ -124,7 +106,7 @@ ${formatError(10 ** LEAST_EXPONENT)} to 1.</p>`,
 function lengthSection(length: LengthValidation, { budgets }: Validation): Markup {
   const title = lengthTitle(length);
   return html`<h3>At ${title} <span class="chip ${length.passed ? 'ok' : 'over'}">${length.passed ? 'passed' : 'failed'}</span></h3>
-${table(
+${dataTable(
   `Error of the outputs at ${title}`,
   ['Output', 'Error', 'Largest difference', 'Cosine', 'Within budget'],
   length.outputs.map(output => [
@@ -138,7 +120,7 @@ ${table(
 ${
   length.sites.length === 0
     ? null
-    : table(
+    : dataTable(
         `Error of each site at ${title}`,
         ['Site', 'Error', 'Isolated', 'Propagated', 'Within budget'],
         length.sites.map(({ id, details, note, rows_without_keys }) => [
@@ -188,7 +170,7 @@ function timingSection({ timings }: RewriteReport): Markup | null {
   return section(
     'Time and memory',
     html`<p>Medians of interleaved runs; memory is the peak of a process that loads the model and runs it once.</p>`,
-    table(
+    dataTable(
       'Time and memory, original and rewritten',
       ['Tokens', 'Original', 'Rewritten', 'Ratio', 'Peak before', 'Peak after', 'Runs'],
       timings.map(timing => [
@@ -208,7 +190,7 @@ function metricsSection({ metrics }: RewriteReport): Markup | null {
   if (metrics.length === 0) return null;
   return section(
     'Metrics of the model',
-    table(
+    dataTable(
       'Metrics of the model, original and rewritten',
       ['Metric', 'Original', 'Rewritten', 'Change'],
       metrics.map(({ name, original, rewritten }) => [
@@ -241,7 +223,7 @@ function operatorsSection(report: RewriteReport): Markup {
   if (changed.length === 0) return section('Operators', html`<p>No node was changed.</p>`);
   return section(
     'Operators',
-    table(
+    dataTable(
       'Nodes by operator, where the number changed',
       ['Operator', 'Before', 'After', 'Change'],
       changed.map(({ type, before, after }) => [
@@ -261,7 +243,7 @@ function modelsSection(input: ModelHeader, output: ModelHeader | null): Markup {
   ];
   return section(
     'Models',
-    table(
+    dataTable(
       'Model files',
       ['Model', 'File', 'IR', 'Opsets', 'Producer', 'Nodes', 'Initializers', 'External data'],
       models.map(({ role, model }) => [
@@ -278,37 +260,6 @@ function modelsSection(input: ModelHeader, output: ModelHeader | null): Markup {
       ]),
     ),
   );
-}
-
-function section(title: string, ...content: readonly (Markup | null)[]): Markup {
-  return html`<section>
-<h2>${title}</h2>
-${content}
-</section>`;
-}
-
-/**
- * A table whose rows become cards on narrow screens. Roles are spelled out because browsers drop those of table
- * elements that are laid out otherwise. The first cell of a row is its header.
- */
-function table(caption: string, titles: readonly string[], rows: readonly (readonly Markup[])[]): Markup {
-  return html`<div class="scroll" role="region" aria-label="${caption}" tabindex="0"><table role="table">
-<caption>${caption}</caption>
-<thead role="rowgroup"><tr role="row">${titles.map(title => html`<th role="columnheader" scope="col">${title}</th>`)}</tr></thead>
-<tbody role="rowgroup">
-${rows.map(
-  ([first, ...rest]) => html`<tr role="row"><th role="rowheader" scope="row">${first!}</th>${rest.map(
-    (cell, i) => html`<td role="cell" data-title="${titles[i + 1]!}"><div>${cell}</div></td>`,
-  )}</tr>
-`,
-)}</tbody>
-</table></div>`;
-}
-
-function notes(texts: readonly string[]): Markup | null {
-  return texts.length === 0
-    ? null
-    : html`<ul class="notes">${texts.map(text => html`<li>${text}</li>`)}</ul>`;
 }
 
 function signedPercent(change: number): string {

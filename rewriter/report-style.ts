@@ -1,17 +1,21 @@
 import { Markup } from './markup.js';
 
-/** Style of the HTML report. Colors are chosen for a contrast of at least 4.5 to 1 in both schemes. */
+/**
+ * Style of all pages of reports. Text has a contrast of at least 4.5 to 1 in both schemes, marks of plots of 3 to 1.
+ */
 export const STYLE = new Markup(`
 :root {
   --paper: #fbfaf8; --card: #fff; --ink: #1d1f24; --soft: #5b606b; --line: #e2dfd8;
   --accent: #0b5cad; --accent-soft: #dfeaf6; --second: #b4740e; --good: #17703c; --good-soft: #e0f1e6;
   --bad: #b3261e; --bad-soft: #fae3e1; --neutral-soft: #ecebe7;
+  --series-0: #0b5cad; --series-1: #b4580e; --series-2: #17703c; --series-3: #9b2f86; --series-4: #5b606b; --series-5: #8a6d00;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14161a; --card: #1c1f25; --ink: #e8e9ec; --soft: #a2a8b4; --line: #31353e;
     --accent: #7db7f2; --accent-soft: #1d344c; --second: #e3a548; --good: #7ed3a0; --good-soft: #1a3826;
     --bad: #ff9c94; --bad-soft: #4a211e; --neutral-soft: #2a2e36;
+    --series-0: #7db7f2; --series-1: #f0a35e; --series-2: #7ed3a0; --series-3: #e39ad3; --series-4: #a2a8b4; --series-5: #d9c25a;
   }
 }
 * { box-sizing: border-box; }
@@ -27,9 +31,9 @@ pre { background: var(--neutral-soft); border-radius: .5rem; padding: .8rem 1rem
 small { display: block; color: var(--soft); font-size: .82rem; line-height: 1.4; font-weight: 400; }
 .kicker { color: var(--soft); margin: 0; font-size: .9rem; }
 .verdict { display: inline-block; margin: 0 0 1.4rem; padding: .35rem .9rem; border-radius: 2rem; font-weight: 600; }
-.verdict.passed { background: var(--good-soft); color: var(--good); }
-.verdict.failed { background: var(--bad-soft); color: var(--bad); }
-.verdict.not-validated, .verdict.not-written { background: var(--neutral-soft); color: var(--ink); }
+.verdict.good { background: var(--good-soft); color: var(--good); }
+.verdict.bad { background: var(--bad-soft); color: var(--bad); }
+.verdict.neutral { background: var(--neutral-soft); color: var(--ink); }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .8rem; margin: 0; }
 .facts > div { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; padding: .9rem 1.1rem; }
 .facts dt { color: var(--soft); font-size: .88rem; }
@@ -61,6 +65,26 @@ td small { min-width: 9rem; }
 .legend { margin: 1rem 0 0; color: var(--soft); font-size: .85rem; }
 .swatch { display: inline-block; width: .8rem; height: .5rem; border-radius: .15rem; margin-left: .4rem; }
 .swatch.budget { width: 2px; height: .8rem; background: var(--bad); vertical-align: -.1rem; }
+.soft { color: var(--soft); }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18.5rem), 1fr)); gap: 1.2rem 1.6rem; margin: .6rem 0 1.4rem; }
+.plot { margin: 0; max-width: 34rem; }
+.plot figcaption { font-weight: 600; margin-bottom: .5rem; }
+.plot > svg { display: block; width: 100%; height: auto; overflow: visible; font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+.plot text { fill: var(--soft); }
+.plot .axis-title { fill: var(--ink); }
+.grid { stroke: var(--line); }
+.axis, .tick-mark { stroke: var(--soft); }
+.guide { stroke: var(--soft); stroke-dasharray: 2 3; }
+.plot .guide-label { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
+.color-0 { --series: var(--series-0); } .color-1 { --series: var(--series-1); } .color-2 { --series: var(--series-2); }
+.color-3 { --series: var(--series-3); } .color-4 { --series: var(--series-4); } .color-5 { --series: var(--series-5); }
+.line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
+.dashed .line { stroke-dasharray: 6 4; }
+.point { fill: var(--series); stroke: var(--card); stroke-width: 1; }
+.whisker { stroke: var(--series); stroke-width: 1.5; opacity: .55; }
+.missing { fill: none; stroke: var(--series); stroke-width: 2; }
+.plot-legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .4rem 0 0; padding: 0; font-size: .85rem; overflow-wrap: anywhere; }
+.plot-legend .key { width: 26px; height: 12px; vertical-align: -.05em; }
 details { border-top: 1px solid var(--line); padding: .6rem 0; }
 details:first-of-type { border-top: 0; }
 summary { cursor: pointer; font-weight: 600; }
@@ -80,5 +104,5 @@ footer pre { color: var(--ink); }
   td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; }
   .bars { width: 100%; }
 }
-@media print { body { max-width: none; padding: 0; } section, footer, .facts > div { break-inside: avoid; } }
+@media print { body { max-width: none; padding: 0; } footer, .facts > div, .plot, tr { break-inside: avoid; } }
 `);

@@ -1,6 +1,7 @@
-import { formatDuration, formatError, plural } from './format.js';
+import { formatBytes, formatDuration, formatError, plural } from './format.js';
 import type { ModelHeader, SiteDescription } from './inspection.js';
 import type { DecisionDocument } from './plan.js';
+import type { Fact } from './report-page.js';
 import type { NearMiss } from './site.js';
 import { type Difference, type LengthValidation, type Validation, within } from './validation.js';
 
@@ -38,6 +39,11 @@ export interface Environment {
   readonly memory_bytes: number;
 }
 
+/** One sentence about a machine. */
+export function environmentText({ node, platform, cpu, cores, memory_bytes }: Environment): string {
+  return `Node ${node} on ${platform}, ${cpu}, ${plural(cores, 'core', 'cores')}, ${formatBytes(memory_bytes)} of memory.`;
+}
+
 /** Medians over `runs` interleaved runs of both models. */
 export interface Timing {
   readonly length: number;
@@ -69,13 +75,6 @@ export const VERDICT_TITLES: Readonly<Record<Verdict, string>> = {
   'not-validated': 'Written without validation',
   'not-written': 'Dry run: nothing was written or run',
 };
-
-/** A fact in one line, for the head of a report. */
-export interface Fact {
-  readonly label: string;
-  readonly value: string;
-  readonly detail: string;
-}
 
 /** The few numbers that a reader looks for first. */
 export function keyFacts(report: RewriteReport): Fact[] {
