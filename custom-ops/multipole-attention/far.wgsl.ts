@@ -14,6 +14,10 @@ export const PANEL = 256;
  * tile's rows, so all rows of a tile share their cluster, and only the last ones may be missing.
  */
 const tileRows = (rows: number): string => `var<workgroup> slot_rows: array<u32, ${rows}>;`;
+/** `masses_of(head, slot)`: where the masses of the row of a slot that is not empty start. */
+const massesOf = `fn masses_of(head: u32, slot: u32) -> u32 {
+  return (head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin) * params.clusters;
+}`;
 const loadTileRows = (rows: number): string => `let first_slot = (head * params.tiles + tile) * ${rows}u;
 if (order[first_slot] == 0u) { return; }
 if (thread < ${rows}u) { slot_rows[thread] = order[first_slot + thread]; }
@@ -57,6 +61,7 @@ export const estimates = variants((shape: HeadShape) => {
     declarations: `${geometry}
 ${tile.declarations}
 ${tileRows(rows)}
+${massesOf}
 fn load_residual(head: u32, query_cluster: u32, slot: u32, quad: u32) -> vec4<f32> {
   if (slot == 0u) { return vec4<f32>(); }
   let centroid = (head * params.sets + params.centroid_set) * params.query_clusters + query_cluster;
@@ -69,6 +74,12 @@ let head = group / params.panels / params.tiles;
 ${loadTileRows(rows)}
 ${tile.coordinates}
 let summaries = (head * params.query_clusters + query_cluster) * params.clusters;
+${tile.rows
+  .map(
+    r => `let slot_${r} = slot_rows[${tile.row(r)}];
+let far_${r} = far_clusters(max(slot_${r}, 1u) - 1u);`,
+  )
+  .join('\n')}
 let end = min((panel + 1u) * ${PANEL}u, params.clusters);
 ${tile.loadQuery(headDim, loadQuery)}
 for (var base = panel * ${PANEL}u; base < end; base += ${keys}u) {
@@ -81,14 +92,9 @@ ${tile.keys
       let weight = summary_weights[summaries + cluster];
 ${tile.rows
   .map(
-    r => `      {
-        let slot = slot_rows[${tile.row(r)}];
-        if (slot != 0u) {
-          let row = slot - 1u;
-          let seen = weight > ${HIDDEN} && is_far(row, cluster);
-          masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster] =
-            select(${HIDDEN}, weight + logit_${c}[${r}], seen);
-        }
+    r => `      if (slot_${r} != 0u) {
+        let seen = weight > ${HIDDEN} && is_far(far_${r}, cluster);
+        masses[masses_of(head, slot_${r}) + cluster] = select(${HIDDEN}, weight + logit_${c}[${r}], seen);
       }`,
   )
   .join('\n')}
@@ -176,22 +182,30 @@ ${stateOf(valueDim)}
 ${tile.declarations}
 ${selection ? isRetrieved(selection) : ''}
 ${tileRows(rows)}
-fn mass(head: u32, slot: u32, cluster: u32) -> f32 {
+${massesOf}
+fn mass(slot: u32, first: u32, choice: u32, cluster: u32) -> f32 {
   if (slot == 0u || cluster >= params.clusters) { return 0.0; }
-  ${selection ? 'if (is_retrieved(head, slot - 1u, cluster)) { return 0.0; }' : ''}
-  let row = head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin;
-  return masses[row * params.clusters + cluster];
+  ${selection ? 'if (is_retrieved(choice, cluster)) { return 0.0; }' : ''}
+  return masses[first + cluster];
 }`,
     body: `let tile = group % params.tiles;
 let head = group / params.tiles;
 ${loadTileRows(rows)}
 ${tile.start(valueDim)}
 let summaries = (head * params.query_clusters + query_cluster) * params.clusters;
+${tile.rows
+  .map(
+    r => `let slot_${r} = slot_rows[${tile.row(r)}];
+let known_${r} = max(slot_${r}, params.block_begin + 1u);
+let first_${r} = masses_of(head, known_${r});
+let choice_${r} = ${selection ? `choice_of(head, known_${r} - 1u)` : '0u'};`,
+  )
+  .join('\n')}
 for (var base = 0u; base < params.clusters; base += ${keys}u) {
 ${tile.keys
   .map(
     c => `  {
-    let weights = vec4<f32>(${tile.rows.map(r => `mass(head, slot_rows[${tile.row(r)}], base + ${tile.key(c)})`).join(', ')});
+    let weights = vec4<f32>(${tile.rows.map(r => `mass(slot_${r}, first_${r}, choice_${r}, base + ${tile.key(c)})`).join(', ')});
     row_total += weights;
     weight_tile[${tile.key(c)} * ${shape.tile.side}u + ty] = weights;
   }`,
@@ -202,8 +216,7 @@ ${tile.keys
 ${tile.finishTotals}
 ${tile.rows
   .map(
-    r => `let slot_${r} = slot_rows[${tile.row(r)}];
-let before_${r} = state_of(head, max(slot_${r}, 1u + params.block_begin) - 1u);
+    r => `let before_${r} = state_of(head, known_${r} - 1u);
 let near_${r} = state[before_${r} + ${width - 1}u];
 let joint_${r} = max(near_${r}.x, near_${r}.z);
 let keep_${r} = exp(near_${r}.x - joint_${r});

@@ -39,10 +39,14 @@ export const blockParameters = {
   clusters: 'u32',
 } as const;
 
+/** A number above that of every cluster. */
+const NO_END = '0xffffffffu';
+
 /**
  * Which keys and clusters a row sees (README, "Semantics"): `near_keys(row)` is X as a half-open range of
- * keys, `is_far(row, cluster)` tells F; `kv_head(head)` is the key/value head of a head of the dispatch, counted
- * over the whole batch, as `query_head` is.
+ * keys, `far_clusters(row)` is F as the clusters below its first number and those from its second one on, which
+ * `is_far` tells; `kv_head(head)` is the key/value head of a head of the dispatch, counted over the whole batch, as
+ * `query_head` is.
  */
 export const geometry = `fn query_head(head: u32) -> u32 { return params.head_base + head; }
 
@@ -65,11 +69,14 @@ fn near_keys(row: u32) -> vec2<u32> {
   return vec2<u32>(min(end, (own - min(own, params.window)) * params.segment), end);
 }
 
-fn is_far(row: u32, cluster: u32) -> bool {
-  if (!is_row(row)) { return false; }
-  if (params.local == 0u) { return true; }
+fn far_clusters(row: u32) -> vec2<u32> {
+  if (!is_row(row)) { return vec2<u32>(0u, ${NO_END}); }
+  if (params.local == 0u) { return vec2<u32>(${NO_END}); }
   let own = u32(i32(row) + params.origin) / params.segment;
-  let unit = cluster / params.key_clusters;
-  return unit + params.window < own || (params.causal == 0u && unit > own + params.window);
+  let before = (own - min(own, params.window)) * params.key_clusters;
+  let after = (own + params.window + 1u) * params.key_clusters;
+  return vec2<u32>(before, select(after, ${NO_END}, params.causal != 0u));
 }
+
+fn is_far(clusters: vec2<u32>, cluster: u32) -> bool { return cluster < clusters.x || cluster >= clusters.y; }
 `;

@@ -95,7 +95,7 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
   if (thread < ${words}u) { atomicStore(&any_row[thread], 0u); }
   workgroupBarrier();
   for (var i = thread; i < (end - first) * scanned; i += ${tile.threads}u) {
-    let bits = chosen_word(head, first + i / scanned, first_word + i % scanned);
+    let bits = chosen_word(choice_of(head, first + i / scanned), first_word + i % scanned);
     if (bits != 0u) { atomicOr(&any_row[i % scanned], bits); }
   }
   workgroupBarrier();
@@ -137,9 +137,12 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
       let row = first + i / ${BATCH / 32}u;
       var share = 0u;
       let places = i % ${BATCH / 32}u * 32u;
+      let known = min(row, end - 1u);
+      let choice = choice_of(head, known);
+      let far = far_clusters(known);
       for (var place = places; row < end && place < min(places + 32u, batch_size); place++) {
         let cluster = batch_clusters[place];
-        if (is_retrieved(head, row, cluster) && is_far(row, cluster)) { share |= 1u << (place % 32u); }
+        if (is_retrieved(choice, cluster) && is_far(far, cluster)) { share |= 1u << (place % 32u); }
       }
       shares[i] = share;
     }

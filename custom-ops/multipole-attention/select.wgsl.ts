@@ -21,16 +21,21 @@ export const chosenBindings = (selection: Selection | null) => ({
 });
 
 /**
- * `is_retrieved(head, row, cluster)` and `chosen_word(head, row, word)`; needs {@link geometry}. A row that
- * belongs to no pool retrieves nothing.
+ * `choice_of(head, row)`, which stands for what a row retrieves in `chosen_word(choice, word)` and
+ * `is_retrieved(choice, cluster)`; needs {@link geometry}. A row that belongs to no pool retrieves nothing.
  */
 export const isRetrieved = (selection: Selection): string => `${poolOf(selection)}
-fn chosen_word(head: u32, row: u32, word: u32) -> u32 {
-  ${selection === 'cluster' ? 'if (row_pools[head * params.rows + row] == 0u) { return 0u; }' : ''}
-  return chosen[(head * params.pools + pool_of(head, row) - params.pool_base) * params.words + word];
+const NO_CHOICE = 0xffffffffu;
+fn choice_of(head: u32, row: u32) -> u32 {
+  ${selection === 'cluster' ? 'if (row_pools[head * params.rows + row] == 0u) { return NO_CHOICE; }' : ''}
+  return (head * params.pools + pool_of(head, row) - params.pool_base) * params.words;
 }
-fn is_retrieved(head: u32, row: u32, cluster: u32) -> bool {
-  return extractBits(chosen_word(head, row, cluster / 32u), cluster % 32u, 1u) != 0u;
+fn chosen_word(choice: u32, word: u32) -> u32 {
+  ${selection === 'cluster' ? 'if (choice == NO_CHOICE) { return 0u; }' : ''}
+  return chosen[choice + word];
+}
+fn is_retrieved(choice: u32, cluster: u32) -> bool {
+  return extractBits(chosen_word(choice, cluster / 32u), cluster % 32u, 1u) != 0u;
 }`;
 
 function poolOf(selection: Selection): string {
@@ -153,36 +158,35 @@ if (cluster < params.clusters) {
 tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster] = mass;`,
 });
 
-/** Threads that look for the largest mean: few, since they meet after every choice. */
-const CHOOSERS = 32;
-
 /**
  * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass
- * that is left below `retrieve_mass`. Takes the chosen ones out of `means`. One group per (head, block's pool).
+ * that is left below `retrieve_mass`. Takes the chosen ones out of `means`. One group of `threads` threads, a power
+ * of two, per (head, block's pool).
  */
-export const choose = kernel({
-  label: 'chosen clusters',
-  threads: CHOOSERS,
-  parameters: {
-    ...blockParameters,
-    ...poolParameters,
-    first_pool: 'u32',
-    block_pools: 'u32',
-    /** 0 = off. */
-    retrieve_mass: 'f32',
-  },
-  bindings: {
-    retrieve: storage('read', 'u32'),
-    means: storage('read_write', 'f32'),
-    chosen: storage('read_write', 'u32'),
-  },
-  declarations: `var<workgroup> masses: array<f32, ${CHOOSERS}>;
-var<workgroup> clusters: array<u32, ${CHOOSERS}>;
+export const choose = variants((threads: number) =>
+  kernel({
+    label: 'chosen clusters',
+    threads,
+    parameters: {
+      ...blockParameters,
+      ...poolParameters,
+      first_pool: 'u32',
+      block_pools: 'u32',
+      /** 0 = off. */
+      retrieve_mass: 'f32',
+    },
+    bindings: {
+      retrieve: storage('read', 'u32'),
+      means: storage('read_write', 'f32'),
+      chosen: storage('read_write', 'u32'),
+    },
+    declarations: `var<workgroup> masses: array<f32, ${threads}>;
+var<workgroup> clusters: array<u32, ${threads}>;
 var<workgroup> mass_left: f32;
 fn largest(origin: u32, thread: u32) -> vec2<u32> {
   var mass = 0.0;
   var found = 0u;
-  for (var cluster = thread; cluster < params.clusters; cluster += ${CHOOSERS}u) {
+  for (var cluster = thread; cluster < params.clusters; cluster += ${threads}u) {
     let candidate = means[origin + cluster];
     if (candidate > mass) {
       mass = candidate;
@@ -191,18 +195,18 @@ fn largest(origin: u32, thread: u32) -> vec2<u32> {
   }
   return vec2<u32>(bitcast<u32>(mass), found);
 }`,
-  body: `let pool = group % params.block_pools;
+    body: `let pool = group % params.block_pools;
 let head = group / params.block_pools;
 let origin = group * params.clusters;
 let words = (head * params.pools + params.first_pool - params.pool_base + pool) * params.words;
-for (var word = thread; word < params.words; word += ${CHOOSERS}u) { chosen[words + word] = 0u; }
+for (var word = thread; word < params.words; word += ${threads}u) { chosen[words + word] = 0u; }
 var own = 0.0;
-for (var cluster = thread; cluster < params.clusters; cluster += ${CHOOSERS}u) { own += means[origin + cluster]; }
+for (var cluster = thread; cluster < params.clusters; cluster += ${threads}u) { own += means[origin + cluster]; }
 masses[thread] = own;
 workgroupBarrier();
 if (thread == 0u) {
   mass_left = 0.0;
-  for (var i = 0u; i < ${CHOOSERS}u; i++) { mass_left += masses[i]; }
+  for (var i = 0u; i < ${threads}u; i++) { mass_left += masses[i]; }
 }
 workgroupBarrier();
 let by_mass = params.retrieve_mass > 0.0;
@@ -213,7 +217,7 @@ for (var n = 0u; n < limit; n++) {
   masses[thread] = bitcast<f32>(best.x);
   clusters[thread] = best.y;
   workgroupBarrier();
-  for (var half = ${CHOOSERS / 2}u; half > 0u; half /= 2u) {
+  for (var half = ${threads / 2}u; half > 0u; half /= 2u) {
     if (thread < half) {
       let other = masses[thread + half];
       if (other > masses[thread] || (other == masses[thread] && clusters[thread + half] < clusters[thread])) {
@@ -230,12 +234,13 @@ for (var n = 0u; n < limit; n++) {
     mass_left -= mass;
     chosen[words + cluster / 32u] |= 1u << (cluster % 32u);
   }
-  if (cluster % ${CHOOSERS}u == thread) {
+  if (cluster % ${threads}u == thread) {
     means[origin + cluster] = 0.0;
     best = largest(origin, thread);
   }
 }`,
-});
+  }),
+);
 
 /** Pool plus one of every row that `pool_order` holds. One thread per (head, slot). */
 export const rowPools = kernel({

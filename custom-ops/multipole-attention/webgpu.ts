@@ -141,6 +141,9 @@ function sizesOf([query, key, value, keyMask, pastQuery]: readonly Dims[]): Mult
   return { batch, heads, kvHeads, queries, past, keys, headDim, valueDim };
 }
 
+/** Threads that look for the largest mean: few where meeting at barriers, after every choice, is what costs. */
+const choosers = ({ adapterInfo }: GPUDevice): number => (adapterInfo.isFallbackAdapter ? 32 : 128);
+
 const groupsOf = (threads: number): number => Math.ceil(threads / 256);
 
 /** Heads that are worked on together, counted over the whole batch. */
@@ -658,7 +661,7 @@ class MultipoleCall {
       );
     }
     recorder.dispatch(
-      choose,
+      choose(choosers(recorder.device)),
       { ...values, ...poolValues(retrieval), ...pools, retrieve_mass: parameters.retrieveMass },
       { retrieve: retrieval.counts, means, chosen: retrieval.chosen },
       heads.count * count,

@@ -29,7 +29,7 @@ const retrievedBits = (selection: MultipoleParameters['selection']) =>
 if (index >= params.threads) { return; }
 let row = index / params.words % params.rows;
 if (row < params.first_row || !is_row(row)) { return; }
-bits[index] = chosen_word(index / params.words / params.rows, row, index % params.words);`,
+bits[index] = chosen_word(choice_of(index / params.words / params.rows, row), index % params.words);`,
   });
 
 interface Copy {
