@@ -1,10 +1,10 @@
 import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
 import { type BodyContext, DOMAIN } from '../operator.js';
+import { atLeastOne, HIDDEN, type SoftmaxPart, VISIBLE_ABOVE } from '../softmax-part.js';
 import { exactField } from './body/exact.js';
 import { multipoleField, type Trace } from './body/multipole.js';
-import type { SoftmaxPart } from './body/near-field.js';
-import { type BodyInputs, bodySizes, HIDDEN, type Sizes, VISIBLE_ABOVE } from './body/sizes.js';
+import { type BodyInputs, bodySizes, type Sizes } from './body/sizes.js';
 import type { MultipoleParameters } from './parameters.js';
 
 export const OP_TYPE = 'MultipoleAttention';
@@ -187,18 +187,6 @@ function wholeHeads(
     lse: b.where(b.greater(lse, VISIBLE_ABOVE), lse, Number.NEGATIVE_INFINITY),
     trace: result.trace,
   };
-}
-
-/** x with at least one element along an axis of the given length. */
-function atLeastOne(
-  b: GraphBuilder,
-  x: Value,
-  rank: number,
-  axis: number,
-  length: Value,
-  fill: number,
-): Value {
-  return b.pad(x, rank, axis, 0, b.max(b.sub(1, length), 0), fill);
 }
 
 /** [B*G,S] or [B*G,1] without keys: 0 for a visible key, HIDDEN for another. */

@@ -1,8 +1,9 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, softmaxPart, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { FieldResult } from './multipole.js';
-import { logits, softmaxPart } from './near-field.js';
-import { type BodyInputs, HIDDEN, type Sizes, VISIBLE_ABOVE } from './sizes.js';
+import { logits } from './near-field.js';
+import type { BodyInputs, Sizes } from './sizes.js';
 
 /** Rows whose logits over all keys exist at once. */
 const BLOCK_ROWS = 256;

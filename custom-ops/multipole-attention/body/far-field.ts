@@ -1,11 +1,12 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, logSumExp, type SoftmaxPart, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
 import type { KeyCells } from './key-cells.js';
-import { logSumExp, type SoftmaxPart, withOnes } from './near-field.js';
+import { withOnes } from './near-field.js';
 import { type ClusterLists, clusterAttention, unionLists } from './retrieval.js';
 import { gatherRows, rowBlocks } from './row-blocks.js';
-import { HIDDEN, type Sizes, tileRows, times, VISIBLE_ABOVE } from './sizes.js';
+import { type Sizes, tileRows, times } from './sizes.js';
 import type { Summaries } from './summaries.js';
 
 /** Rows of one query cluster that share one product with its summaries, and blocks of one batched product. */

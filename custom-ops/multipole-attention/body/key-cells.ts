@@ -1,8 +1,9 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
 import { evenVisibleSeeds, kMeans } from './k-means.js';
-import { type BodyInputs, HIDDEN, type Sizes } from './sizes.js';
+import type { BodyInputs, Sizes } from './sizes.js';
 
 /**
  * Keys sorted by cluster inside their segment, each cluster filled up to whole cells of `size` slots. Cells

@@ -1,12 +1,13 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, type SoftmaxPart } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
 import { type Chunk, columnClusters, type FarMask, farField, retrieves } from './far-field.js';
 import { evenSeeds, kMeans, nearestCentroid } from './k-means.js';
 import { type KeyCells, keyCells } from './key-cells.js';
-import { nearField, type SoftmaxPart } from './near-field.js';
+import { nearField } from './near-field.js';
 import { gatherRows, rowBlocks } from './row-blocks.js';
-import { type BodyInputs, exponentFrom, HIDDEN, type Sizes } from './sizes.js';
+import { type BodyInputs, exponentFrom, type Sizes } from './sizes.js';
 import { summaries } from './summaries.js';
 
 /** What a test build returns besides output and lse, to compare with the reference under equal choices. */

@@ -1,26 +1,8 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, type SoftmaxPart, softmaxPart } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
-import { type BodyInputs, HIDDEN, type Sizes } from './sizes.js';
-
-/** Softmax attention over some of a row's keys: normalised output [...,E] and log of the denominator [...,1]. */
-export interface SoftmaxPart {
-  readonly output: Value;
-  readonly lse: Value;
-}
-
-/**
- * Softmax over logits [...,n] and its product with values [...,n,E]. The log-sum-exp comes from the largest
- * logit and the largest probability, which saves keeping sums that Softmax does not return.
- */
-export function softmaxPart(b: GraphBuilder, logits: Value, values: Value): SoftmaxPart {
-  const probabilities = b.softmax(logits);
-  return { output: b.matMul(probabilities, values), lse: logSumExp(b, logits, probabilities) };
-}
-
-export function logSumExp(b: GraphBuilder, logits: Value, probabilities: Value): Value {
-  return b.sub(b.reduceMax(logits, -1), b.log(b.reduceMax(probabilities, -1)));
-}
+import type { BodyInputs, Sizes } from './sizes.js';
 
 /** x [...,D] with a last column of ones, which meets a column of biases on the other side of a product. */
 export function withOnes(b: GraphBuilder, x: Value, shape: readonly Dim[]): Value {

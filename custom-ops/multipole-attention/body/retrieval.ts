@@ -1,8 +1,8 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, type SoftmaxPart, softmaxPart } from '../../softmax-part.js';
 import { hiddenCell, type KeyCells } from './key-cells.js';
-import { type SoftmaxPart, softmaxPart } from './near-field.js';
-import { HIDDEN, type Sizes } from './sizes.js';
+import type { Sizes } from './sizes.js';
 
 /** Clusters to attend exactly, one list per tile or pool: [...,tiles,width]. */
 export interface ClusterLists {

@@ -2,13 +2,6 @@ import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
 
-/**
- * Logit of what a row may not see. Finite, so that sums and products with zero stay finite, and low enough
- * that its exponential is zero beside any real logit; VISIBLE_ABOVE tells the two apart.
- */
-export const HIDDEN = -1e30;
-export const VISIBLE_ABOVE = -1e29;
-
 /** Rows whose far field is computed at once: bounds working memory, and sets the length of batched products. */
 const CHUNK_ROWS = 2048;
 /** Rows of a row segment where no segment of the keys prescribes it. */

@@ -1,8 +1,9 @@
 import type { GraphBuilder, Value } from '../../graph-builder.js';
+import { HIDDEN, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
 import type { KeyCells } from './key-cells.js';
 import { withOnes } from './near-field.js';
-import { HIDDEN, type Sizes, VISIBLE_ABOVE } from './sizes.js';
+import type { Sizes } from './sizes.js';
 
 /**
  * Stage 1: the summaries of every key cluster for every query cluster, as tables to gather from. Row
