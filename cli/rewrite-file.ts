@@ -16,7 +16,7 @@ import { type ModelFile, openModelFile } from '../rewriter/onnx/model-file.js';
 import { type ExternalDataMode, type StagedModel, stageModel } from '../rewriter/onnx/save-model.js';
 import { type Decision, type DecisionDocument, documentDecision, PLAN_VERSION } from '../rewriter/plan.js';
 import type { RewriteReport } from '../rewriter/report.js';
-import type { AttentionSite, NearMiss } from '../rewriter/site.js';
+import type { NearMiss, Site } from '../rewriter/site.js';
 import { type Validation, worstIsolated } from '../rewriter/validation.js';
 import { describeEnvironment } from './environment.js';
 import { writeReport } from './report-file.js';
@@ -30,7 +30,7 @@ export interface RewriteRequest {
   /** Null for a dry run. */
   readonly output: string | null;
   /** What to do with the sites that were found. */
-  readonly decide: (sites: readonly AttentionSite[]) => readonly Decision[];
+  readonly decide: (sites: readonly Site[]) => readonly Decision[];
   readonly externalData: ExternalDataMode;
   /** How to validate; null to run no model. */
   readonly validation: Pick<ValidationRequest, 'inputs' | 'lengths' | 'budgets'> | null;
@@ -58,9 +58,11 @@ export interface RewriteDocument {
 
 /** What a rewrite is going to do to a model. */
 interface Draft {
-  readonly sites: readonly AttentionSite[];
+  readonly sites: readonly Site[];
   readonly nearMisses: readonly NearMiss[];
   readonly decisions: readonly Decision[];
+  /** Whether an operator is right only once the model is retrained with it: there is nothing to validate yet. */
+  readonly needsTraining: boolean;
   readonly rewrite: Rewrite;
   readonly notices: readonly string[];
 }
@@ -130,7 +132,13 @@ function draftRewrite(input: ModelFile, request: RewriteRequest): Draft {
   const notices = [...graph.warnings];
   if (sites.length === 0) notices.push('No attention was found in this model.');
   else if (replacements.length === 0) notices.push('No site was replaced: the output equals the input.');
-  return { sites, nearMisses, decisions, rewrite: applyRewrite(graph, replacements), notices };
+  const needsTraining = replacements.some(
+    ({ site, operator }) => operator.fidelity[site.computation] === 'needs-trained-weights',
+  );
+  if (needsTraining && request.validation !== null) {
+    notices.push('Not validated: the model has to be retrained before it can be compared with the original.');
+  }
+  return { sites, nearMisses, decisions, needsTraining, rewrite: applyRewrite(graph, replacements), notices };
 }
 
 async function stage(
@@ -155,7 +163,7 @@ async function validateStaged(
   draft: Draft,
   request: RewriteRequest,
 ): Promise<Validation | null> {
-  if (request.validation === null || draft.rewrite.edits.length === 0) return null;
+  if (request.validation === null || draft.needsTraining || draft.rewrite.edits.length === 0) return null;
   return runJob('validate', {
     original: request.model,
     rewritten: staged.file,

@@ -7,7 +7,7 @@ import { formatError } from '../rewriter/format.js';
 import type { ExternalDataMode } from '../rewriter/onnx/save-model.js';
 import { type Decision, decideByPlan, decideUniformly, operatorById, parsePlan } from '../rewriter/plan.js';
 import type { RewriteReport } from '../rewriter/report.js';
-import type { AttentionSite } from '../rewriter/site.js';
+import type { Site } from '../rewriter/site.js';
 import { commandLine } from './environment.js';
 import { ExitCode } from './exit-codes.js';
 import { type CommonOptions, nonNegativeInteger, withCommonOptions } from './options.js';
@@ -21,7 +21,7 @@ import { type ValidationOptions, validationSettings, withValidationOptions } fro
 
 interface RewriteOptions extends CommonOptions, ValidationOptions {
   readonly output?: string;
-  readonly op: string;
+  readonly op?: string;
   readonly preset: string;
   readonly set?: readonly string[];
   readonly sites: string;
@@ -30,11 +30,10 @@ interface RewriteOptions extends CommonOptions, ValidationOptions {
   readonly validate: boolean;
   readonly dryRun?: true;
   readonly keep?: true;
+  readonly retrain?: true;
   readonly report?: string;
   readonly externalData: ExternalDataMode;
 }
-
-const DEFAULT_OPERATOR = 'multipole-attention';
 
 export function rewriteCommand(): Command {
   return withCommonOptions(
@@ -43,7 +42,11 @@ export function rewriteCommand(): Command {
         .description('Replace attention by sub-quadratic operators, and validate the result.')
         .argument('<model>', 'model file')
         .option('-o, --output <file>', 'model to write')
-        .option('--op <name>', `operator: ${OPERATORS.map(({ id }) => id).join(', ')}`, DEFAULT_OPERATOR)
+        .option(
+          '--op <name>',
+          `operator: ${OPERATORS.map(({ id }) => id).join(', ')} (default: ${OPERATORS[0]!.id}, and where ` +
+            'a site computes what an operator computes, that operator)',
+        )
         .option('--preset <name>', 'named set of attributes of the operator', 'default')
         .option('--set <key=value...>', 'set attributes of the operator')
         .option('--sites <glob>', 'replace only sites whose id matches', '*')
@@ -56,6 +59,7 @@ export function rewriteCommand(): Command {
           ]),
         )
         .option('--min-length <n>', 'keep exact attention at run time below n keys', nonNegativeInteger)
+        .option('--retrain', 'take operators too that are right only once the model is retrained with them')
         .option('--no-validate', 'do not run the models')
         .option('--dry-run', 'decide, but write and run nothing')
         .option('--keep', 'write the output even when it fails validation (the exit code stays 1)')
@@ -103,12 +107,15 @@ function checkOptions(model: string, { output, dryRun, report, plan }: RewriteOp
   }
 }
 
-function decide(sites: readonly AttentionSite[], options: RewriteOptions): Decision[] {
+function decide(sites: readonly Site[], options: RewriteOptions): Decision[] {
   const minLength = options.minLength ?? null;
+  const retrained = options.retrain === true;
   if (options.plan !== undefined) {
-    return decideByPlan(sites, parsePlan(readText(options.plan), options.plan), OPERATORS, minLength);
+    const plan = parsePlan(readText(options.plan), options.plan);
+    return decideByPlan(sites, plan, OPERATORS, minLength, retrained);
   }
-  const operator = operatorById(OPERATORS, options.op);
+  const operator = options.op === undefined ? OPERATORS[0]! : operatorById(OPERATORS, options.op);
+  const fusions = options.op === undefined ? OPERATORS : [];
   const selects = siteGlob(options.sites);
   if (sites.length > 0 && !sites.some(({ id }) => selects(id))) {
     throw new InputError(`--sites: no site matches "${options.sites}"`, {
@@ -116,7 +123,7 @@ function decide(sites: readonly AttentionSite[], options: RewriteOptions): Decis
     });
   }
   const settings = settingsOf(operator, options.preset, options.set ?? []);
-  return decideUniformly(sites, { operator, settings, selects }, minLength);
+  return decideUniformly(sites, { operator, settings, fusions, retrained, selects }, minLength);
 }
 
 function printRewrite(report: RewriteReport, options: RewriteOptions): void {

@@ -38,11 +38,16 @@ function parseAssignment(operator: OperatorDefinition, text: string): [string, A
 function parseValue({ name, type, description }: AttributeDefinition, text: string): AttributeValue {
   if (type === 'string') return text;
   const numbers = text.split(',').map(part => (part.trim() === '' ? Number.NaN : Number(part)));
-  const whole = type !== 'float';
+  const whole = type === 'int' || type === 'ints';
   if (numbers.every(number => (whole ? Number.isInteger(number) : Number.isFinite(number)))) {
-    if (type === 'ints') return numbers;
+    if (type === 'ints' || type === 'floats') return numbers;
     if (numbers.length === 1) return numbers[0]!;
   }
-  const expected = { int: 'an integer', float: 'a number', ints: 'integers separated by commas' }[type];
+  const expected = {
+    int: 'an integer',
+    float: 'a number',
+    ints: 'integers separated by commas',
+    floats: 'numbers separated by commas',
+  }[type];
   throw new InputError(`--set: ${name} takes ${expected}, not "${text}"`, { remedy: description });
 }

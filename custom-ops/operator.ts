@@ -1,5 +1,5 @@
 import type { DataType, FunctionSpec } from '../rewriter/onnx/spec.js';
-import type { AttentionSite } from '../rewriter/site.js';
+import type { Computation, Site } from '../rewriter/site.js';
 
 /** Operator domain of every custom operator. */
 export const DOMAIN = 'ai.onnxrewrite';
@@ -18,12 +18,12 @@ export type AttributeValue = number | string | readonly number[];
 /** One attribute of an operator: its name on the node, its ONNX type, and what the user may set. */
 export interface AttributeDefinition {
   readonly name: string;
-  readonly type: 'int' | 'float' | 'string' | 'ints';
+  readonly type: 'int' | 'float' | 'string' | 'ints' | 'floats';
   /** One sentence for `--help` and the report. */
   readonly description: string;
   /** Allowed strings. */
   readonly oneOf?: readonly string[];
-  /** Inclusive bounds of a number. */
+  /** Inclusive bounds of a number, or of each one. */
   readonly least?: number;
   readonly most?: number;
 }
@@ -60,7 +60,17 @@ export interface OperatorDefinition {
   /** Operator type in the graph: `MultipoleAttention`. */
   readonly opType: string;
   readonly summary: string;
-  readonly fidelity: Fidelity;
+  /**
+   * What the operator preserves, by what a site computes: it can stand in for these computations only. An
+   * operator that computes what the site does is `exact`; where several are exact, the first of the index is
+   * the default.
+   */
+  readonly fidelity: Readonly<Partial<Record<Computation, Fidelity>>>;
+  /**
+   * How query, key, value and output are laid out when the operator takes the place of softmax attention:
+   * 'BN(HD)' has the channels of all heads side by side. The operands of a fusion bring their own moves.
+   */
+  readonly layout: 'BHND' | 'BN(HD)';
   readonly inputs: readonly { readonly name: string; readonly optional: boolean }[];
   readonly outputs: readonly { readonly name: string; readonly optional: boolean }[];
   readonly attributes: readonly AttributeDefinition[];
@@ -68,13 +78,13 @@ export interface OperatorDefinition {
   readonly presets: Readonly<Record<string, Attributes>>;
   /** Shortest key length at which the operator pays (measured); shorter sequences stay exact at run time. */
   readonly defaultMinLength: number;
-  /** Whether the operator can stand in for this site; a refusal gives the reason. */
-  accepts(site: AttentionSite): Acceptance;
+  /** Whether the operator can stand in for this site, which `fidelity` has a word for; else the reason. */
+  accepts(site: Site): Acceptance;
   /**
    * All attributes of the node that replaces `site`.
    * @throws InputError for an unknown name, a wrong type or a value out of range.
    */
-  resolve(site: AttentionSite, settings: Readonly<Record<string, AttributeValue>>): Attributes;
+  resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>): Attributes;
   /** Oldest version of the default operator set that has what the function body needs. */
   readonly oldestOpset: number;
   /**
@@ -84,12 +94,36 @@ export interface OperatorDefinition {
   functionBody(attributes: Attributes, connected: readonly string[], model: BodyContext): FunctionSpec;
 }
 
-/** Whether `operator` can stand in for `site` in the model that holds it; a refusal gives the reason. */
-export function acceptance(operator: OperatorDefinition, site: AttentionSite): Acceptance {
+/** Names of the computations in sentences. */
+const COMPUTATIONS: Readonly<Record<Computation, string>> = {
+  softmax: 'softmax attention',
+  elementwise: 'element-wise attention',
+  'multi-level': 'multi-level attention',
+  bilinear: 'bilinear attention',
+  'structured-matmul': 'a structured matrix product',
+};
+
+/**
+ * Whether `operator` can stand in for `site` in the model that holds it; a refusal gives the reason.
+ * @param retrained whether the user will retrain the model, as `needs-trained-weights` takes
+ */
+export function acceptance(operator: OperatorDefinition, site: Site, retrained = false): Acceptance {
+  const refuse = (reason: string): Acceptance => ({ ok: false, reason });
+  const fidelity = operator.fidelity[site.computation];
+  if (fidelity === undefined) {
+    return refuse(`${operator.id} cannot stand in for ${COMPUTATIONS[site.computation]}`);
+  }
+  if (fidelity === 'needs-trained-weights' && !retrained) {
+    return refuse(
+      `${operator.id} is right in a model trained with it only (needs-trained-weights), and these weights were ` +
+        `trained with ${COMPUTATIONS[site.computation]}: state with --retrain that the model will be retrained`,
+    );
+  }
   const opset = site.nodes[0]?.graph.opsets.get('');
   if (opset !== undefined && opset < operator.oldestOpset) {
-    const reason = `${operator.id} needs opset ${operator.oldestOpset} or newer, and the model has ${opset}: export it again`;
-    return { ok: false, reason };
+    return refuse(
+      `${operator.id} needs opset ${operator.oldestOpset} or newer, and the model has ${opset}: export it again`,
+    );
   }
   return operator.accepts(site);
 }

@@ -1,4 +1,3 @@
-import type { Graph } from './graph/graph.js';
 import type { Node } from './graph/node.js';
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
@@ -6,11 +5,11 @@ import { hidesLaterKeys } from './masks/causal.js';
 import type { MaskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
-import { DataType } from './onnx/spec.js';
 import { type LocatedOperands, locateOperands } from './patterns/locate-operands.js';
 import type { Attention, FormContext } from './patterns/source-form.js';
 import { type Laboratory, PLAIN } from './probe/laboratory.js';
 import { type AttentionSite, valuesOf } from './site.js';
+import { dtypeOf, pathOf, refusalsOfPlace } from './site-facts.js';
 
 /**
  * Works out operands, scale, mask and everything else about attention that a form found.
@@ -36,6 +35,7 @@ export function describeSite(
   const scale = facts.factor === null ? null : facts.factor * attention.productFactor;
   const past = attention.pastKey !== null || readsCache(attention);
   const site: Description = {
+    computation: 'softmax',
     id: attention.output.name,
     scope: scopeOf(attention.named),
     graphPath: pathOf(scope),
@@ -57,7 +57,7 @@ export function describeSite(
     emptyRow: emptyRow(facts, attention),
     past,
     kind: kindOf(attention, operands, past, laboratory),
-    dtype: DTYPES[dataType] ?? null,
+    dtype: dtypeOf(dataType),
   };
   const read = [operands.query, operands.key, operands.value].flatMap(valuesOf);
   const kept = facts.keyMask === null ? read : [...read, facts.keyMask.value];
@@ -72,13 +72,6 @@ export function describeSite(
 /** A site but for what follows from the rest. */
 type Description = Omit<AttentionSite, 'nodes' | 'replaceable' | 'reason'>;
 
-const DTYPES: Readonly<Partial<Record<DataType, NonNullable<AttentionSite['dtype']>>>> = {
-  [DataType.FLOAT]: 'float32',
-  [DataType.FLOAT16]: 'float16',
-  [DataType.BFLOAT16]: 'bfloat16',
-  [DataType.DOUBLE]: 'float64',
-};
-
 /**
  * Exporters store 1/sqrt(d), or its root on both sides, in single precision, and biases cost digits; a scale
  * that is 1/sqrt(d) or 1 but for such rounding is that.
@@ -86,13 +79,6 @@ const DTYPES: Readonly<Partial<Record<DataType, NonNullable<AttentionSite['dtype
 function unrounded(scale: number, headDim: number | null): number {
   const exact = headDim === null ? [1] : [1 / Math.sqrt(headDim), 1];
   return exact.find(value => Math.abs(scale / value - 1) < 2 ** -22) ?? scale;
-}
-
-/** Names of the nodes around a subgraph, outermost first. */
-function pathOf(graph: Graph): readonly string[] {
-  if (graph.owner === null) return [];
-  const { node } = graph.owner;
-  return [...pathOf(node.graph), node.name !== '' ? node.name : (node.outputs[0]?.name ?? '')];
 }
 
 function emptyRow(facts: MaskFacts, attention: Attention): AttentionSite['emptyRow'] {
@@ -127,22 +113,15 @@ function refusal(
   attention: Attention,
   facts: MaskFacts,
 ): string | null {
-  const reasons = [...attention.refusals];
-  if (attention.named.graph.root.isFunction) {
-    reasons.push('it is in the body of a model-local function: inline the functions of the model first');
-  }
   const rearranged = site.output.value !== attention.output.name;
   const products = rearranged
     ? [{ value: attention.output, holds: 'weighted sums before they are rearranged' }]
     : [];
-  for (const { value, holds } of [...attention.interior, ...products]) {
-    const use = value.uses.find(({ node }) => !nodes.includes(node) && !attention.nodes.has(node));
-    if (value.outputOf.length > 0) reasons.push(`the ${holds} are an output ('${value.name}')`);
-    else if (use !== undefined) reasons.push(`the ${holds} are used by ${use.node.label} too`);
-  }
+  const reasons = [
+    ...attention.refusals,
+    ...refusalsOfPlace(attention, nodes, [...attention.interior, ...products], site.dtype),
+  ];
   if (site.past) reasons.push('its keys and values join a cache of earlier steps');
-  if (site.dtype === null || site.dtype === 'float64')
-    reasons.push(`it computes in ${site.dtype ?? 'an unknown type'}`);
   if (facts.softcap) reasons.push('its scores are capped or otherwise no linear function of the products');
   else if (facts.unclear !== null) reasons.push(facts.unclear);
   else if (site.operatorScale === null) reasons.push('its scale is not one number');

@@ -1,4 +1,5 @@
 import { DOMAIN } from '../custom-ops/operator.js';
+import { describeFusion } from './describe-fusion.js';
 import { describeSite } from './describe-site.js';
 import type { ModelGraph } from './graph/model-graph.js';
 import type { Node } from './graph/node.js';
@@ -7,13 +8,15 @@ import { SOURCE_FORMS } from './patterns/index.js';
 import {
   type Attention,
   type FormContext,
+  type Fusion,
+  isFusion,
   isMiss,
   type Miss,
   type SourceForm,
 } from './patterns/source-form.js';
 import { Laboratory } from './probe/laboratory.js';
 import { UnknownSample } from './probe/sample.js';
-import type { AttentionSite, NearMiss } from './site.js';
+import type { NearMiss, Site } from './site.js';
 
 /** How often a form was tried and how often it was right. */
 export interface FormStatistics {
@@ -23,13 +26,13 @@ export interface FormStatistics {
 }
 
 export interface Findings {
-  readonly sites: readonly AttentionSite[];
+  readonly sites: readonly Site[];
   readonly nearMisses: readonly NearMiss[];
   readonly statistics: readonly FormStatistics[];
 }
 
 /**
- * Finds every place of a model that computes attention, in subgraphs and function bodies too, and those that
+ * Finds every place of a model that computes attention or what another custom operator computes, in subgraphs and function bodies too, and those that
  * nearly do. The bodies of this project's own operators are left out.
  */
 export function findSites(graph: ModelGraph): Findings {
@@ -42,7 +45,7 @@ export function findSites(graph: ModelGraph): Findings {
     [...root.withSubgraphs()].flatMap(scope => scope.nodes),
   );
   const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
-  const sites: AttentionSite[] = [];
+  const sites: Site[] = [];
   const nearMisses: NearMiss[] = [];
   const explained = new Set<Node>();
   const tell = (form: SourceForm, miss: Miss) => {
@@ -74,7 +77,7 @@ export function findSites(graph: ModelGraph): Findings {
   return { sites: withUniqueIds(sites), nearMisses, statistics };
 }
 
-type Found = { readonly site: AttentionSite; readonly nodes: Iterable<Node> } | Miss;
+type Found = { readonly site: Site; readonly nodes: Iterable<Node> } | Miss;
 
 /**
  * A decoder that merges first and later steps takes one branch or the other. What is not understood in a
@@ -98,7 +101,9 @@ function attempt(form: SourceForm, node: Node, context: FormContext): Found {
   if (isMiss(attention)) return attention;
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [...attention.nodes] });
   try {
-    const site = describeSite(form.name, attention, context);
+    const site = isFusion(attention)
+      ? describeFusion(form.name, attention, context.laboratory)
+      : describeSite(form.name, attention, context);
     return typeof site === 'string' ? miss(site) : { site, nodes: attention.nodes };
   } catch (error) {
     if (!(error instanceof UnknownSample)) throw error;
@@ -106,7 +111,7 @@ function attempt(form: SourceForm, node: Node, context: FormContext): Found {
   }
 }
 
-function recognizeIn(form: SourceForm, node: Node, context: FormContext): Attention | Miss {
+function recognizeIn(form: SourceForm, node: Node, context: FormContext): Attention | Fusion | Miss {
   try {
     return form.recognize(node, context);
   } catch (error) {
@@ -129,7 +134,7 @@ function onceNeeded<T>(make: () => T): () => T {
 }
 
 /** Ids are scopes where there are any, numbered where a layer holds several sites. */
-function withUniqueIds(sites: readonly AttentionSite[]): AttentionSite[] {
+function withUniqueIds(sites: readonly Site[]): Site[] {
   const seen = new Map<string, number>();
   return sites.map(site => {
     const base = site.scope ?? site.id;

@@ -27,5 +27,16 @@ export {
 } from './plan.js';
 export type { Replacement } from './replacement-nodes.js';
 export { type RewrittenModel, rewriteModel } from './rewrite-model.js';
-export type { AttentionSite, KeyMask, Layout, MaskKind, NearMiss, Operand } from './site.js';
+export type {
+  AttentionSite,
+  Computation,
+  FusionOperand,
+  FusionSite,
+  KeyMask,
+  Layout,
+  MaskKind,
+  NearMiss,
+  Operand,
+  Site,
+} from './site.js';
 export type { Budgets, Difference, LengthValidation, SiteValidation, Validation } from './validation.js';

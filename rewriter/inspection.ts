@@ -1,11 +1,11 @@
-import { acceptance, type OperatorDefinition } from '../custom-ops/operator.js';
+import { type Attributes, acceptance, type OperatorDefinition } from '../custom-ops/operator.js';
 import type { Rewrite } from './apply.js';
 import { findSites } from './find-sites.js';
 import type { ModelGraph } from './graph/model-graph.js';
 import { tensorBytes } from './onnx/element-size.js';
 import { allTensors, externalLocations } from './onnx/external-data.js';
 import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
-import type { AttentionSite, MaskKind, NearMiss } from './site.js';
+import type { MaskKind, NearMiss, Site } from './site.js';
 
 /** What `inspect` tells of one model: the document that it prints with `--json`. */
 export interface Inspection {
@@ -34,16 +34,20 @@ export interface SiteDescription {
   readonly id: string;
   readonly scope: string | null;
   readonly pattern: string;
+  /** What it computes: 'softmax' attention, or what one of the custom operators computes. */
+  readonly computation: Site['computation'];
+  /** What it computes that with, where it is not softmax attention: attributes of the operator. */
+  readonly parameters: Attributes;
   readonly query_heads: number | null;
   readonly kv_heads: number | null;
   readonly head_dim: number | null;
   readonly scale: number | null;
   readonly causal: boolean;
   readonly mask: MaskKind;
-  readonly kind: AttentionSite['kind'];
-  readonly dtype: AttentionSite['dtype'];
-  readonly alignment: AttentionSite['alignment'];
-  readonly empty_row: AttentionSite['emptyRow'];
+  readonly kind: Site['kind'];
+  readonly dtype: Site['dtype'];
+  readonly alignment: Site['alignment'];
+  readonly empty_row: Site['emptyRow'];
   readonly past: boolean;
   /** Whether any operator may take the place of the site. */
   readonly replaceable: boolean;
@@ -80,7 +84,7 @@ export function describeModel(model: ModelInfo): ModelHeader {
   };
 }
 
-export function describeSite(site: AttentionSite, operators: readonly OperatorDefinition[]): SiteDescription {
+export function describeSite(site: Site, operators: readonly OperatorDefinition[]): SiteDescription {
   const answers = operators.map(operator => ({ operator, answer: acceptance(operator, site) }));
   const accepting = site.replaceable ? answers.filter(({ answer }) => answer.ok) : [];
   const refusals = answers.flatMap(({ operator, answer }) =>
@@ -90,6 +94,8 @@ export function describeSite(site: AttentionSite, operators: readonly OperatorDe
     id: site.id,
     scope: site.scope,
     pattern: site.pattern,
+    computation: site.computation,
+    parameters: site.computation === 'softmax' ? {} : site.parameters,
     query_heads: site.queryHeads,
     kv_heads: site.kvHeads,
     head_dim: site.headDim,

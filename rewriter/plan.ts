@@ -1,14 +1,16 @@
+import type { Settings } from '../custom-ops/attributes.js';
 import {
   type Attributes,
   type AttributeValue,
   acceptance,
+  type Fidelity,
   type OperatorDefinition,
 } from '../custom-ops/operator.js';
 import { InputError } from './errors.js';
 import type { Replacement } from './replacement-nodes.js';
-import { type AttentionSite, LAYOUT_AXES } from './site.js';
+import { LAYOUT_AXES, type Site } from './site.js';
 
-export type Settings = Readonly<Record<string, AttributeValue>>;
+export type { Settings };
 
 /**
  * Which operator, with which attributes, is to take the place of each site. As a file it is JSON:
@@ -36,7 +38,7 @@ export const PLAN_VERSION = 1;
 
 /** What happens to one site, and why. */
 export interface Decision {
-  readonly site: AttentionSite;
+  readonly site: Site;
   /** Null keeps the site. */
   readonly replacement: Replacement | null;
   readonly reason: string;
@@ -46,6 +48,13 @@ export interface Decision {
 export interface UniformChoice {
   readonly operator: OperatorDefinition;
   readonly settings: Settings;
+  /**
+   * Operators, in order of preference, for the sites that compute what one of them does: there it takes the
+   * place of `operator`, with its defaults. None when left out.
+   */
+  readonly fusions?: readonly OperatorDefinition[];
+  /** Whether the user will retrain the model, as some operators need; false when left out. */
+  readonly retrained?: boolean;
   /** Ids of sites to consider. */
   selects(id: string): boolean;
 }
@@ -68,15 +77,17 @@ export interface DecisionDocument {
  * @throws InputError for a setting that the operator does not take
  */
 export function decideUniformly(
-  sites: readonly AttentionSite[],
+  sites: readonly Site[],
   choice: UniformChoice,
   minLength: number | null,
 ): Decision[] {
-  return sites.map(site =>
-    choice.selects(site.id)
-      ? decide(site, choice.operator, choice.settings, minLength)
-      : kept(site, 'not selected'),
-  );
+  const { operator, settings, fusions = [], retrained = false } = choice;
+  return sites.map(site => {
+    if (!choice.selects(site.id)) return kept(site, 'not selected');
+    const fusion = fusions.find(({ fidelity }) => fidelity[site.computation] === 'exact');
+    const wish = fusion === undefined ? { operator, settings } : { operator: fusion, settings: {} };
+    return decide(site, { ...wish, minLength, retrained });
+  });
 }
 
 /**
@@ -85,10 +96,11 @@ export function decideUniformly(
  *   that the operator refuses
  */
 export function decideByPlan(
-  sites: readonly AttentionSite[],
+  sites: readonly Site[],
   plan: Plan,
   operators: readonly OperatorDefinition[],
   minLength: number | null,
+  retrained = false,
 ): Decision[] {
   const ids = new Set(sites.map(site => site.id));
   for (const { id } of plan.sites) {
@@ -102,7 +114,8 @@ export function decideByPlan(
     const wish = planned.get(site.id);
     if (wish === undefined) return kept(site, 'not in the plan');
     if (wish.operator === null) return kept(site, 'kept by the plan');
-    const decision = decide(site, operatorById(operators, wish.operator), wish.attributes, minLength);
+    const operator = operatorById(operators, wish.operator);
+    const decision = decide(site, { operator, settings: wish.attributes, minLength, retrained });
     if (decision.replacement !== null) return decision;
     throw new InputError(
       `plan: site "${site.id}" cannot be replaced by ${wish.operator}: ${decision.reason}`,
@@ -193,23 +206,27 @@ const SITE_KEYS = ['id', 'operator', 'attributes', 'decision', 'reason', 'error'
 /** The attribute that keeps sites exact at run time, for the operators that have it. */
 const EXACT_BELOW = 'exact_below';
 
-function decide(
-  site: AttentionSite,
-  operator: OperatorDefinition,
-  settings: Settings,
-  minLength: number | null,
-): Decision {
+interface Wish {
+  readonly operator: OperatorDefinition;
+  readonly settings: Settings;
+  readonly minLength: number | null;
+  readonly retrained: boolean;
+}
+
+function decide(site: Site, { operator, settings, minLength, retrained }: Wish): Decision {
   if (!site.replaceable) return kept(site, site.reason ?? 'not replaceable');
-  const accepted = acceptance(operator, site);
+  const accepted = acceptance(operator, site, retrained);
   if (!accepted.ok) return kept(site, accepted.reason);
+  const fidelity = operator.fidelity[site.computation]!;
   const hasThreshold = operator.attributes.some(({ name }) => name === EXACT_BELOW);
-  if (!hasThreshold && minLength !== null) {
+  // What equals the original at every length has no use for a length to equal it below.
+  if (!hasThreshold && minLength !== null && fidelity !== 'exact') {
     throw new InputError(`${operator.id} has no minimum length`, { remedy: 'Leave --min-length out.' });
   }
   const attributes = operator.resolve(site, {
     ...(hasThreshold ? { [EXACT_BELOW]: operator.defaultMinLength } : {}),
     ...settings,
-    ...(minLength === null ? {} : { [EXACT_BELOW]: minLength }),
+    ...(hasThreshold && minLength !== null ? { [EXACT_BELOW]: minLength } : {}),
   });
   const exactBelow = Number(attributes[EXACT_BELOW] ?? 0);
   const keys = staticKeyLength(site);
@@ -220,22 +237,23 @@ function decide(
   return {
     site,
     replacement: { site, operator, attributes },
-    reason: `${FIDELITY[operator.fidelity]}${limit}`,
+    reason: `${FIDELITY[fidelity]}${limit}`,
   };
 }
 
-const FIDELITY: Readonly<Record<OperatorDefinition['fidelity'], string>> = {
+const FIDELITY: Readonly<Record<Fidelity, string>> = {
   exact: 'equal to the original up to rounding',
   'approximates-softmax': 'approximates softmax attention',
   'needs-trained-weights': 'right only in a model trained with this operator',
 };
 
-function kept(site: AttentionSite, reason: string): Decision {
+function kept(site: Site, reason: string): Decision {
   return { site, replacement: null, reason };
 }
 
 /** The number of keys where the graph fixes it. */
-function staticKeyLength(site: AttentionSite): number | null {
+function staticKeyLength(site: Site): number | null {
+  if (site.computation !== 'softmax') return null;
   const { value, layout } = site.key;
   const dims = site.nodes[0]?.graph.resolve(value)?.declared?.dims;
   const dim = dims?.[LAYOUT_AXES[layout].sequence];

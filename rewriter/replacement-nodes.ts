@@ -1,11 +1,12 @@
 import { type Attributes, DOMAIN, type OperatorDefinition } from '../custom-ops/operator.js';
+import { isFloating } from './graph/data-type.js';
 import type { NameAuthority } from './graph/names.js';
 import { type AttributeSpec, DataType, type NodeSpec } from './onnx/spec.js';
-import type { AttentionSite, KeyMask, Operand } from './site.js';
+import type { AttentionSite, FusionOperand, KeyMask, Move, Operand, Site } from './site.js';
 
-/** An attention site and the operator that takes its place, with all its attributes. */
+/** A site and the operator that takes its place, with all its attributes. */
 export interface Replacement {
-  readonly site: AttentionSite;
+  readonly site: Site;
   readonly operator: OperatorDefinition;
   readonly attributes: Attributes;
 }
@@ -17,29 +18,33 @@ export const PATTERN_METADATA = 'onnxrewrite.pattern';
 /** Name of the operator input that takes the keys visible per batch row, bool [B,S]. */
 const KEY_MASK = 'key_mask';
 
+type Input = Operand | FusionOperand | KeyMask;
+
 /** The operator inputs that a replacement connects, by name, with the operands that they take. */
-export function connectedInputs({ site, operator }: Replacement): ReadonlyMap<string, Operand | KeyMask> {
-  const available: Readonly<Record<string, Operand | KeyMask | null>> = {
-    query: site.query,
-    key: site.key,
-    value: site.value,
-    [KEY_MASK]: site.keyMask,
-  };
-  const connected = new Map<string, Operand | KeyMask>();
+export function connectedInputs({ site, operator }: Replacement): ReadonlyMap<string, Input> {
+  const available: Readonly<Record<string, Input | null>> = { ...operandsOf(site), [KEY_MASK]: site.keyMask };
+  const connected = new Map<string, Input>();
   for (const { name, optional } of operator.inputs) {
     const operand = available[name] ?? null;
     if (operand !== null) connected.set(name, operand);
     else if (!optional) throw new RangeError(`${operator.id} needs ${name}, which site ${site.id} has not`);
   }
-  if (site.keyMask !== null && !connected.has(KEY_MASK)) {
-    throw new RangeError(`${operator.id} has no input for the key mask of site ${site.id}`);
+  for (const [name, operand] of Object.entries(available)) {
+    if (operand === null || connected.has(name)) continue;
+    throw new RangeError(`${operator.id} has no input for the ${name} of site ${site.id}`);
   }
   return connected;
 }
 
+function operandsOf(site: Site): Readonly<Record<string, Operand | FusionOperand>> {
+  if (site.computation !== 'softmax') return site.operands;
+  const { query, key, value } = site;
+  return { query, key, value };
+}
+
 /**
  * The nodes that compute the output of a site by its operator: adapters that bring the operands into the
- * operator's layout [B,H,N,D], the operator, and adapters from its output [B,H,N,E] to the site's layout.
+ * operator's layout, the operator, and adapters from its output to the site's layout.
  * @param overload of the function body
  * @param masks boolean key masks that nodes before these ones compute; new ones are added
  */
@@ -57,15 +62,18 @@ export function replacementNodes(
     const operand = connected.get(input.name);
     if (operand === undefined) return '';
     if ('visible' in operand) return visibleKeys(nodes, operand, masks);
-    const heads = input.name === 'query' ? site.queryHeads : site.kvHeads;
-    const projected = project(nodes, operand, input.name);
-    const inLayout = toOperatorLayout(nodes, projected, input.name, heads);
-    if (operand.dataType === site.output.dataType) return inLayout;
+    const inLayout =
+      'moves' in operand
+        ? nodes.moved(operand.value, input.name, operand.moves)
+        : attentionOperand(nodes, operand, input.name, site, operator.layout);
+    if (operand.dataType === site.output.dataType || !isFloating(operand.dataType)) return inLayout;
     const to = { to: { type: 'int', value: site.output.dataType } } as const;
     return nodes.add('Cast', `${input.name}_cast`, [inLayout], to);
   });
   while (inputs.at(-1) === '') inputs.pop();
-  const output = site.output.layout === 'BHND' ? site.output.value : nodes.freshValue('output');
+  const moves =
+    site.computation === 'softmax' ? fromOperatorLayout(site, operator.layout) : site.output.moves;
+  const output = moves.length === 0 ? site.output.value : nodes.freshValue('output');
   nodes.list.push({
     opType: operator.opType,
     domain: DOMAIN,
@@ -76,7 +84,7 @@ export function replacementNodes(
     attributes: attributeSpecs(operator, attributes),
     metadata: { [SITE_METADATA]: site.id, [PATTERN_METADATA]: site.pattern },
   });
-  fromOperatorLayout(nodes, output, site.output, site.valueDim);
+  nodes.moved(output, 'output', moves, site.output.value);
   return nodes.list;
 }
 
@@ -104,6 +112,17 @@ class Nodes {
     const name = this.names.fresh(`${this.prefix}/${role}/${opType}`);
     this.list.push({ opType, name, inputs, outputs: [output], attributes });
     return output;
+  }
+
+  /** Adds the moves of a value; returns the name of the last one's result, `output` where given. */
+  moved(value: string, role: string, moves: readonly Move[], output?: string): string {
+    return moves.reduce((moved, move, i) => {
+      const last = i === moves.length - 1;
+      const step = last ? role : `${role}_${i}`;
+      return 'transpose' in move
+        ? this.transpose(moved, step, move.transpose, last ? output : undefined)
+        : this.reshape(moved, step, move.reshape, last ? output : undefined);
+    }, value);
   }
 
   integers(role: string, values: readonly number[]): string {
@@ -146,50 +165,71 @@ function project(nodes: Nodes, operand: Operand, role: string): Operand {
   return { ...operand, value: result, projection: null };
 }
 
-function toOperatorLayout(nodes: Nodes, operand: Operand, role: string, heads: number | null): string {
-  const { value, layout } = operand;
+/** Query, key or value of softmax attention, projected and laid out for the operator. */
+function attentionOperand(
+  nodes: Nodes,
+  operand: Operand,
+  role: string,
+  { queryHeads, kvHeads }: Pick<Site, 'queryHeads' | 'kvHeads'>,
+  layout: OperatorDefinition['layout'],
+): string {
+  const heads = role === 'query' ? queryHeads : kvHeads;
+  const { value } = project(nodes, operand, role);
+  if (operand.layout === layout) return value;
+  const apart = toHeads({ ...operand, value }, role, heads);
+  const joined: readonly Move[] =
+    layout === 'BHND' ? [] : [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }];
+  return nodes.moved(value, role, [...apart, ...joined]);
+}
+
+/** The moves from an operand's layout to [B,H,N,D]. */
+function toHeads({ value, layout }: Operand, role: string, heads: number | null): readonly Move[] {
   switch (layout) {
     case 'BHND':
-      return value;
+      return [];
     case 'BHDN':
-      return nodes.transpose(value, role, [0, 1, 3, 2]);
+      return [{ transpose: [0, 1, 3, 2] }];
     case 'BNHD':
-      return nodes.transpose(value, role, [0, 2, 1, 3]);
+      return [{ transpose: [0, 2, 1, 3] }];
     case 'N(BH)D':
       throw new RangeError(`${role} '${value}' has its heads next to the batch, as only outputs may`);
   }
   if (heads === null) {
     throw new RangeError(`the heads of ${role} '${value}' are packed, their number unknown`);
   }
-  const apart = nodes.reshape(value, `${role}_heads`, [0, 0, heads, -1]);
-  return nodes.transpose(apart, role, layout === 'BN(HD)' ? [0, 2, 1, 3] : [1, 2, 0, 3]);
+  const perm = layout === 'BN(HD)' ? [0, 2, 1, 3] : [1, 2, 0, 3];
+  return [{ reshape: [0, 0, heads, -1] }, { transpose: perm }];
 }
 
-/** `headDim` is the head size of the output, which a layout with heads next to the batch needs. */
+/** The moves from the operator's output to the layout of softmax attention's. */
 function fromOperatorLayout(
-  nodes: Nodes,
-  output: string,
-  { value, layout }: Operand,
-  headDim: number | null,
-): void {
+  { output: { value, layout, dataType }, valueDim, queryHeads }: AttentionSite,
+  from: OperatorDefinition['layout'],
+): readonly Move[] {
+  if (layout === from) return [];
+  const ofOutput: Operand = { value, layout: from, dataType, projection: null };
+  return [...toHeads(ofOutput, 'output', queryHeads), ...fromHeads(value, layout, valueDim)];
+}
+
+/**
+ * The moves from [B,H,N,D] to a layout.
+ * @param headDim head size, which a layout with heads next to the batch needs
+ */
+function fromHeads(value: string, layout: Operand['layout'], headDim: number | null): readonly Move[] {
   switch (layout) {
     case 'BHND':
-      return;
+      return [];
     case 'BHDN':
-      nodes.transpose(output, 'output', [0, 1, 3, 2], value);
-      return;
+      return [{ transpose: [0, 1, 3, 2] }];
     case 'BNHD':
-      nodes.transpose(output, 'output', [0, 2, 1, 3], value);
-      return;
+      return [{ transpose: [0, 2, 1, 3] }];
     case 'BN(HD)':
-      nodes.reshape(nodes.transpose(output, 'output_heads', [0, 2, 1, 3]), 'output', [0, 0, -1], value);
-      return;
+      return [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }];
     case 'NB(HD)':
-      nodes.reshape(nodes.transpose(output, 'output_heads', [2, 0, 1, 3]), 'output', [0, 0, -1], value);
-      return;
+      return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, 0, -1] }];
     case 'N(BH)D':
       if (headDim === null) throw new RangeError(`the head size of output '${value}' is unknown`);
-      nodes.reshape(nodes.transpose(output, 'output_heads', [2, 0, 1, 3]), 'output', [0, -1, headDim], value);
+      return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, -1, headDim] }];
   }
 }
 

@@ -6,7 +6,7 @@ import { editModel } from './onnx/edit.js';
 import type { Sidecars } from './onnx/model-info.js';
 import { writeToMemory } from './onnx/write.js';
 import type { Decision } from './plan.js';
-import type { AttentionSite, NearMiss } from './site.js';
+import type { NearMiss, Site } from './site.js';
 
 export interface RewrittenModel {
   /** The rewritten model; equal to the input, byte for byte, when no site is replaced. */
@@ -24,7 +24,7 @@ export interface RewrittenModel {
  */
 export function rewriteModel(
   model: Uint8Array,
-  decide: (sites: readonly AttentionSite[]) => readonly Decision[],
+  decide: (sites: readonly Site[]) => readonly Decision[],
   options: { readonly file?: string; readonly sidecars?: Sidecars } = {},
 ): RewrittenModel {
   const graph = new ModelGraph(decodeModel(model, options));

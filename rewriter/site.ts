@@ -1,3 +1,4 @@
+import type { Attributes } from '../custom-ops/operator.js';
 import type { Node } from './graph/node.js';
 import type { DataType } from './onnx/spec.js';
 
@@ -56,9 +57,32 @@ export interface Operand {
   readonly projection: Projection | null;
 }
 
+/** Turns a value into one of another shape: an axis order, or a shape where 0 keeps a size and -1 is the rest. */
+export type Move = { readonly transpose: readonly number[] } | { readonly reshape: readonly number[] };
+
+/** An input of a fusion: a value of the graph, data or weights, and the moves from it to what the operator takes. */
+export interface FusionOperand {
+  readonly value: string;
+  readonly dataType: DataType;
+  /** In order; none where the value is already laid out as the operator documents its input. */
+  readonly moves: readonly Move[];
+}
+
+/** What a fusion computes: the moves lead from the operator's output to the value of the graph. */
+export interface FusionOutput extends FusionOperand {
+  /** Where the value of the graph has batch and rows. */
+  readonly axes: SequenceAxes;
+}
+
+export interface SequenceAxes {
+  readonly batch: number;
+  readonly sequence: number;
+}
+
 /** Names of the values that an operand is made of. */
-export function valuesOf({ value, projection }: Operand): readonly string[] {
-  return [value, projection?.weights, projection?.bias].filter(name => name != null);
+export function valuesOf(operand: Operand | FusionOperand | KeyMask): readonly string[] {
+  const projection = 'projection' in operand ? operand.projection : null;
+  return [operand.value, projection?.weights, projection?.bias].filter(name => name != null);
 }
 
 /** Keys visible per batch row: a value of the graph of shape [B,S]. */
@@ -70,10 +94,15 @@ export interface KeyMask {
 }
 
 /**
- * One place in a model that computes attention: softmax(scale * q k^T + mask) v.
- * Patterns produce sites; operators accept or refuse them; neither knows the other.
+ * What a place in a model computes. 'softmax' is softmax attention, in whatever form. The others are what the
+ * custom operators of that name compute themselves (operator specification, sections 2 to 4): a model trained
+ * with one of them and exported in plain operators.
  */
-export interface AttentionSite {
+export type Computation = 'softmax' | FusedComputation;
+export type FusedComputation = 'elementwise' | 'multi-level' | 'bilinear' | 'structured-matmul';
+
+/** What is known of every site, whatever it computes. */
+interface SiteFacts {
   /** Stable and unique in the model: the layer's scope where the exporter left one, else the output's name. */
   readonly id: string;
   /** Module path of the layer (for instance `blocks.0.attn`), null when the exporter left none. */
@@ -82,24 +111,15 @@ export interface AttentionSite {
   readonly graphPath: readonly string[];
   /** Name of the pattern that matched. */
   readonly pattern: string;
-  /** Nodes that exist only for this attention: dead once the output is computed otherwise. */
+  /** Nodes that exist only for this computation: dead once the output is computed otherwise. */
   readonly nodes: readonly Node[];
 
-  readonly query: Operand;
-  readonly key: Operand;
-  readonly value: Operand;
-  readonly output: Operand;
-
-  /** Heads and head sizes as the graph states them; null where it does not. */
+  /** Heads and head sizes as the graph states them; null where it does not, or where there are no heads. */
   readonly queryHeads: number | null;
   readonly kvHeads: number | null;
   readonly headDim: number | null;
-  /** Head size of the values and of the output. */
-  readonly valueDim: number | null;
   /** Total factor on q.k, wherever the graph applies it. */
   readonly scale: number | null;
-  /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
-  readonly operatorScale: number | null;
 
   readonly mask: MaskKind;
   /** True whenever no later key is visible, whatever the mask. */
@@ -118,6 +138,41 @@ export interface AttentionSite {
   /** False when no operator may replace the site as it stands; `reason` says why. */
   readonly replaceable: boolean;
   readonly reason: string | null;
+}
+
+/** One place in a model that computes attention: softmax(scale * q k^T + mask) v. */
+export interface AttentionSite extends SiteFacts {
+  readonly computation: 'softmax';
+  readonly query: Operand;
+  readonly key: Operand;
+  readonly value: Operand;
+  readonly output: Operand;
+  /** Head size of the values and of the output. */
+  readonly valueDim: number | null;
+  /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
+  readonly operatorScale: number | null;
+}
+
+/**
+ * One place in a model that computes, in plain operators, what a custom operator computes: replacing it by that
+ * operator is exact.
+ */
+export interface FusionSite extends SiteFacts {
+  readonly computation: FusedComputation;
+  /** By name of the operator's input; `key_mask` is not among them but in `keyMask`. */
+  readonly operands: Readonly<Record<string, FusionOperand>>;
+  readonly output: FusionOutput;
+  /** What the graph computes with: attributes of the operator, by name. */
+  readonly parameters: Attributes;
+}
+
+/**
+ * What patterns find. Patterns produce sites; operators accept or refuse them; neither knows the other.
+ */
+export type Site = AttentionSite | FusionSite;
+
+export function isAttention(site: Site): site is AttentionSite {
+  return site.computation === 'softmax';
 }
 
 /** A place that looked like attention and matched no pattern entirely. */

@@ -1,4 +1,4 @@
-import type { AttentionSite } from '../../rewriter/site.js';
+import type { Site } from '../../rewriter/site.js';
 import type { Difference, SiteValidation } from '../../rewriter/validation.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
@@ -28,14 +28,14 @@ const FLOAT_BYTES = 4;
  * Compares what each site computes: isolated, the operator on the original's own query, key and value; and
  * propagated, the same value in the rewritten model. The values are had by making them outputs of copies of
  * the models in memory.
- * @param sites the original's attention sites by the value that they compute
+ * @param sites the original's sites by the value that they compute
  * @param inputs one set of inputs for each length
  */
 export async function compareSites(
   original: OpenModel,
   rewritten: OpenModel,
   replacements: readonly Replacement[],
-  sites: ReadonlyMap<string, AttentionSite>,
+  sites: ReadonlyMap<string, Site>,
   inputs: readonly Tensors[],
   onSite: (label: string) => void,
 ): Promise<MeasuredSite[]> {
@@ -77,7 +77,7 @@ async function measureIsolated(
   original: OpenModel,
   rewritten: OpenModel,
   group: readonly Replacement[],
-  sites: ReadonlyMap<string, AttentionSite>,
+  sites: ReadonlyMap<string, Site>,
   inputs: readonly Tensors[],
   onSite: (label: string) => void,
 ): Promise<Isolated[][]> {
@@ -96,12 +96,10 @@ async function measureIsolated(
         const operands = new Map(replacement.inputs.map(name => [name, tensorOf(name)]));
         const actual = await operators.run(replacement, operands);
         const site = sites.get(replacement.output) ?? null;
-        const keys = site && keyLength(site, tensorOf(site.key.value));
+        const keys = site && keyLength(site, tensorOf);
         const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
         const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
-        const skip = site
-          ? rows?.elementsInLayout(expected.dims, site.output.layout, site.queryHeads)
-          : undefined;
+        const skip = site ? rows?.elementsOfSite(site, expected.dims) : undefined;
         results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
       }
       return results;
@@ -164,7 +162,7 @@ async function runExposed<T>(
 /** Splits the replacements so that the values of one group at all lengths fit the allowance, where they can. */
 function inGroups(
   replacements: readonly Replacement[],
-  sites: ReadonlyMap<string, AttentionSite>,
+  sites: ReadonlyMap<string, Site>,
   inputs: readonly Tensors[],
 ): Replacement[][] {
   const positions = inputs

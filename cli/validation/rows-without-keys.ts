@@ -1,4 +1,4 @@
-import { type AttentionSite, LAYOUT_AXES, type Layout } from '../../rewriter/site.js';
+import { LAYOUT_AXES, type Layout, type Site } from '../../rewriter/site.js';
 import { type TensorValue, toNumbers } from '../data/tensor.js';
 
 /** Tells whether an element of a tensor, by its place in row-major order, is to be left out. */
@@ -18,13 +18,8 @@ export class RowsWithoutKeys {
    * @param keys length of the keys
    * @param mask elements of the site's key mask, `[batch or 1, keys]`; null where it has none
    */
-  static ofSite(
-    site: AttentionSite,
-    output: TensorValue,
-    keys: number,
-    mask: TensorValue | null,
-  ): RowsWithoutKeys {
-    const { batch, rows } = sizesOf(output.dims, site.output.layout, site.queryHeads);
+  static ofSite(site: Site, output: TensorValue, keys: number, mask: TensorValue | null): RowsWithoutKeys {
+    const { batch, rows } = sizesOf(output.dims, axesOfOutput(site), site.queryHeads);
     const empty = new Uint8Array(batch * rows);
     const elements = mask && toNumbers(mask);
     const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
@@ -54,11 +49,19 @@ export class RowsWithoutKeys {
     return new RowsWithoutKeys(this.batch, this.rows, empty);
   }
 
-  /** Elements of these rows in a value of a site's layout; undefined where there are none. */
-  elementsInLayout(dims: readonly number[], layout: Layout, heads: number | null): Skip | undefined {
-    const { batch, rows } = sizesOf(dims, layout, heads);
+  /** Elements of these rows in what the site computes; undefined where there are none. */
+  elementsOfSite(site: Site, dims: readonly number[]): Skip | undefined {
+    return this.elementsAt(dims, axesOfOutput(site), site.queryHeads);
+  }
+
+  /** Elements of these rows in an output `[batch, sequence, ...]`; undefined for any other shape. */
+  elementsOfOutput(dims: readonly number[]): Skip | undefined {
+    return dims.length < 2 ? undefined : this.elementsAt(dims, LAYOUT_AXES['BN(HD)'], null);
+  }
+
+  private elementsAt(dims: readonly number[], axes: Axes, heads: number | null): Skip | undefined {
+    const { batch, rows } = sizesOf(dims, axes, heads);
     if (this.count === 0 || batch !== this.batch || rows !== this.rows) return undefined;
-    const axes = LAYOUT_AXES[layout];
     const perBatch = dims[axes.batch]! / batch;
     const [batchStride, rowStride] = [strideOf(dims, axes.batch), strideOf(dims, axes.sequence)];
     return element => {
@@ -67,24 +70,31 @@ export class RowsWithoutKeys {
       return this.empty[b * rows + i] === 1;
     };
   }
-
-  /** Elements of these rows in an output `[batch, sequence, ...]`; undefined for any other shape. */
-  elementsOfOutput(dims: readonly number[]): Skip | undefined {
-    return dims.length < 2 ? undefined : this.elementsInLayout(dims, 'BN(HD)', null);
-  }
 }
 
-/** Number of keys that a site sees, from the value of its key operand. */
-export function keyLength(site: AttentionSite, key: TensorValue): number {
-  return key.dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0;
+type Axes = (typeof LAYOUT_AXES)[Layout];
+
+function axesOfOutput({ output }: Site): Axes {
+  return 'axes' in output ? { ...output.axes, headsWithBatch: false } : LAYOUT_AXES[output.layout];
+}
+
+/**
+ * Number of keys that a site sees.
+ * @param tensorOf the value of an operand, by name
+ * @returns null where no key can be hidden from a row: the number makes no difference there
+ */
+export function keyLength(site: Site, tensorOf: (name: string) => TensorValue): number | null {
+  if (site.computation === 'softmax') {
+    return tensorOf(site.key.value).dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0;
+  }
+  return site.keyMask === null ? null : (tensorOf(site.keyMask.value).dims[1] ?? 0);
 }
 
 function sizesOf(
   dims: readonly number[],
-  layout: Layout,
+  { batch, sequence, headsWithBatch }: Axes,
   heads: number | null,
 ): { readonly batch: number; readonly rows: number } {
-  const { batch, sequence, headsWithBatch } = LAYOUT_AXES[layout];
   return {
     batch: (dims[batch] ?? 0) / (headsWithBatch ? (heads ?? 1) : 1),
     rows: dims[sequence] ?? 0,

@@ -1,5 +1,6 @@
 import { InputError } from '../../rewriter/errors.js';
-import type { AttentionSite, MaskKind } from '../../rewriter/site.js';
+import type { AttentionSite, MaskKind, Site } from '../../rewriter/site.js';
+import { checkSettings } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import type {
   Acceptance,
@@ -120,7 +121,8 @@ export const multipoleAttention: OperatorDefinition = {
   id: 'multipole-attention',
   opType: OP_TYPE,
   summary: 'near keys exactly, far keys by summaries of clusters, the heaviest clusters exactly again',
-  fidelity: 'approximates-softmax',
+  fidelity: { softmax: 'approximates-softmax' },
+  layout: 'BHND',
   inputs: INPUT_NAMES.map(name => ({ name, optional: name === 'key_mask' || name === 'past_query' })),
   outputs: [
     { name: 'output', optional: false },
@@ -143,7 +145,9 @@ function paperPreset(): Attributes {
   return { segment, window, key_clusters, key_grouping, query_clusters, iterations, retrieve } as Attributes;
 }
 
-function accepts(site: AttentionSite): Acceptance {
+function accepts(site: Site): Acceptance {
+  if (site.computation !== 'softmax')
+    return { ok: false, reason: 'multipole-attention approximates softmax' };
   if (!ACCEPTED_MASKS.has(site.mask)) {
     return { ok: false, reason: `multipole-attention has no form for a mask of kind ${site.mask}` };
   }
@@ -154,8 +158,9 @@ function accepts(site: AttentionSite): Acceptance {
   return { ok: true };
 }
 
-function resolve(site: AttentionSite, settings: Readonly<Record<string, AttributeValue>>): Attributes {
-  for (const [name, value] of Object.entries(settings)) check(name, value);
+function resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>): Attributes {
+  if (site.computation !== 'softmax') throw new RangeError(`site ${site.id} is not softmax attention`);
+  checkSettings(multipoleAttention, settings);
   const retrieve = settings.retrieve;
   const attributes: Attributes = {
     ...attributesOf({
@@ -169,36 +174,6 @@ function resolve(site: AttentionSite, settings: Readonly<Record<string, Attribut
   const problem = conflict(parametersOf(attributes), site);
   if (problem) throw new InputError(`multipole-attention on ${site.id}: ${problem.what}`, problem);
   return attributes;
-}
-
-/** @throws InputError for an attribute that does not exist or a value that it does not take */
-function check(name: string, value: AttributeValue): void {
-  const definition = ATTRIBUTES.find(attribute => attribute.name === name);
-  if (!definition) {
-    throw new InputError(`multipole-attention has no attribute "${name}"`, {
-      remedy: `It has ${ATTRIBUTES.map(attribute => attribute.name).join(', ')}.`,
-    });
-  }
-  const { type, oneOf, least = Number.NEGATIVE_INFINITY, most = Number.POSITIVE_INFINITY } = definition;
-  const fits = (element: AttributeValue) =>
-    typeof element === 'number' &&
-    (type === 'float' ? Number.isFinite(element) : Number.isSafeInteger(element)) &&
-    element >= least &&
-    element <= most;
-  const elements = type === 'ints' && typeof value === 'object' ? value : [value];
-  const valid =
-    type === 'string'
-      ? typeof value === 'string' && oneOf!.includes(value)
-      : elements.length > 0 && elements.every(fits);
-  if (valid) return;
-  const bounds = [
-    ...(Number.isFinite(least) ? [`at least ${least}`] : []),
-    ...(Number.isFinite(most) ? [`at most ${most}`] : []),
-  ].join(' and ');
-  const kinds = { int: 'an integer', float: 'a number', ints: 'integers' };
-  throw new InputError(`multipole-attention: ${name} cannot be ${JSON.stringify(value)}`, {
-    remedy: type === 'string' ? `Use one of ${oneOf!.join(', ')}.` : `Use ${kinds[type]} ${bounds}`.trim(),
-  });
 }
 
 /** Values that each are right and together are not. */

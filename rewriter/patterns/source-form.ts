@@ -1,3 +1,4 @@
+import type { Attributes } from '../../custom-ops/operator.js';
 import type { ModelGraph } from '../graph/model-graph.js';
 import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
@@ -6,7 +7,15 @@ import type { LogitSource } from '../masks/logits.js';
 import type { OperandAxes } from '../match/operands.js';
 import type { Product } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
-import type { AttentionSite, Projection } from '../site.js';
+import type {
+  AttentionSite,
+  FusedComputation,
+  FusionSite,
+  KeyMask,
+  Move,
+  Projection,
+  SequenceAxes,
+} from '../site.js';
 
 /** What forms look at to recognize attention. */
 export interface FormContext {
@@ -66,6 +75,42 @@ export interface Attention {
   readonly refusals: readonly string[];
 }
 
+/** A value that a custom operator takes or gives, with the moves between it and the operator's layout. */
+export interface MovedValue {
+  readonly value: Value;
+  /** None when left out. */
+  readonly moves?: readonly Move[];
+}
+
+/**
+ * Plain operators that compute what a custom operator computes, as one form found them. A form reports it only
+ * where replacing it is exact for every input: it has to account for each operator between operands and output,
+ * and is best confirmed by computing both at sample sizes with numbers of its own (see `match/experiment.ts`).
+ */
+export interface Fusion {
+  readonly computation: FusedComputation;
+  /** By name of the operator's input, but for the key mask. */
+  readonly operands: Readonly<Record<string, MovedValue>>;
+  /** Moves lead from the operator's output to `value`. */
+  readonly output: MovedValue & { readonly axes: SequenceAxes };
+  /** Attributes of the operator as the graph has them, by name: order, ranks, block, scales and the like. */
+  readonly parameters: Attributes;
+  readonly causal: boolean;
+  readonly keyMask: KeyMask | null;
+  /** What a row that sees no key becomes in the graph. */
+  readonly emptyRow: FusionSite['emptyRow'];
+  readonly kind: FusionSite['kind'];
+  /** What `inspect` tells of heads and scale, where there are any; null when left out. */
+  readonly heads?: Partial<Pick<FusionSite, 'queryHeads' | 'kvHeads' | 'headDim' | 'scale'>>;
+  /** Node that names the layer. */
+  readonly named: Node;
+  /** Values that must have no use outside, with what they hold: otherwise replacing the site would save nothing. */
+  readonly interior: Attention['interior'];
+  /** Every node between operands and output. */
+  readonly nodes: ReadonlySet<Node>;
+  readonly refusals: readonly string[];
+}
+
 /** Outputs of an operator besides its first, by what they hold: a use of one keeps the operator alive. */
 export function furtherOutputs(node: Node, holds: readonly string[]): Attention['interior'] {
   return holds.flatMap((what, i) => {
@@ -90,13 +135,17 @@ export interface SourceForm {
   readonly name: string;
   /** Operators whose nodes a match ends with. */
   readonly anchors: readonly string[];
-  recognize(anchor: Node, context: FormContext): Attention | Miss;
+  recognize(anchor: Node, context: FormContext): Attention | Fusion | Miss;
   /** Operators that mark a place as attention-like, though no match ended near them. */
   readonly marks?: readonly string[];
   /** Why a place that bears such a mark is not of this form; null when it is nothing like attention. */
   explain?(mark: Node, context: FormContext): Miss | null;
 }
 
-export function isMiss(result: Attention | Miss): result is Miss {
+export function isMiss(result: Attention | Fusion | Miss): result is Miss {
   return 'reason' in result;
+}
+
+export function isFusion(result: Attention | Fusion): result is Fusion {
+  return 'computation' in result;
 }

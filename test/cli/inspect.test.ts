@@ -38,6 +38,8 @@ describe('onnx-rewrite inspect', () => {
     const { operators, ...site } = document.sites[1];
     assert.ok(operators.includes('multipole-attention'));
     assert.deepEqual(site, {
+      computation: 'softmax',
+      parameters: {},
       id: 'blocks.1.attn',
       scope: 'blocks.1.attn',
       pattern: site.pattern,

@@ -19,9 +19,9 @@ import {
 } from '../../rewriter/onnx/spec.js';
 import { writeToMemory } from '../../rewriter/onnx/write.js';
 import { PATTERN_METADATA, type Replacement, SITE_METADATA } from '../../rewriter/replacement-nodes.js';
-import type { AttentionSite, Layout } from '../../rewriter/site.js';
+import type { AttentionSite, FusionSite, Layout } from '../../rewriter/site.js';
 import { EXACT_ATTENTION } from './exact-attention.js';
-import { boolValue, floats, floatValue, model, node } from './onnx/builders.js';
+import { boolValue, floats, floatValue, int64s, model, node } from './onnx/builders.js';
 
 const [BATCH, HEADS, KV_HEADS, LENGTH, SIZE] = [2, 3, 3, 5, 4];
 const SCALE = 0.7;
@@ -69,6 +69,7 @@ function site(
   const producer = graph.resolve(output)?.producer;
   assert.ok(producer);
   return {
+    computation: 'softmax',
     id: options.id ?? output,
     scope: null,
     graphPath: [],
@@ -329,6 +330,53 @@ describe('applyRewrite', () => {
     }
   });
 
+  it('connects the operands of a fusion by name, through their moves', async () => {
+    const packed = ['q', 'k', 'v'].map(name => floatValue(name, 'b', 'n', HEADS * SIZE));
+    const shape = int64s('heads', [4], [0, 0, HEADS, SIZE]);
+    const back = int64s('joined', [3], [0, 0, HEADS * SIZE]);
+    const perm = { perm: { type: 'ints', value: [0, 2, 1, 3] } } as const;
+    const original = model({
+      name: 'g',
+      inputs: packed,
+      outputs: [floatValue('y', 'b', 'n', HEADS * SIZE)],
+      initializers: [...CONSTANTS, shape, back],
+      nodes: [
+        ...['q', 'k', 'v'].flatMap(name => [
+          node('Reshape', [name, 'heads'], [`${name}_apart`]),
+          node('Transpose', [`${name}_apart`], [`${name}_heads`], perm),
+        ]),
+        ...attention('', 'q_heads', 'k_heads', 'v_heads', 'sum'),
+        node('Transpose', ['sum'], ['sum_rows'], perm),
+        node('Reshape', ['sum_rows', 'joined'], ['y']),
+      ],
+    });
+    const apart = [{ reshape: [0, 0, HEADS, -1] }, { transpose: [0, 2, 1, 3] }];
+    const joined = [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }];
+    const operator = { ...EXACT_ATTENTION, fidelity: { 'multi-level': 'exact' } } as const;
+    const { bytes, model: rewritten } = rewrite(original, ({ main }) => {
+      const fusion: FusionSite = {
+        ...site(main, ['q', 'k', 'v', 'y']),
+        computation: 'multi-level',
+        operands: Object.fromEntries(
+          [['query', 'q'] as const, ['key', 'k'] as const, ['value', 'v'] as const].map(([name, value]) => [
+            name,
+            { value, dataType: DataType.FLOAT, moves: apart },
+          ]),
+        ),
+        output: { value: 'y', dataType: DataType.FLOAT, moves: joined, axes: { batch: 0, sequence: 1 } },
+        parameters: { scale: SCALE, label: '', per_head: [] },
+      };
+      return [{ site: fusion, operator, attributes: fusion.parameters }];
+    });
+    await assertSameOutputs(original, bytes);
+    const computing = types(rewritten.graph.nodes).filter(type => type !== 'Constant');
+    assert.deepEqual(computing, [
+      ...['Reshape', 'Transpose', 'Reshape', 'Transpose', 'Reshape', 'Transpose'],
+      'ExactAttention',
+      ...['Transpose', 'Reshape'],
+    ]);
+  });
+
   it('casts operands to the type of the output', async () => {
     const original = model({
       name: 'g',
@@ -416,7 +464,7 @@ describe('applyRewrite', () => {
           rewrite(plainModel(), ({ main }) => [
             { ...replacement(site(main, ['q', 'k', 'v', 'y'], { keyMask })), operator },
           ]),
-        /has no input for the key mask/,
+        /has no input for the key_mask/,
       );
     });
   });

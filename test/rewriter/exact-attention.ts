@@ -11,7 +11,8 @@ export const EXACT_ATTENTION: OperatorDefinition = {
   id: 'exact-attention',
   opType: 'ExactAttention',
   summary: 'Softmax attention',
-  fidelity: 'exact',
+  fidelity: { softmax: 'exact' },
+  layout: 'BHND',
   inputs: [
     { name: 'query', optional: false },
     { name: 'key', optional: false },
@@ -28,8 +29,8 @@ export const EXACT_ATTENTION: OperatorDefinition = {
   defaultMinLength: 0,
   oldestOpset: 13,
   accepts: () => ({ ok: true }),
-  resolve: ({ operatorScale }, settings) => ({
-    scale: operatorScale ?? 1,
+  resolve: (site, settings) => ({
+    scale: (site.computation === 'softmax' ? site.operatorScale : null) ?? 1,
     label: '',
     per_head: [],
     ...settings,

@@ -1,14 +1,22 @@
 import assert from 'node:assert/strict';
+import { asFusion, fusionAttributes } from '../../custom-ops/attributes.js';
 import type { OperatorDefinition } from '../../custom-ops/operator.js';
 import { InputError } from '../../rewriter/errors.js';
-import { decideByPlan, decideUniformly, documentDecision, parsePlan } from '../../rewriter/plan.js';
-import type { AttentionSite } from '../../rewriter/site.js';
+import {
+  type Decision,
+  decideByPlan,
+  decideUniformly,
+  documentDecision,
+  parsePlan,
+} from '../../rewriter/plan.js';
+import type { AttentionSite, FusionSite } from '../../rewriter/site.js';
 import { EXACT_ATTENTION } from './exact-attention.js';
 
 /** An operator that takes causal sites only, and has a minimum length. */
 const OPERATOR: OperatorDefinition = {
   ...EXACT_ATTENTION,
   id: 'causal-only',
+  fidelity: { softmax: 'approximates-softmax' },
   attributes: [
     { name: 'exact_below', type: 'int', description: 'minimum length' },
     { name: 'rank', type: 'int', description: 'rank' },
@@ -21,6 +29,7 @@ const OPERATOR: OperatorDefinition = {
 function site(id: string, overrides: Partial<AttentionSite> = {}): AttentionSite {
   const operand = { value: id, layout: 'BHND', dataType: 1 } as const;
   return {
+    computation: 'softmax',
     id,
     nodes: [],
     query: operand,
@@ -54,6 +63,55 @@ describe('decisions', () => {
       ],
     );
     assert.match(decisions[0]!.reason, /exact below 512 keys at run time/);
+  });
+
+  it('take for a fusion the operator that computes it, and keep it from others', () => {
+    const { query, key, value, operatorScale, ...facts } = site('fused');
+    const fused: FusionSite = {
+      ...facts,
+      computation: 'elementwise',
+      operands: {},
+      output: { value: 'fused', dataType: 1, moves: [], axes: { batch: 0, sequence: 1 } },
+      parameters: { rank: 3 },
+    };
+    const fusion: OperatorDefinition = {
+      ...OPERATOR,
+      id: 'fused',
+      fidelity: { elementwise: 'exact', softmax: 'needs-trained-weights' },
+      attributes: [{ name: 'rank', type: 'int', description: 'rank' }],
+      resolve: (found, settings) => fusionAttributes(fusion, asFusion(found), settings),
+    };
+    const both = [site('a'), fused];
+    const choice = { operator: OPERATOR, settings: { rank: 9 }, selects: () => true };
+    const summary = (decisions: readonly Decision[]) =>
+      decisions.map(({ replacement, reason }) => [
+        replacement?.operator.id ?? reason,
+        replacement?.attributes,
+      ]);
+
+    const decisions = decideUniformly(both, { ...choice, fusions: [OPERATOR, fusion] }, 64);
+    assert.deepEqual(summary(decisions), [
+      ['causal-only', { rank: 9, exact_below: 64 }],
+      ['fused', { rank: 3 }],
+    ]);
+    assert.match(decisions[1]!.reason, /equal to the original/);
+    assert.match(
+      String(summary(decideUniformly(both, choice, null))[1]![0]),
+      /cannot stand in for element-wise/,
+    );
+
+    const forced = { ...choice, operator: fusion, settings: {} };
+    assert.match(
+      String(summary(decideUniformly(both, forced, null))[0]![0]),
+      /needs-trained-weights.*--retrain/s,
+    );
+    assert.throws(
+      () => decideUniformly([fused], { ...forced, settings: { rank: 4 } }, null),
+      (error: InputError) => error instanceof InputError && /the graph has rank 3/.test(error.message),
+    );
+    const retrainable = { ...fusion, resolve: OPERATOR.resolve };
+    const retrained = decideUniformly(both, { ...forced, operator: retrainable, retrained: true }, null);
+    assert.match(retrained[0]!.reason, /right only in a model trained/);
   });
 
   it('keep the sites of models that are too old for the operator', () => {

@@ -38,6 +38,8 @@ function report(error: Difference, overrides: Partial<RewriteReport> = {}): Rewr
         id: HOSTILE,
         scope: null,
         pattern: 'softmax-attention',
+        computation: 'softmax',
+        parameters: {},
         query_heads: 4,
         kv_heads: 2,
         head_dim: null,

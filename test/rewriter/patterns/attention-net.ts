@@ -1,7 +1,7 @@
 import { findSites } from '../../../rewriter/find-sites.js';
 import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import { DataType, type ModelSpec } from '../../../rewriter/onnx/spec.js';
-import type { AttentionSite, NearMiss } from '../../../rewriter/site.js';
+import { type AttentionSite, isAttention, type NearMiss } from '../../../rewriter/site.js';
 import { Net } from '../net.js';
 
 export const HEADS = 4;
@@ -172,5 +172,6 @@ export interface Inspected {
 
 export function inspectNet(net: Net, rest: Partial<ModelSpec> = {}): Inspected {
   const graph = net.load(rest);
-  return { graph, ...findSites(graph) };
+  const { sites, nearMisses } = findSites(graph);
+  return { graph, sites: sites.filter(isAttention), nearMisses };
 }
