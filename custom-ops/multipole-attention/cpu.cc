@@ -1,55 +1,12 @@
 // MultipoleAttention on the CPU execution provider.
-#include "attributes.h"
 #include "cpu_attention.h"
+#include "signature.h"
 
 namespace onnxrewrite::multipole {
 namespace {
 
-enum Input { kQuery, kKey, kValue, kKeyMask, kPastQuery, kGivenChoices };
-enum Result { kOutput, kLogSumExp, kMadeChoices };
-
-std::string describe(const std::vector<int64_t>& dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); i++) text += (i ? "," : "") + std::to_string(dims[i]);
-  return text + "]";
-}
-
-Shape shapeOf(const TensorView& query, const TensorView& key, const TensorView& value,
-              const std::optional<TensorView>& mask, const std::optional<TensorView>& past) {
-  const auto requireRank = [](const TensorView& tensor, const char* name, size_t rank) {
-    if (tensor.dims.size() == rank) return;
-    refuse(std::string(name) + " has shape " + describe(tensor.dims) + ", not " + std::to_string(rank) +
-           " dimensions");
-  };
-  requireRank(query, "query", 4);
-  requireRank(key, "key", 4);
-  requireRank(value, "value", 4);
-  const auto &q = query.dims, &k = key.dims, &v = value.dims;
-  if (k[0] != q[0] || k[3] != q[3] || (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0)) {
-    refuse("key " + describe(k) + " does not fit query " + describe(q));
-  }
-  if (v[0] != k[0] || v[1] != k[1] || v[2] != k[2]) {
-    refuse("value " + describe(v) + " does not fit key " + describe(k));
-  }
-  if (mask) {
-    requireRank(*mask, "key_mask", 2);
-    if (mask->dims[0] != q[0] || mask->dims[1] != k[2]) {
-      refuse("key_mask " + describe(mask->dims) + " does not fit key " + describe(k));
-    }
-  }
-  int64_t pastRows = 0;
-  if (past) {
-    requireRank(*past, "past_query", 4);
-    const auto& p = past->dims;
-    if (p[0] != q[0] || p[1] != q[1] || p[3] != q[3]) {
-      refuse("past_query " + describe(p) + " does not fit query " + describe(q));
-    }
-    pastRows = p[2];
-  }
-  if (k[2] > INT32_MAX || pastRows + q[2] > INT32_MAX) refuse("more than 2^31 queries or keys");
-  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
-  return {size(q[0]), size(q[1]), size(k[1]), size(q[2]), size(pastRows), size(k[2]), size(q[3]), size(v[3])};
-}
+// Ports that only the traced operator has.
+enum TracedPort { kGivenChoices = kPastQuery + 1, kMadeChoices = kLogSumExp + 1 };
 
 // Rows of one or two tensors in float32, padded to multiples of kLanes: in place where they already are.
 class PaddedRows {
@@ -103,19 +60,10 @@ class Kernel {
   Kernel& operator=(const Kernel&) = delete;
 
   void run(const RunContext& context) const {
-    const TensorView query = *context.input(kQuery), key = *context.input(kKey), value = *context.input(kValue);
-    const std::optional<TensorView> mask = context.input(kKeyMask);
-    std::optional<TensorView> past = context.input(kPastQuery);
-    const Shape shape = shapeOf(query, key, value, mask, past);
-    if (parameters_.retrieve.size() != 1 && parameters_.retrieve.size() != shape.heads) {
-      refuse("retrieve has " + std::to_string(parameters_.retrieve.size()) + " numbers for " +
-             std::to_string(shape.heads) + " heads");
-    }
-    const auto dim = [](size_t n) { return static_cast<int64_t>(n); };
-    const std::vector<int64_t> rows{dim(shape.batch), dim(shape.heads), dim(shape.queries)};
-    std::vector<int64_t> dims = rows;
-    dims.push_back(dim(shape.valueDim));
-    const Output output{context.output(kOutput, dims), context.output(kLogSumExp, rows),
+    Tensors tensors(context);
+    const Shape shape = tensors.shape(parameters_);
+    auto& [query, key, value, mask, past] = tensors;
+    const Output output{context.output(kOutput, outputDims(shape)), context.output(kLogSumExp, rowDims(shape)),
                         query.type == ort::kFloat16};
 
     SessionMemory memory(context, memoryInfo_);
@@ -181,13 +129,6 @@ class Kernel {
   ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
-using Ports = std::vector<Port>;
-
-Ports inputs(ort::ElementType type) {
-  return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional},
-          {type, ort::kOptional}};
-}
-Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}, {type, ort::kOptional}}; }
 Ports joined(Ports ports, const Ports& more) {
   ports.insert(ports.end(), more.begin(), more.end());
   return ports;

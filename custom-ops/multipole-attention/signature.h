@@ -1,0 +1,90 @@
+// Inputs and outputs of a MultipoleAttention node, as kernels of all execution providers take them from ONNX Runtime.
+#pragma once
+
+#include "attributes.h"
+
+namespace onnxrewrite::multipole {
+
+enum Input { kQuery, kKey, kValue, kKeyMask, kPastQuery };
+enum Result { kOutput, kLogSumExp };
+
+using Ports = std::vector<Port>;
+
+inline Ports inputs(ort::ElementType type) {
+  return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional},
+          {type, ort::kOptional}};
+}
+inline Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}, {type, ort::kOptional}}; }
+
+inline std::string describe(const std::vector<int64_t>& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); i++) text += (i ? "," : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+struct Tensors {
+  explicit Tensors(const RunContext& context)
+      : query(*context.input(kQuery)),
+        key(*context.input(kKey)),
+        value(*context.input(kValue)),
+        mask(context.input(kKeyMask)),
+        past(context.input(kPastQuery)) {}
+
+  // Throws where shapes do not fit each other or the attributes.
+  Shape shape(const Parameters& parameters) const {
+    requireRank(query, "query", 4);
+    requireRank(key, "key", 4);
+    requireRank(value, "value", 4);
+    const auto &q = query.dims, &k = key.dims, &v = value.dims;
+    if (k[0] != q[0] || k[3] != q[3] || (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0)) {
+      refuse("key " + describe(k) + " does not fit query " + describe(q));
+    }
+    if (v[0] != k[0] || v[1] != k[1] || v[2] != k[2]) {
+      refuse("value " + describe(v) + " does not fit key " + describe(k));
+    }
+    if (mask) {
+      requireRank(*mask, "key_mask", 2);
+      if (mask->dims[0] != q[0] || mask->dims[1] != k[2]) {
+        refuse("key_mask " + describe(mask->dims) + " does not fit key " + describe(k));
+      }
+    }
+    int64_t pastRows = 0;
+    if (past) {
+      requireRank(*past, "past_query", 4);
+      const auto& p = past->dims;
+      if (p[0] != q[0] || p[1] != q[1] || p[3] != q[3]) {
+        refuse("past_query " + describe(p) + " does not fit query " + describe(q));
+      }
+      pastRows = p[2];
+    }
+    if (k[2] > INT32_MAX || pastRows + q[2] > INT32_MAX) refuse("more than 2^31 queries or keys");
+    const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+    if (parameters.retrieve.size() != 1 && parameters.retrieve.size() != size(q[1])) {
+      refuse("retrieve has " + std::to_string(parameters.retrieve.size()) + " numbers for " + std::to_string(q[1]) +
+             " heads");
+    }
+    return {size(q[0]), size(q[1]), size(k[1]), size(q[2]), size(pastRows), size(k[2]), size(q[3]), size(v[3])};
+  }
+
+  TensorView query, key, value;
+  std::optional<TensorView> mask, past;
+
+ private:
+  static void requireRank(const TensorView& tensor, const char* name, size_t rank) {
+    if (tensor.dims.size() == rank) return;
+    refuse(std::string(name) + " has shape " + describe(tensor.dims) + ", not " + std::to_string(rank) +
+           " dimensions");
+  }
+};
+
+// Shape of `lse`; with the value size, of `output`.
+inline std::vector<int64_t> rowDims(const Shape& shape) {
+  return {static_cast<int64_t>(shape.batch), static_cast<int64_t>(shape.heads), static_cast<int64_t>(shape.queries)};
+}
+inline std::vector<int64_t> outputDims(const Shape& shape) {
+  std::vector<int64_t> dims = rowDims(shape);
+  dims.push_back(static_cast<int64_t>(shape.valueDim));
+  return dims;
+}
+
+}  // namespace onnxrewrite::multipole
