@@ -38,12 +38,6 @@ static ort::Status* addDomain(const ort::Api& api, ort::SessionOptions* options)
 
 }  // namespace onnxrewrite
 
-ONNXREWRITE_EXPORT const onnxrewrite::ort::CustomOp* const* OnnxRewriteOperators(size_t* count) {
-  static const std::vector<const onnxrewrite::ort::CustomOp*> ops = onnxrewrite::Registration::all();
-  *count = ops.size();
-  return ops.data();
-}
-
 ONNXREWRITE_EXPORT onnxrewrite::ort::Status* RegisterCustomOps(onnxrewrite::ort::SessionOptions* options,
                                                                const onnxrewrite::ort::ApiBase* base) {
   const void* table = base->GetApi(onnxrewrite::ort::kApiVersion);

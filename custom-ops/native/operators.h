@@ -1,10 +1,11 @@
-// Where operators are listed. A kernel's source file holds one Registration per OrtCustomOp; a library of
-// operators exports them through two functions:
+// Where operators are listed. A kernel's source file holds one Registration per OrtCustomOp; the
+// libraries of operators, one for the CPU and one for CUDA, export them through two functions:
 //
-//   RegisterCustomOps     what ONNX Runtime's own loaders call (Python, C#, Triton): registers everything in
-//                         one domain object.
-//   OnnxRewriteOperators  the same operators as a list, for whoever picks some, or puts the operators of
+//   OnnxRewriteOperators  the library's operators as a list, for whoever picks some, or puts the operators of
 //                         several libraries in one domain object: ONNX Runtime refuses a second one.
+//   RegisterCustomOps     of the CPU's library alone; what ONNX Runtime's own loaders call (Python, C#, Triton):
+//                         registers everything in one domain object, the CUDA library's operators included when
+//                         it lies in the same folder.
 #pragma once
 
 #include <vector>
