@@ -3,6 +3,8 @@
 #include "napi_values.h"
 #include "ort_runtime.h"
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 
 namespace onnxrewrite {
@@ -231,15 +233,22 @@ class Task {
     check(env, napi_create_async_work(env, nullptr, js::fromString(env, name), &Task::onThread, &Task::onFinish,
                                       task.get(), &task->work_));
     check(env, napi_queue_async_work(env, task->work_));
-    task.release();
+    // It lives until onFinish(), which the event loop calls after this.
+    Task& queued = *task.release();
+    if (queued.endsSoon() && queued.waitShortly()) queued.settle(env);
     return promise;
   }
 
  protected:
   virtual void execute() = 0;
   virtual napi_value finish(napi_env env) = 0;
+  // Whether it is worth a moment's wait to spare the event loop from being woken.
+  virtual bool endsSoon() const { return false; }
 
  private:
+  // What waking the event loop takes, more or less, and nothing that anybody would notice it to stand still.
+  static constexpr std::chrono::microseconds kShortWait{60};
+
   static void onThread(napi_env, void* data) {
     auto* task = static_cast<Task*>(data);
     try {
@@ -247,32 +256,48 @@ class Task {
     } catch (const std::exception& error) {
       task->failure_ = error.what();
     }
+    task->done_.store(true, std::memory_order_release);
   }
 
   static void onFinish(napi_env env, napi_status, void* data) {
     const std::unique_ptr<Task> task(static_cast<Task*>(data));
     js::guarded(env, [&]() -> napi_value {
       check(env, napi_delete_async_work(env, task->work_));
-      std::optional<std::string> failure = task->failure_;
-      napi_value result = nullptr;
-      if (!failure) {
-        try {
-          result = task->finish(env);
-        } catch (const std::exception& error) {
-          failure = error.what();
-        }
-      }
-      if (failure) {
-        check(env, napi_reject_deferred(env, task->deferred_, errorOf(env, *failure)));
-      } else {
-        check(env, napi_resolve_deferred(env, task->deferred_, result));
-      }
+      task->settle(env);
       return nullptr;
     });
   }
 
+  bool waitShortly() const {
+    const auto end = std::chrono::steady_clock::now() + kShortWait;
+    while (!done_.load(std::memory_order_acquire)) {
+      if (std::chrono::steady_clock::now() > end) return false;
+    }
+    return true;
+  }
+
+  // Settles the promise, once.
+  void settle(napi_env env) {
+    if (std::exchange(settled_, true)) return;
+    napi_value result = nullptr;
+    if (!failure_) {
+      try {
+        result = finish(env);
+      } catch (const std::exception& error) {
+        failure_ = error.what();
+      }
+    }
+    if (failure_) {
+      check(env, napi_reject_deferred(env, deferred_, errorOf(env, *failure_)));
+    } else {
+      check(env, napi_resolve_deferred(env, deferred_, result));
+    }
+  }
+
   napi_deferred deferred_ = nullptr;
   napi_async_work work_ = nullptr;
+  std::atomic<bool> done_{false};
+  bool settled_ = false;
   std::optional<std::string> failure_;
 };
 
@@ -539,14 +564,24 @@ class Run {
 class RunTask : public Task {
  public:
   RunTask(napi_env env, const js::Arguments<4>& arguments)
-      : keep_(env), run_(env, sessionOf(env, arguments[0]), arguments[1], arguments[2], arguments[3], &keep_) {}
+      : keep_(env),
+        session_(sessionOf(env, arguments[0])),
+        run_(env, session_, arguments[1], arguments[2], arguments[3], &keep_) {}
 
  protected:
-  void execute() override { run_.execute(); }
+  void execute() override {
+    const auto start = std::chrono::steady_clock::now();
+    run_.execute();
+    session_->isQuick = std::chrono::steady_clock::now() - start < kQuick;
+  }
   napi_value finish(napi_env env) override { return run_.results(env); }
+  bool endsSoon() const override { return session_->isQuick; }
 
  private:
+  static constexpr std::chrono::microseconds kQuick{50};
+
   js::References keep_;
+  const std::shared_ptr<OrtSession> session_;
   Run run_;
 };
 

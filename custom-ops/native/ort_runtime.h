@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -86,6 +87,8 @@ class OrtSession {
   ort::Session* session = nullptr;
   ort::CustomOpDomain* domain = nullptr;
   std::vector<std::string> inputs, outputs;
+  // Whether the last asynchronous run took next to no time.
+  std::atomic<bool> isQuick{false};
 };
 
 }  // namespace onnxrewrite

@@ -4,7 +4,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import * as ort from 'onnxruntime-node';
-import { DOMAIN, DOMAIN_VERSION } from '../../custom-ops/operator.js';
+import { DOMAIN } from '../../custom-ops/operator.js';
 import {
   BACKEND_NAME,
   hookOnnxruntimeNode,
@@ -12,39 +12,12 @@ import {
   Tensor,
 } from '../../custom-ops/runtime/node/index.js';
 import { InputError } from '../../rewriter/errors.js';
-import { buildModel } from '../../rewriter/onnx/encode.js';
-import { DataType, type FunctionSpec, type NodeSpec, type ValueSpec } from '../../rewriter/onnx/spec.js';
+import { DataType, type NodeSpec, type ValueSpec } from '../../rewriter/onnx/spec.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { nativeBuild } from './native-build.js';
+import { addition, floats, model, vector } from './tiny-models.js';
 
 const QUIET = { logSeverityLevel: 4 } as const;
-
-interface Parts {
-  readonly nodes: readonly NodeSpec[];
-  readonly inputs: readonly ValueSpec[];
-  readonly outputs: readonly ValueSpec[];
-  readonly functions?: readonly FunctionSpec[];
-}
-
-function model({ nodes, inputs, outputs, functions = [] }: Parts): Uint8Array {
-  return buildModel({
-    irVersion: 10,
-    opsetImports: { '': 18, [DOMAIN]: DOMAIN_VERSION },
-    graph: { name: 'test', nodes, inputs, outputs },
-    functions,
-  });
-}
-
-const vector = (name: string, dataType = DataType.FLOAT): ValueSpec => ({ name, dataType, dims: ['n'] });
-
-const addition = () =>
-  model({
-    nodes: [{ opType: 'Add', inputs: ['a', 'b'], outputs: ['c'] }],
-    inputs: [vector('a'), vector('b')],
-    outputs: [vector('c')],
-  });
-
-const floats = (...values: number[]) => new Tensor('float32', Float32Array.from(values), [values.length]);
 
 /** Attention whose function body answers with the query, so that the output tells who computed it. */
 function markedAttention(dataType: DataType, attributes: NodeSpec['attributes'] = {}): Uint8Array {
