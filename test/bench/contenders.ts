@@ -1,0 +1,152 @@
+import type { InferenceSession as Session } from 'onnxruntime-common';
+import { InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
+import type { MultipoleParameters } from '../../custom-ops/multipole-attention/parameters.js';
+import { DOMAIN, DOMAIN_VERSION } from '../../custom-ops/operator.js';
+import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
+import { buildModel } from '../../rewriter/onnx/encode.js';
+import { type AttributeSpec, DataType, type NodeSpec } from '../../rewriter/onnx/spec.js';
+import { nodeAttributes } from '../custom-ops/multipole-attention/body-model.js';
+import type { TrainedHeads } from './byte-model.js';
+
+/** Something to be timed. */
+export interface Contender {
+  readonly name: string;
+  run(): Promise<Float32Array>;
+  release(): Promise<void>;
+}
+
+type SessionOptions = Session.SessionOptions;
+
+function model(node: NodeSpec, ranks: readonly number[]): Uint8Array {
+  return buildModel({
+    irVersion: 10,
+    opsetImports: { '': 18, [DOMAIN]: DOMAIN_VERSION, 'com.microsoft': 1 },
+    graph: {
+      name: 'attention',
+      nodes: [node],
+      inputs: node.inputs.map((name, n) => ({
+        name,
+        dataType: DataType.FLOAT,
+        dims: Array.from({ length: ranks[n]! }, (_, axis) => `${name}_${axis}`),
+      })),
+      outputs: node.outputs.map(name => ({ name, dataType: DataType.FLOAT })),
+    },
+  });
+}
+
+/** ONNX Runtime's attention; it takes its fused, flash-like path when nothing is masked. */
+export async function multiHeadAttention(heads: TrainedHeads, options: SessionOptions): Promise<Contender> {
+  const attributes: Record<string, AttributeSpec> = {
+    num_heads: { type: 'int', value: heads.heads },
+    scale: { type: 'float', value: heads.scale },
+    unidirectional: { type: 'int', value: Number(heads.causal) },
+  };
+  const node: NodeSpec = {
+    opType: 'MultiHeadAttention',
+    domain: 'com.microsoft',
+    inputs: ['query', 'key', 'value'],
+    outputs: ['output'],
+    attributes,
+  };
+  const session = await OnnxRuntimeSession.create(model(node, [3, 3, 3]), options);
+  const packed = (data: Float32Array) =>
+    new Tensor('float32', pack(data, heads), [1, heads.length, heads.heads * heads.size]);
+  const feeds = { query: packed(heads.query), key: packed(heads.key), value: packed(heads.value) };
+  return {
+    name: 'com.microsoft.MultiHeadAttention',
+    run: async () => (await session.run(feeds)).output!.data as Float32Array,
+    release: () => session.release(),
+  };
+}
+
+/** The native kernel of MultipoleAttention. */
+export async function multipole(
+  name: string,
+  parameters: MultipoleParameters,
+  heads: TrainedHeads,
+  options: SessionOptions,
+): Promise<Contender> {
+  const node: NodeSpec = {
+    opType: 'MultipoleAttention',
+    domain: DOMAIN,
+    inputs: ['query', 'key', 'value'],
+    outputs: ['output'],
+    attributes: nodeAttributes({ ...parameters, scale: heads.scale }),
+  };
+  const session = await InferenceSession.create(model(node, [4, 4, 4]), options);
+  const { native, reason } = session.onnxRewrite;
+  if (!native) throw new Error(`needs the native build: ${reason}`);
+  const tensor = (data: Float32Array) =>
+    new Tensor('float32', data, [1, heads.heads, heads.length, heads.size]);
+  const feeds = { query: tensor(heads.query), key: tensor(heads.key), value: tensor(heads.value) };
+  return {
+    name,
+    run: async () => (await session.run(feeds)).output!.data as Float32Array,
+    release: () => session.release(),
+  };
+}
+
+/** Two matrix products of the size of one head's exact attention, cut where ONNX Runtime is at its best. */
+export async function matrixProduct(
+  options: SessionOptions,
+): Promise<Contender & { readonly flops: number }> {
+  const size = 2048;
+  const node: NodeSpec = { opType: 'MatMul', inputs: ['a', 'b'], outputs: ['c'] };
+  const session = await OnnxRuntimeSession.create(model(node, [2, 2]), options);
+  const tensor = () => new Tensor('float32', new Float32Array(size * size).fill(1e-3), [size, size]);
+  const feeds = { a: tensor(), b: tensor() };
+  return {
+    name: `MatMul ${size}^3`,
+    flops: 2 * size ** 3,
+    run: async () => (await session.run(feeds)).c!.data as Float32Array,
+    release: () => session.release(),
+  };
+}
+
+/** [1,H,N,D] as [1,N,H*D]. */
+export function pack(data: Float32Array, { heads, length, size }: TrainedHeads): Float32Array {
+  const packed = new Float32Array(data.length);
+  for (let head = 0; head < heads; head++) {
+    for (let n = 0; n < length; n++) {
+      const from = (head * length + n) * size;
+      packed.set(data.subarray(from, from + size), (n * heads + head) * size);
+    }
+  }
+  return packed;
+}
+
+export function relativeSquaredError(actual: Float32Array, exact: Float32Array): number {
+  let difference = 0;
+  let norm = 0;
+  for (let n = 0; n < exact.length; n++) {
+    difference += (actual[n]! - exact[n]!) ** 2;
+    norm += exact[n]! ** 2;
+  }
+  return difference / norm;
+}
+
+export const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[values.length >> 1]!;
+
+/** Idle threads of a session spin for a moment: long enough to be in the next one's way. */
+const PAUSE_MS = 30;
+
+interface Timed {
+  readonly ms: number[];
+  output: Float32Array;
+}
+
+/** Times of contenders that take turns, after one run that is not timed and whose outputs are returned. */
+export async function timeInTurns(contenders: readonly Contender[], runs: number): Promise<Timed[]> {
+  const results = contenders.map((): Timed => ({ ms: [], output: new Float32Array() }));
+  for (let run = -1; run < runs; run++) {
+    for (const [n, contender] of contenders.entries()) {
+      await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
+      const start = performance.now();
+      const output = await contender.run();
+      if (run >= 0) results[n]!.ms.push(performance.now() - start);
+      else results[n]!.output = output;
+    }
+  }
+  return results;
+}
