@@ -7,9 +7,9 @@
 
 namespace onnxrewrite::multipole {
 
-[[noreturn]] inline void refuse(const std::string& message) {
-  throw ort::Error(ort::kInvalidArgument, "MultipoleAttention: " + message);
-}
+constexpr const char* kOpType = "MultipoleAttention";
+
+[[noreturn]] inline void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
 
 template <class T>
 T oneOf(const NodeAttributes& attributes, const char* name, T absent,

@@ -1,4 +1,5 @@
 // MultipoleAttention on the CPU execution provider.
+#include "../native/padded_rows.h"
 #include "cpu_attention.h"
 #include "signature.h"
 
@@ -7,47 +8,6 @@ namespace {
 
 // Ports that only the traced operator has.
 enum TracedPort { kGivenChoices = kPastQuery + 1, kMadeChoices = kLogSumExp + 1 };
-
-// Rows of one or two tensors in float32, padded to multiples of kLanes: in place where they already are.
-class PaddedRows {
- public:
-  // `parts` are tensors [heads][rows][size] whose rows follow each other, head by head.
-  PaddedRows(const Environment& environment, size_t heads, std::initializer_list<const TensorView*> parts,
-             std::initializer_list<size_t> rowCounts, size_t size) {
-    const size_t padded = roundUpToLanes(size);
-    const TensorView& last = **(parts.end() - 1);
-    if (parts.size() == 1 && last.type == ort::kFloat && padded == size) {
-      data_ = last.as<const float>();
-      return;
-    }
-    size_t rows = 0;
-    for (const size_t count : rowCounts) rows += count;
-    float* target = copy_.reset(environment.allocator, std::max<size_t>(1, heads * rows * padded));
-    data_ = target;
-    environment.parallel.forEach(heads, [&](size_t head, size_t) {
-      float* out = target + head * rows * padded;
-      auto count = rowCounts.begin();
-      for (const TensorView* part : parts) {
-        for (size_t n = head * *count; n < (head + 1) * *count; n++, out += padded) {
-          if (part->type == ort::kFloat16) {
-            const uint16_t* row = part->as<const uint16_t>() + n * size;
-            for (size_t d = 0; d < size; d++) out[d] = fromHalf(row[d]);
-          } else {
-            std::copy_n(part->as<const float>() + n * size, size, out);
-          }
-          std::fill(out + size, out + padded, 0.f);
-        }
-        count++;
-      }
-    });
-  }
-
-  const float* data() const { return data_; }
-
- private:
-  Buffer<float> copy_;
-  const float* data_;
-};
 
 class Kernel {
  public:
@@ -63,7 +23,7 @@ class Kernel {
     Tensors tensors(context);
     const Shape shape = tensors.shape(parameters_);
     auto& [query, key, value, mask, past] = tensors;
-    const Output output{context.output(kOutput, outputDims(shape)), context.output(kLogSumExp, rowDims(shape)),
+    const AttentionOutput output{context.output(kOutput, outputDims(shape)), context.output(kLogSumExp, rowDims(shape)),
                         query.type == ort::kFloat16};
 
     SessionMemory memory(context, memoryInfo_);
@@ -138,8 +98,8 @@ Ports choices(ort::Characteristic characteristic) {
           {ort::kInt32, characteristic}};
 }
 
-const Operator<Kernel> single("MultipoleAttention", nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
-const Operator<Kernel> half("MultipoleAttention", nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));
+const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
+const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));
 // For tests: takes and returns the discrete choices (struct Choices) after the ordinary inputs and outputs.
 const Operator<Kernel> traced("MultipoleAttentionTraced", nullptr,
                               joined(inputs(ort::kFloat), choices(ort::kOptional)),

@@ -136,7 +136,7 @@ class Attention {
     if (given_) {
       forUnits(heads, units, [&](size_t head, int64_t unit) {
         const int32_t* source = given_->keyClusters + (geometry_.levelOf(unit) * heads + head) * shape.keys;
-        const Problem::VisibleKeys keys = visibleOf(head, unit);
+        const VisibleKeys::Part keys = visibleOf(head, unit);
         int32_t* target = assignmentOf(head, unit);
         for (size_t n = 0; n < keys.count; n++) target[n] = source[keyNumber(keys, n)];
       });
@@ -144,7 +144,7 @@ class Attention {
       forUnits(heads, units, [&](size_t head, int64_t unit) {
         const int64_t length = geometry_.levels()[geometry_.levelOf(unit)].length;
         const int64_t run = (length + geometry_.keyClusters - 1) / geometry_.keyClusters;
-        const Problem::VisibleKeys keys = visibleOf(head, unit);
+        const VisibleKeys::Part keys = visibleOf(head, unit);
         int32_t* target = assignmentOf(head, unit);
         for (size_t n = 0; n < keys.count; n++) {
           target[n] = static_cast<int32_t>((keyNumber(keys, n) - geometry_.keysOf(unit).begin) / run);
@@ -156,7 +156,7 @@ class Attention {
       for (size_t head = 0; head < heads; head++) {
         const KeyValue kv = problem_.keyValueOf(head);
         for (size_t u = 0; u < units.size(); u++) {
-          const Problem::VisibleKeys keys = visibleOf(head, units[u]);
+          const VisibleKeys::Part keys = visibleOf(head, units[u]);
           const Rows points = keys.index ? kv.keys(keys.index) : kv.keys(nullptr).from(static_cast<size_t>(keys.first));
           kMeans.add({points, keys.count, centroids.data() + (head * units.size() + u) * clusters * problem_.depth,
                       assignmentOf(head, units[u])});
@@ -167,20 +167,20 @@ class Attention {
     members_.reserve(heads);
     for (size_t head = 0; head < heads; head++) members_.emplace_back(environment().allocator, geometry_);
     forUnits(heads, units, [&](size_t head, int64_t unit) {
-      const Problem::VisibleKeys keys = visibleOf(head, unit);
+      const VisibleKeys::Part keys = visibleOf(head, unit);
       members_[head].sort(geometry_, unit, keys.index, keys.count, assignmentOf(head, unit));
     });
     if (!made_) return;
     std::fill_n(made_->keyClusters, levels * heads * shape.keys, -1);
     forUnits(heads, units, [&](size_t head, int64_t unit) {
       int32_t* target = made_->keyClusters + (geometry_.levelOf(unit) * heads + head) * shape.keys;
-      const Problem::VisibleKeys keys = visibleOf(head, unit);
+      const VisibleKeys::Part keys = visibleOf(head, unit);
       const int32_t* source = assignmentOf(head, unit);
       for (size_t n = 0; n < keys.count; n++) target[keyNumber(keys, n)] = source[n];
     });
   }
 
-  static int64_t keyNumber(const Problem::VisibleKeys& keys, size_t n) {
+  static int64_t keyNumber(const VisibleKeys::Part& keys, size_t n) {
     return keys.index ? keys.index[n] : keys.first + static_cast<int64_t>(n);
   }
 

@@ -9,9 +9,6 @@
 
 namespace onnxrewrite::multipole {
 
-// Queries, keys or centroids per tile of lanes.
-constexpr size_t kTile = 64;
-
 // Assigns points to their nearest centroids, a tile of points at a time.
 class Assigner {
  public:

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "../native/float16.h"
-#include "cpu_softmax.h"
+#include "../native/attention_output.h"
+#include "../native/visible_keys.h"
 #include "geometry.h"
 
 namespace onnxrewrite::multipole {
@@ -19,13 +19,6 @@ struct Operands {
   const bool* keyMask;  // [batch][keys], or null
 };
 
-// Where results go, in float32 or float16.
-struct Output {
-  void* data;       // [batch][heads][queries][valueDim]
-  void* logSumExp;  // [batch][heads][queries], or null
-  bool isHalf;
-};
-
 // The discontinuous steps, exchanged with the reference in tests (reference.ts, MultipoleChoices).
 struct Choices {
   int32_t* keyClusters;     // [levels][batch][kvHeads][keys], -1 where hidden or not needed
@@ -37,7 +30,7 @@ struct Choices {
 class Problem {
  public:
   Problem(const Environment& environment, const Parameters& parameters, const Shape& shape,
-          const Operands& operands, const Output& output)
+          const Operands& operands, const AttentionOutput& output)
       : environment(environment),
         parameters(parameters),
         shape(shape),
@@ -46,8 +39,8 @@ class Problem {
         size(roundUpToLanes(shape.valueDim)),
         multiplier(parameters.scale.value_or(1.f / std::sqrt(static_cast<float>(shape.headDim))) * kLog2E),
         operands_(operands),
-        output_(output) {
-    listVisibleKeys();
+        output_(output),
+        visible_(operands.keyMask, shape.batch, shape.keys) {
     checkFinite();
   }
 
@@ -79,27 +72,14 @@ class Problem {
             size, !finite_.empty() && !finite_[kvHead]};
   }
 
-  // The visible keys of a range: count of them in `index`, or all from `first` on when index is null.
-  struct VisibleKeys {
-    const int32_t* index;
-    int64_t first;
-    size_t count;
-  };
-  VisibleKeys visibleKeys(size_t batch, Span range) const {
-    if (range.empty()) return {nullptr, 0, 0};
-    if (!operands_.keyMask) return {nullptr, range.begin, static_cast<size_t>(range.end - range.begin)};
-    const std::vector<int32_t>& list = visible_[batch];
-    const auto begin = std::lower_bound(list.begin(), list.end(), range.begin);
-    const auto end = std::lower_bound(begin, list.end(), range.end);
-    return {list.data() + (begin - list.begin()), 0, static_cast<size_t>(end - begin)};
-  }
+  VisibleKeys::Part visibleKeys(size_t batch, Span range) const { return visible_.in(batch, range); }
 
   // Lets the queries of `rows`, at most kTile of one segment, attend to the visible keys of a range.
   void attendRange(TileSoftmax& tile, size_t head, Span rows, Span range) const {
     tile.start(queriesOf(head).from(static_cast<size_t>(rows.begin)),
                static_cast<size_t>(rows.end - rows.begin), multiplier);
     if (geometry.causal) range.end = std::min(range.end, geometry.position(rows.end - 1) + 1);
-    const VisibleKeys keys = visibleKeys(batchOf(head), range);
+    const VisibleKeys::Part keys = visibleKeys(batchOf(head), range);
     if (keys.count == 0) return;
     const KeyValue kv = keyValueOf(kvHeadOf(head));
     if (geometry.causal) {
@@ -112,34 +92,11 @@ class Problem {
   // Stores row sums / sum (zeros when sum is zero) and the log-sum-exp of a row; past rows have none.
   void write(size_t head, int64_t row, float* sums, float max, float sum) const {
     if (row < geometry.past) return;
-    const size_t at = head * shape.queries + static_cast<size_t>(row - geometry.past);
-    const float gain = sum == 0 ? 0.f : 1.f / sum;
-    environment.simd.scaleRows(sums, size, 1, size, &gain);
-    store(output_.data, at * shape.valueDim, sums, shape.valueDim);
-    if (!output_.logSumExp) return;
-    const float logSumExp = sum == 0 ? kMinusInfinity : (max + std::log2(sum)) * kLn2;
-    store(output_.logSumExp, at, &logSumExp, 1);
+    output_.write(environment.simd, head * shape.queries + static_cast<size_t>(row - geometry.past), sums,
+                  shape.valueDim, max, sum);
   }
 
  private:
-  void store(void* target, size_t at, const float* values, size_t count) const {
-    if (output_.isHalf) {
-      std::transform(values, values + count, static_cast<uint16_t*>(target) + at, toHalf);
-    } else {
-      std::copy_n(values, count, static_cast<float*>(target) + at);
-    }
-  }
-
-  void listVisibleKeys() {
-    if (!operands_.keyMask) return;
-    visible_.resize(shape.batch);
-    for (size_t b = 0; b < shape.batch; b++) {
-      for (size_t n = 0; n < shape.keys; n++) {
-        if (operands_.keyMask[b * shape.keys + n]) visible_[b].push_back(static_cast<int32_t>(n));
-      }
-    }
-  }
-
   // Only where rows of one tile see different keys can a value that is not finite leak through a weight of
   // zero, and only under causality may it not.
   void checkFinite() {
@@ -154,9 +111,9 @@ class Problem {
   }
 
   const Operands operands_;
-  const Output output_;
-  std::vector<std::vector<int32_t>> visible_;  // by batch row, empty without a mask
-  std::vector<char> finite_;                   // by key head, empty when it does not matter
+  const AttentionOutput output_;
+  const VisibleKeys visible_;
+  std::vector<char> finite_;  // by key head, empty when it does not matter
 };
 
 }  // namespace onnxrewrite::multipole

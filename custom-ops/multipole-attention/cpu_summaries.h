@@ -1,7 +1,8 @@
 // Stage 1 (operator README, step 5): what each query cluster keeps of each key cluster.
 #pragma once
 
-#include "cpu_softmax.h"
+#include "../native/tile_softmax.h"
+#include "cpu_clustering.h"
 #include "geometry.h"
 
 namespace onnxrewrite::multipole {

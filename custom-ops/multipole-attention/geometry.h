@@ -8,15 +8,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "../native/span.h"
 #include "parameters.h"
 
 namespace onnxrewrite::multipole {
-
-// Half-open range.
-struct Span {
-  int64_t begin, end;
-  bool empty() const { return begin >= end; }
-};
 
 class Geometry {
  public:

@@ -1,6 +1,7 @@
 // Inputs and outputs of a MultipoleAttention node, as kernels of all execution providers take them from ONNX Runtime.
 #pragma once
 
+#include "../native/attention_shapes.h"
 #include "attributes.h"
 
 namespace onnxrewrite::multipole {
@@ -16,12 +17,6 @@ inline Ports inputs(ort::ElementType type) {
 }
 inline Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}, {type, ort::kOptional}}; }
 
-inline std::string describe(const std::vector<int64_t>& dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); i++) text += (i ? "," : "") + std::to_string(dims[i]);
-  return text + "]";
-}
-
 struct Tensors {
   explicit Tensors(const RunContext& context)
       : query(*context.input(kQuery)),
@@ -32,25 +27,12 @@ struct Tensors {
 
   // Throws where shapes do not fit each other or the attributes.
   Shape shape(const Parameters& parameters) const {
-    requireRank(query, "query", 4);
-    requireRank(key, "key", 4);
-    requireRank(value, "value", 4);
+    checkShapes(kOpType, query, key, value);
     const auto &q = query.dims, &k = key.dims, &v = value.dims;
-    if (k[0] != q[0] || k[3] != q[3] || (k[1] == 0 ? q[1] != 0 : q[1] % k[1] != 0)) {
-      refuse("key " + describe(k) + " does not fit query " + describe(q));
-    }
-    if (v[0] != k[0] || v[1] != k[1] || v[2] != k[2]) {
-      refuse("value " + describe(v) + " does not fit key " + describe(k));
-    }
-    if (mask) {
-      requireRank(*mask, "key_mask", 2);
-      if (mask->dims[0] != q[0] || mask->dims[1] != k[2]) {
-        refuse("key_mask " + describe(mask->dims) + " does not fit key " + describe(k));
-      }
-    }
+    if (mask) checkKeyMask(kOpType, *mask, q[0], k[2]);
     int64_t pastRows = 0;
     if (past) {
-      requireRank(*past, "past_query", 4);
+      requireRank(kOpType, *past, "past_query", 4);
       const auto& p = past->dims;
       if (p[0] != q[0] || p[1] != q[1] || p[3] != q[3]) {
         refuse("past_query " + describe(p) + " does not fit query " + describe(q));
@@ -68,13 +50,6 @@ struct Tensors {
 
   TensorView query, key, value;
   std::optional<TensorView> mask, past;
-
- private:
-  static void requireRank(const TensorView& tensor, const char* name, size_t rank) {
-    if (tensor.dims.size() == rank) return;
-    refuse(std::string(name) + " has shape " + describe(tensor.dims) + ", not " + std::to_string(rank) +
-           " dimensions");
-  }
 };
 
 // Shape of `lse`; with the value size, of `output`.

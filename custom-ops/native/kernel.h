@@ -16,6 +16,10 @@
 
 namespace onnxrewrite {
 
+[[noreturn]] inline void refuse(const char* op, const std::string& message) {
+  throw ort::Error(ort::kInvalidArgument, std::string(op) + ": " + message);
+}
+
 // Attributes of the node that a kernel is made for.
 class NodeAttributes {
  public:
@@ -44,6 +48,13 @@ class NodeAttributes {
     if (!found(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size))) return std::nullopt;
     std::vector<int64_t> values(size);
     ort::check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
+    return values;
+  }
+  std::optional<std::vector<float>> reals(const char* name) const {
+    size_t size = 0;
+    if (!found(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size))) return std::nullopt;
+    std::vector<float> values(size);
+    ort::check(api_, api_.KernelInfoGetAttributeArray_float(info_, name, values.data(), &size));
     return values;
   }
 

@@ -43,6 +43,7 @@ enum ElementType : int32_t {
   kDouble = 11,
   kUint32 = 12,
   kUint64 = 13,
+  kBfloat16 = 16,
   kUint4 = 21,
   kInt4 = 22,
 };
@@ -104,6 +105,8 @@ enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
   X(64, Status*, GetTensorShapeElementCount, (const TensorTypeAndShapeInfo*, size_t* out))                    \
   X(65, Status*, GetTensorTypeAndShape, (const Value*, TensorTypeAndShapeInfo** out))                         \
   X(67, Status*, GetValueType, (const Value*, OnnxType* out))                                                 \
+  X(68, Status*, CreateMemoryInfo,                                                                            \
+    (const char* name, AllocatorType, int device, MemoryType, MemoryInfo** out))                              \
   X(69, Status*, CreateCpuMemoryInfo, (AllocatorType, MemoryType, MemoryInfo** out))                          \
   X(75, Status*, AllocatorAlloc, (Allocator*, size_t bytes, void** out))                                      \
   X(76, Status*, AllocatorFree, (Allocator*, void* memory))                                                   \
@@ -130,6 +133,8 @@ enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
   X(124, Status*, AddFreeDimensionOverrideByName, (SessionOptions*, const char* name, int64_t value))         \
   X(130, Status*, AddSessionConfigEntry, (SessionOptions*, const char* key, const char* value))               \
   X(132, void, ReleaseAllocator, (Allocator*))                                                                \
+  X(162, Status*, KernelInfoGetAttributeArray_float,                                                          \
+    (const KernelInfo*, const char* name, float* out, size_t* size))                                          \
   X(163, Status*, KernelInfoGetAttributeArray_int64,                                                          \
     (const KernelInfo*, const char* name, int64_t* out, size_t* size))                                        \
   X(165, Status*, AddRunConfigEntry, (RunOptions*, const char* key, const char* value))                       \
@@ -147,6 +152,8 @@ enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
     (const KernelContext*, int version, int resource, void** out))                                            \
   X(274, Status*, KernelContext_ParallelFor,                                                                  \
     (const KernelContext*, void (*run)(void*, size_t), size_t total, size_t batches, void* state))            \
+  X(277, Status*, KernelContext_GetScratchBuffer,                                                             \
+    (const KernelContext*, const MemoryInfo*, size_t bytes, void** out))                                      \
   X(279, Status*, AddExternalInitializersFromFilesInMemory,                                                   \
     (SessionOptions*, const char* const* names, char* const* buffers, const size_t* sizes, size_t count))
 

@@ -16,6 +16,8 @@ namespace onnxrewrite {
 
 // Widths, depths and panel sizes of all kernels are multiples of this many floats.
 constexpr size_t kLanes = 16;
+// Most queries, keys or centroids that the operators put in one tile of lanes.
+constexpr size_t kTile = 64;
 
 constexpr size_t roundUpToLanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -36,7 +38,7 @@ struct Rows {
 struct Simd {
   const char* name;
 
-  // ---- tile kernels: width and depth are multiples of kLanes ----
+  // ---- tile kernels: width, and the depth of whole rows, are multiples of kLanes ----
 
   // tile[d][lane] = multiplier * rows[lane][d]; lanes from `count` on are zero.
   void (*loadTile)(float* tile, size_t width, Rows rows, size_t count, size_t depth, float multiplier);
@@ -44,7 +46,7 @@ struct Simd {
   // number index[lane] (number `lane` when index is null); with `keep` null the rows are only written.
   void (*mergeTile)(float* rows, size_t stride, const int32_t* index, size_t count, const float* tile,
                     size_t width, size_t depth, const float* keep, const float* gain);
-  // scores[n][lane] = keys[n] . tile[][lane]
+  // scores[n][lane] = keys[n] . tile[][lane] over the first `depth` dimensions, any number
   void (*scoreTile)(float* scores, const float* tile, size_t width, size_t depth, Rows keys, size_t count);
   // sums[e][lane] += sum over n of weights[n][lane] * values[n][e]
   void (*accumulateTile)(float* sums, size_t width, size_t size, const float* weights, Rows values,

@@ -1,13 +1,14 @@
 // Exact attention of one tile of queries over any keys: an online softmax in base 2, one query per lane.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
-#include "cpu_clustering.h"
+#include "environment.h"
 
-namespace onnxrewrite::multipole {
+namespace onnxrewrite {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -56,37 +57,51 @@ class TileSoftmax {
   }
 
   size_t width() const { return width_; }
+  // [depth][width()]
   const float* tile() const { return tile_.data(); }
+  // tile[d][] *= factor[d]
+  void scaleDimensions(const float* factor) { simd_.scaleRows(tile_.data(), width_, depth_, width_, factor); }
 
   // Attends to keys index[0 .. count), or to the `count` keys from `first` on when index is null.
   void attend(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
-    forBlocks(index, first, count, [&](const int32_t* list, int64_t from, size_t n) {
-      score(kv, list, from, n);
-      accumulate(kv, list, from, n);
-    });
+    attend(kv, index, first, count, depth_, [](float*, const int32_t*, int64_t, size_t) {});
   }
 
-  // The same where lane l sees only keys up to lastKey + l; `index` ascends.
+  // The same by the first `depth` dimensions of queries and keys. adjust(scores, list, from, n) may change the
+  // scores [n][width()] of the keys list[0 .. n), or of those from `from` on, before they enter the softmax.
+  template <class Adjust>
+  void attend(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, size_t depth,
+              const Adjust& adjust) {
+    for (size_t n = 0; n < count; n += kBlock) {
+      const int32_t* list = index ? index + n : nullptr;
+      const int64_t from = first + static_cast<int64_t>(n);
+      const size_t block = std::min(kBlock, count - n);
+      score(kv, list, from, block, depth);
+      adjust(scores_.data(), list, from, block);
+      accumulate(kv, list, from, block);
+    }
+  }
+
+  // Where lane l sees only keys up to lastKey + l; `index` ascends.
   void attendCausally(const KeyValue& kv, const int32_t* index, int64_t first, size_t count,
                       int64_t lastKey) {
-    forBlocks(index, first, count, [&](const int32_t* list, int64_t from, size_t n) {
-      score(kv, list, from, n);
-      const int64_t last = list ? list[n - 1] : from + static_cast<int64_t>(n) - 1;
-      if (last > lastKey) {
-        simd_.hideEarlierLanes(scores_.data(), width_, n, list,
-                               static_cast<int32_t>((list ? 0 : from) - lastKey));
-      }
-      accumulate(kv, list, from, n);
+    attend(kv, index, first, count, depth_, [&](float*, const int32_t* list, int64_t from, size_t n) {
+      hideLaterKeys(list, from, n, lastKey);
     });
   }
 
-  // The same for lanes where shown is -1; 0 hides the keys.
+  // For lanes where shown is -1; 0 hides the keys.
   void attendShown(const KeyValue& kv, const int32_t* index, size_t count, const int32_t* shown) {
-    forBlocks(index, 0, count, [&](const int32_t* list, int64_t from, size_t n) {
-      score(kv, list, from, n);
-      simd_.hideLanes(scores_.data(), width_, n, shown);
-      accumulate(kv, list, from, n);
+    attend(kv, index, 0, count, depth_, [&](float* scores, const int32_t*, int64_t, size_t n) {
+      simd_.hideLanes(scores, width_, n, shown);
     });
+  }
+
+  // For adjust: lane l sees only keys up to lastKey + l.
+  void hideLaterKeys(const int32_t* list, int64_t from, size_t n, int64_t lastKey) {
+    const int64_t last = list ? list[n - 1] : from + static_cast<int64_t>(n) - 1;
+    if (last <= lastKey) return;
+    simd_.hideEarlierLanes(scores_.data(), width_, n, list, static_cast<int32_t>((list ? 0 : from) - lastKey));
   }
 
   // Adds to row index[lane] (row `lane` when null): row = row * keep[lane] + sums * gain[lane].
@@ -95,16 +110,9 @@ class TileSoftmax {
   }
 
  private:
-  template <class Step>
-  void forBlocks(const int32_t* index, int64_t first, size_t count, const Step& step) {
-    for (size_t n = 0; n < count; n += kBlock) {
-      step(index ? index + n : nullptr, first + static_cast<int64_t>(n), std::min(kBlock, count - n));
-    }
-  }
-
-  void score(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
+  void score(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, size_t depth) {
     const Rows keys = index ? kv.keys(index) : kv.keys(nullptr).from(static_cast<size_t>(first));
-    simd_.scoreTile(scores_.data(), tile_.data(), width_, depth_, keys, count);
+    simd_.scoreTile(scores_.data(), tile_.data(), width_, depth, keys, count);
   }
 
   void accumulate(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
@@ -123,4 +131,4 @@ class TileSoftmax {
   Buffer<float> tile_, scores_, sums_;
 };
 
-}  // namespace onnxrewrite::multipole
+}  // namespace onnxrewrite
