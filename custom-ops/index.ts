@@ -1,5 +1,6 @@
+import { elementwiseAttention } from './elementwise-attention/operator.js';
 import { multipoleAttention } from './multipole-attention/operator.js';
 import type { OperatorDefinition } from './operator.js';
 
 /** Every operator; the first is the one that `rewrite` uses unless told otherwise. */
-export const OPERATORS: readonly OperatorDefinition[] = [multipoleAttention];
+export const OPERATORS: readonly OperatorDefinition[] = [multipoleAttention, elementwiseAttention];
