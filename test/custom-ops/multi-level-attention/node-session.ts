@@ -137,8 +137,9 @@ export class NodeSessions {
   }
 
   async release(): Promise<void> {
-    for (const session of this.#sessions.values()) await (await session).release();
+    const created = await Promise.allSettled(this.#sessions.values());
     this.#sessions.clear();
+    for (const session of created) if (session.status === 'fulfilled') await session.value.release();
   }
 
   #feeds(
