@@ -1,11 +1,11 @@
-import { openModelFile } from '../rewriter/onnx/model-file.js';
+import { InputError } from '../rewriter/errors.js';
 import type { RuntimeDescription } from '../rewriter/validation.js';
-import { fileSource, generatedSource, type InputSource } from './data/input-source.js';
-import { modelInputs } from './data/model-inputs.js';
-import { repeatBatch } from './data/repeat-batch.js';
+import { feedsOf, type InputRequest } from './bench-inputs.js';
+import { sequenceLength } from './data/input-source.js';
 import type { TensorValue } from './data/tensor.js';
 import { peakMemory } from './peak-memory.js';
 import type { Progress } from './runtime/jobs.js';
+import type { Provider } from './runtime/providers.js';
 import { refusable } from './runtime/refusable.js';
 import { type ModelSession, openSession } from './runtime/session.js';
 
@@ -15,80 +15,113 @@ export interface Contender {
   readonly stock: boolean;
 }
 
-export interface BenchRequest {
+export interface BenchRequest extends InputRequest {
   readonly contenders: readonly Contender[];
-  /** Input file; null for generated inputs. */
-  readonly inputs: string | null;
-  /** Lengths of generated inputs, or of the text to take; null in place of one for the inputs as they are. */
-  readonly lengths: readonly (number | null)[];
-  readonly batch: number;
+  readonly provider: Provider;
   /** Threads of one operator; null for the runtime's choice. */
   readonly threads: number | null;
-  /** Timed runs at each length, after one that is not timed. */
+  /** Timed runs, after one that is not timed. */
   readonly runs: number;
 }
 
 export interface BenchResult {
+  /** Tokens; null for inputs without a sequence. */
+  readonly length: number | null;
   /** By contender. */
-  readonly runtimes: readonly RuntimeDescription[];
-  /** By contender, length and run. */
-  readonly ms: readonly (readonly (readonly number[])[])[];
+  readonly timings: readonly ContenderTiming[];
   /** Peak resident memory of this process: what a model takes when it is the only one. */
   readonly peak_bytes: number;
+  /** The same when the models were loaded and nothing had run yet. */
+  readonly loaded_bytes: number;
+}
+
+export interface ContenderTiming {
+  /** Null where the model does not take the inputs. */
+  readonly runtime: RuntimeDescription | null;
+  /** One number a run; those before a failure count for nothing. */
+  readonly ms: readonly number[];
+  /** Why the model does not take the inputs, or what the runtime says where it refuses; null where it runs. */
+  readonly failure: string | null;
 }
 
 /** Idle threads of a session go on looking for work for a moment: long enough to be in the next one's way. */
 const PAUSE_MS = 20;
 
+interface Entry {
+  readonly model: string;
+  readonly session: ModelSession;
+  readonly feeds: ReadonlyMap<string, TensorValue>;
+  readonly ms: number[];
+  failure: string | null;
+}
+
 /**
- * Times models against each other in one process: at every length all run once to warm up, then take turns, so
- * that whatever else the machine does falls on all of them.
- * @throws InputError when a model or its inputs are bad
+ * Times models against each other in one process, at one length: all run once to warm up, then take turns, so
+ * that whatever else the machine does falls on all of them. The first steps of the progress load the contenders,
+ * one each; later steps are runs, and step `n` belongs to contender `n` modulo their number.
+ * @throws InputError when a model cannot be loaded, or none takes the inputs
  */
 export async function benchModels(request: BenchRequest, progress: Progress): Promise<BenchResult> {
-  const total = request.lengths.length * (request.runs + 1) * request.contenders.length;
-  const entries: { readonly session: ModelSession; readonly source: InputSource; readonly ms: number[][] }[] =
-    [];
-  for (const { model, stock } of request.contenders) {
-    progress(0, total, `loading ${model}`);
-    const opened = openModelFile(model);
-    const inputs = modelInputs(opened.model);
-    opened.close();
-    const source =
-      request.inputs === null ? generatedSource(inputs, 'single') : fileSource(request.inputs, inputs);
-    const session = await refusable(model, () =>
-      openSession(
-        { file: model },
-        {
-          ...(request.threads === null ? {} : { threads: request.threads }),
-          ...(stock ? { stock } : {}),
-        },
-      ),
-    );
-    entries.push({ session, source, ms: [] });
+  const { contenders, length, runs } = request;
+  const total = (runs + 2) * contenders.length;
+  const at = length === null ? '' : ` at ${length} tokens`;
+  const entries: (Entry | InputError)[] = [];
+  for (const [n, contender] of contenders.entries()) {
+    progress(n, total, `loading ${contender.model}${at}`);
+    entries.push(await open(contender, request));
   }
-  let step = 0;
-  for (const length of request.lengths) {
-    const feeds = entries.map(({ source }) => repeatBatch(source.at(length), request.batch));
-    for (const { ms } of entries) ms.push([]);
-    for (let run = -1; run < request.runs; run++) {
-      for (const [n, { session, ms }] of entries.entries()) {
-        const { model } = request.contenders[n]!;
-        progress(step++, total, run < 0 ? `warming up ${model}` : `timing ${model}`);
-        await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
-        const taken = await refusable(model, () => timed(session, feeds[n]!));
-        if (run >= 0) ms.at(-1)!.push(taken);
+  const ready = entries.filter((entry): entry is Entry => !(entry instanceof InputError));
+  if (ready.length === 0) throw entries[0];
+  const loaded = peakMemory();
+  for (let run = -1; run < runs; run++) {
+    for (const [n, entry] of entries.entries()) {
+      if (entry instanceof InputError || entry.failure !== null) continue;
+      const label = `${run < 0 ? 'warming up' : 'timing'} ${entry.model}${at}`;
+      progress((run + 2) * contenders.length + n, total, label);
+      await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
+      try {
+        const ms = await timed(entry);
+        if (run >= 0) entry.ms.push(ms);
+      } catch (error) {
+        entry.failure = (error as Error).message;
       }
     }
   }
   return {
-    runtimes: entries.map(({ session }) => session.runtime),
-    ms: entries.map(({ ms }) => ms),
+    length: length ?? sequenceLength(ready[0]!.feeds),
+    timings: entries.map(entry =>
+      entry instanceof InputError
+        ? { runtime: null, ms: [], failure: entry.message }
+        : { runtime: entry.session.runtime, ms: entry.ms, failure: entry.failure },
+    ),
     peak_bytes: peakMemory(),
+    loaded_bytes: loaded,
   };
 }
 
-async function timed(session: ModelSession, feeds: ReadonlyMap<string, TensorValue>): Promise<number> {
+/**
+ * Loads a contender with its inputs, or tells why it does not take them.
+ * @throws InputError when the model cannot be loaded
+ */
+async function open({ model, stock }: Contender, request: BenchRequest): Promise<Entry | InputError> {
+  const { provider, threads } = request;
+  let feeds: Entry['feeds'];
+  try {
+    feeds = feedsOf(model, request);
+  } catch (error) {
+    if (error instanceof InputError) return error;
+    throw error;
+  }
+  const session = await refusable(model, () =>
+    openSession(
+      { file: model },
+      { provider, ...(threads === null ? {} : { threads }), ...(stock ? { stock } : {}) },
+    ),
+  );
+  return { model, session, feeds, ms: [], failure: null };
+}
+
+async function timed({ session, feeds }: Entry): Promise<number> {
   const start = performance.now();
   await session.run(feeds);
   return performance.now() - start;

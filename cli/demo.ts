@@ -17,6 +17,7 @@ import { writeReport } from './report-file.js';
 import { rewriteFile } from './rewrite-file.js';
 import { describeRuntime } from './runtime/describe-runtime.js';
 import { runJob } from './runtime/run-job.js';
+import { mean, median } from './statistics.js';
 import { colors, note, print, table } from './terminal.js';
 
 /**
@@ -208,14 +209,4 @@ function renderMeasurements(timing: Timing, metric: Metric, { outputs }: LengthV
 
 function shown(file: string): string {
   return relative(process.cwd(), file);
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }

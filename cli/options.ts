@@ -34,7 +34,21 @@ export function errorBudget(text: string): number {
   return value;
 }
 
-/** Parser of `--length`, which takes several numbers: `--length 512 4096`, `--length 512,4096`, or repeated. */
-export function lengths(text: string, previous: readonly number[] = []): readonly number[] {
-  return [...previous, ...text.split(',').map(positiveInteger)];
+/** Parser of a length in tokens: `4096`, or `4k` for the same. */
+export function tokens(text: string): number {
+  const match = /^(\d+)(k?)$/i.exec(text.trim());
+  const value = match === null ? 0 : Number(match[1]) * (match[2] === '' ? 1 : 1024);
+  if (!Number.isSafeInteger(value) || value < 1) {
+    throw new InvalidArgumentError('Expected a number of tokens, such as 4096 or 4k.');
+  }
+  return value;
+}
+
+function severalTokens(text: string, previous: readonly number[] = []): readonly number[] {
+  return [...previous, ...text.split(',').map(tokens)];
+}
+
+/** The option `length` of verbs that take several lengths: `--lengths 512,4k`, `--length 512 4k`, or repeated. */
+export function lengthsOption(description: string): Option {
+  return new Option('--lengths, --length <n...>', description).argParser(severalTokens);
 }

@@ -2,7 +2,7 @@ import { extname } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { formatBytes, formatDuration } from '../rewriter/format.js';
 import { FileTransaction } from '../rewriter/onnx/file-transaction.js';
-import { type CommonOptions, positiveInteger, withCommonOptions } from './options.js';
+import { type CommonOptions, positiveInteger, tokens, withCommonOptions } from './options.js';
 import type { RunResult } from './run-model.js';
 import { describeRuntime } from './runtime/describe-runtime.js';
 import { runJob } from './runtime/run-job.js';
@@ -27,7 +27,7 @@ export function runCommand(): Command {
       .description('Run a model, and show its outputs, time and peak memory.')
       .argument('<model>', 'model file')
       .option('--inputs <file>', 'inputs: .npz or .json by input name, or text for byte-level models')
-      .option('--length <n>', 'length of generated inputs, or of the text to take', positiveInteger)
+      .option('--length <n>', 'length of generated inputs, or of the text to take', tokens)
       .option('-o, --output <file>', 'store the outputs as .npz or .json', saveTarget)
       .option('--threads <n>', 'threads of one operator', positiveInteger)
       .option('--repeat <n>', 'number of timed runs', positiveInteger, 1),

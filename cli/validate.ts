@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { DEFAULT_BUDGETS } from '../rewriter/validation.js';
 import { ExitCode } from './exit-codes.js';
-import { type CommonOptions, errorBudget, lengths, withCommonOptions } from './options.js';
+import { type CommonOptions, errorBudget, lengthsOption, withCommonOptions } from './options.js';
 import { renderValidation } from './render-validation.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
@@ -17,7 +17,7 @@ export interface ValidationOptions {
 /** Adds the options that say how models are compared. */
 export function withValidationOptions(command: Command): Command {
   return command
-    .option('--length <n...>', 'validate at these lengths, in tokens', lengths)
+    .addOption(lengthsOption('validate at these lengths, in tokens'))
     .option('--inputs <file>', 'inputs: .npz or .json by input name, or text for byte-level models')
     .option(
       '--max-error <e>',

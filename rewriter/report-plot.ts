@@ -131,7 +131,7 @@ function ticksOf(axis: Axis, scale: Scale): readonly number[] {
   if (axis.ticks !== undefined) return axis.ticks;
   if (axis.scale === 'linear') return scale.ticks(5);
   const [low, high] = scale.domain() as [number, number];
-  const wide = high / low > 150;
+  const wide = high / low > 2000;
   return scale.ticks().filter(tick => {
     const leading = Math.round(tick / 10 ** Math.floor(Math.log10(tick) + 1e-9));
     return leading === 1 || (!wide && (leading === 2 || leading === 5));

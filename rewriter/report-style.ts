@@ -65,7 +65,7 @@ td small { min-width: 9rem; }
 .legend { margin: 1rem 0 0; color: var(--soft); font-size: .85rem; }
 .swatch { display: inline-block; width: .8rem; height: .5rem; border-radius: .15rem; margin-left: .4rem; }
 .swatch.budget { width: 2px; height: .8rem; background: var(--bad); vertical-align: -.1rem; }
-.soft { color: var(--soft); }
+.plot-legend .soft { color: var(--soft); white-space: nowrap; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18.5rem), 1fr)); gap: 1.2rem 1.6rem; margin: .6rem 0 1.4rem; }
 .plot { margin: 0; max-width: 34rem; }
 .plot figcaption { font-weight: 600; margin-bottom: .5rem; }
@@ -101,7 +101,7 @@ footer pre { color: var(--ink); }
   tr { border-top: 1px solid var(--line); padding: .6rem 0; }
   th, td { border: 0; padding: .12rem 0; }
   td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; }
-  td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; }
+  td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
   .bars { width: 100%; }
 }
 @media print { body { max-width: none; padding: 0; } footer, .facts > div, .plot, tr { break-inside: avoid; } }

@@ -3,6 +3,7 @@ import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js
 import { customNodes } from '../../custom-ops/runtime/node/placement.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { isElementType, type TensorValue } from '../data/tensor.js';
+import { PROVIDERS, type Provider } from './providers.js';
 
 /** A model ready to run. */
 export interface ModelSession {
@@ -26,6 +27,8 @@ export type ModelLocation =
   | { readonly bytes: Uint8Array; readonly folder: string };
 
 export interface SessionOptions {
+  /** `cpu` when absent. */
+  readonly provider?: Provider;
   /** Threads of one operator; the runtime's choice when absent. */
   readonly threads?: number;
   /** Set to load fast at the price of running slower: leaves the graph as it is. */
@@ -45,8 +48,9 @@ export async function openSession(
   location: ModelLocation,
   options: SessionOptions = {},
 ): Promise<ModelSession> {
+  const { provider = 'cpu' } = options;
   const settings: OnnxRuntimeSession.SessionOptions = {
-    executionProviders: ['cpu'],
+    executionProviders: [provider],
     ...FATAL_ONLY,
     ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads }),
     ...(options.unoptimized ? { graphOptimizationLevel: 'disabled' } : {}),
@@ -63,7 +67,7 @@ export async function openSession(
     runtime: {
       name: 'onnxruntime-node',
       version: env.versions.node ?? 'of unknown version',
-      execution_provider: 'CPU',
+      execution_provider: PROVIDERS[provider],
       custom_operators: customOperators(session, 'file' in location ? location.file : location.bytes),
     },
     outputNames: session.outputNames,
