@@ -612,6 +612,14 @@ static size_t selectLargest(int32_t* chosen, const float* values, size_t count, 
   return size;
 }
 
+}  // namespace ONNXREWRITE_SIMD
+}  // namespace onnxrewrite
+
+#include "../../elementwise-attention/cpu_vectors.h"
+
+namespace onnxrewrite {
+namespace ONNXREWRITE_SIMD {
+
 static constexpr Simd table = {
     ONNXREWRITE_SIMD_NAME,
     loadTile,
@@ -636,6 +644,7 @@ static constexpr Simd table = {
     addScaled,
     allFinite,
     selectLargest,
+    &elementwise_kernels::vectors,
 };
 
 }  // namespace ONNXREWRITE_SIMD

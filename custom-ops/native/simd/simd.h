@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../../elementwise-attention/vectors.h"
+
 namespace onnxrewrite {
 
 // Widths, depths and panel sizes of all kernels are multiples of this many floats.
@@ -100,6 +102,10 @@ struct Simd {
   // Indices of the `wanted` largest strictly positive values, ascending, ties to the lowest index; no value
   // is negative. Returns how many there are.
   size_t (*selectLargest)(int32_t* chosen, const float* values, size_t count, size_t wanted);
+
+  // ---- kernels of one operator, declared in its folder ----
+
+  const elementwise::Vectors* elementwise;
 };
 
 // The best table for this processor. The environment variable ONNX_REWRITE_SIMD (avx512, avx2, baseline)

@@ -1,0 +1,173 @@
+// Implementation of elementwise::Vectors, part of simd/kernels.h: compiled once per instruction set.
+//
+// Sums stand in registers while a few rows go by. A key smaller than the offset changes the scale of all sums;
+// since that is rare after the first keys, a stretch of rows is looked through before it is added, and pays for
+// rescaling only if it holds such a key. Both ways give the same bits: a scale that stays is exactly 1.
+
+namespace onnxrewrite {
+namespace ONNXREWRITE_SIMD {
+namespace elementwise_kernels {
+
+using elementwise::Tile;
+
+// Rows between two looks at the offset.
+constexpr size_t kStretch = 16;
+
+constexpr float kLog2E = 1.44269504f;
+
+static inline __attribute__((always_inline)) Vec magnitude(Vec x) { return (Vec)((IntVec)x & 0x7fffffff); }
+
+// exp(a^2 - b^2), without squares that would swallow the difference.
+static inline __attribute__((always_inline)) Vec ratio(Vec a, Vec b) {
+  return exp2((a - b) * (a + b) * kLog2E);
+}
+
+static inline bool any(IntVec mask) {
+  int32_t bits = 0;
+  for (int i = 0; i < kWidth; i++) bits |= mask[i];
+  return bits != 0;
+}
+
+template <int Order>
+struct Sums {
+  Vec numerators[Order + 1], denominators[Order + 1], offset;
+
+  __attribute__((always_inline)) void read(const float* state, size_t lanes) {
+#pragma GCC unroll 17
+    for (int n = 0; n <= Order; n++) {
+      numerators[n] = load(state + n * lanes);
+      denominators[n] = load(state + (Order + 1 + n) * lanes);
+    }
+    offset = load(state + 2 * (Order + 1) * lanes);
+  }
+  __attribute__((always_inline)) void write(float* state, size_t lanes) const {
+#pragma GCC unroll 17
+    for (int n = 0; n <= Order; n++) {
+      store(state + n * lanes, numerators[n]);
+      store(state + (Order + 1 + n) * lanes, denominators[n]);
+    }
+    store(state + 2 * (Order + 1) * lanes, offset);
+  }
+  __attribute__((always_inline)) void lower(Vec least) {
+    const Vec factor = ratio(least, offset);
+#pragma GCC unroll 17
+    for (int n = 0; n <= Order; n++) {
+      numerators[n] *= factor;
+      denominators[n] *= factor;
+    }
+    offset = least;
+  }
+  __attribute__((always_inline)) void add(Vec key, Vec value) {
+    Vec term = ratio(offset, magnitude(key));
+#pragma GCC unroll 17
+    for (int n = 0; n <= Order; n++) {
+      denominators[n] += term;
+      numerators[n] += term * value;
+      term *= key;
+    }
+  }
+  // With n-th coefficient 2^n / n!, by Horner's rule in 2 q: ((s_t 2q/t + s_{t-1}) 2q/(t-1) + ...) 2q/1 + s_0.
+  __attribute__((always_inline)) Vec mean(Vec query) const {
+    Vec numerator = numerators[Order], denominator = denominators[Order];
+#pragma GCC unroll 17
+    for (int n = Order; n > 0; n--) {
+      const Vec factor = query * (2.f / static_cast<float>(n));
+      numerator = numerator * factor + numerators[n - 1];
+      denominator = denominator * factor + denominators[n - 1];
+    }
+    return select(denominators[0] > 0.f, numerator / denominator, Vec{});
+  }
+};
+
+template <int Order, bool Keys, bool Means, bool Lowering>
+static inline __attribute__((always_inline)) void sweepStretch(Sums<Order>& sums, const Tile& tile, size_t lane,
+                                                              size_t first, size_t last) {
+  for (size_t n = first; n < last; n++) {
+    const size_t at = n * tile.stride + lane;
+    if (Keys && (!tile.visible || tile.visible[n])) {
+      const Vec key = load(tile.key + at);
+      if (Lowering) {
+        const Vec size = magnitude(key);
+        sums.lower(select(size < sums.offset, size, sums.offset));
+      }
+      sums.add(key, load(tile.value + at));
+    }
+    if (Means) store(tile.output + at, sums.mean(load(tile.query + at)));
+  }
+}
+
+template <int Order, bool Keys, bool Means>
+static void sweep(float* state, size_t lanes, const Tile& tile) {
+  for (size_t lane = 0; lane < lanes; lane += kWidth) {
+    Sums<Order> sums;
+    sums.read(state + lane, lanes);
+    for (size_t first = 0; first < tile.rows; first += kStretch) {
+      const size_t last = first + kStretch < tile.rows ? first + kStretch : tile.rows;
+      Vec least = sums.offset;
+      for (size_t n = first; Keys && n < last; n++) {
+        const Vec size = magnitude(load(tile.key + n * tile.stride + lane));
+        least = !tile.visible || tile.visible[n] ? select(size < least, size, least) : least;
+      }
+      if (Keys && any(least < sums.offset)) {
+        sweepStretch<Order, Keys, Means, true>(sums, tile, lane, first, last);
+      } else {
+        sweepStretch<Order, Keys, Means, false>(sums, tile, lane, first, last);
+      }
+    }
+    if (Keys) sums.write(state + lane, lanes);
+  }
+}
+
+// sweep for an order that is known at run time only.
+template <bool Keys, bool Means, int Order = elementwise::kMostOrder>
+static void sweepOrder(float* state, size_t lanes, int order, const Tile& tile) {
+  if constexpr (Order > 2) {
+    if (order < Order) return sweepOrder<Keys, Means, Order - 2>(state, lanes, order, tile);
+  }
+  sweep<Order, Keys, Means>(state, lanes, tile);
+}
+
+static void join(float* state, size_t lanes, int order, const float* earlier) {
+  const size_t sums = 2 * (static_cast<size_t>(order) + 1);
+  for (size_t lane = 0; lane < lanes; lane += kWidth) {
+    const Vec a = load(state + sums * lanes + lane), b = load(earlier + sums * lanes + lane);
+    const Vec least = select(a < b, a, b);
+    const Vec gainA = ratio(least, a), gainB = ratio(least, b);
+    for (size_t n = 0; n < sums; n++) {
+      float* sum = state + n * lanes + lane;
+      store(sum, load(sum) * gainA + load(earlier + n * lanes + lane) * gainB);
+    }
+    store(state + sums * lanes + lane, least);
+  }
+}
+
+static void exact(const Tile& queries, size_t lanes, const Tile& keys, bool causal, size_t first) {
+  for (size_t lane = 0; lane < lanes; lane += kWidth) {
+    for (size_t row = 0; row < queries.rows; row++) {
+      const Vec query = load(queries.query + row * queries.stride + lane);
+      const size_t count = causal ? first + row + 1 : keys.rows;
+      Vec nearest = splat(elementwise::kEmptyOffset);
+      for (size_t n = 0; n < count; n++) {
+        if (keys.visible && !keys.visible[n]) continue;
+        const Vec distance = magnitude(query - load(keys.key + n * keys.stride + lane));
+        nearest = select(distance < nearest, distance, nearest);
+      }
+      Vec numerator{}, denominator{};
+      for (size_t n = 0; n < count; n++) {
+        if (keys.visible && !keys.visible[n]) continue;
+        const Vec weight = ratio(nearest, magnitude(query - load(keys.key + n * keys.stride + lane)));
+        numerator += weight * load(keys.value + n * keys.stride + lane);
+        denominator += weight;
+      }
+      store(queries.output + row * queries.stride + lane,
+            select(denominator > 0.f, numerator / denominator, Vec{}));
+    }
+  }
+}
+
+static constexpr elementwise::Vectors vectors = {sweepOrder<true, false>, sweepOrder<true, true>,
+                                                 sweepOrder<false, true>, join, exact};
+
+}  // namespace elementwise_kernels
+}  // namespace ONNXREWRITE_SIMD
+}  // namespace onnxrewrite
