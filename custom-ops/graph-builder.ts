@@ -211,6 +211,10 @@ export class GraphBuilder {
     return this.node('And', [a, b], DataType.BOOL);
   }
 
+  or(a: Value, b: Value): Value {
+    return this.node('Or', [a, b], DataType.BOOL);
+  }
+
   where(condition: Value, a: Operand, b: Operand): Value {
     const [left, right] = this.#operands(a, b);
     return this.node('Where', [condition, left, right], left.type);

@@ -78,6 +78,12 @@ const causal = (name: string, queries: number, shape?: Shape, changes?: Partial<
   small(name, true, queries, shape, changes);
 
 const GLOBAL = { segment: 0, window: 0, keyClusters: 16 } satisfies Partial<MultipoleParameters>;
+const CONTRACTED = {
+  ...GLOBAL,
+  retrieve: [0],
+  order: 1,
+  contracted: true,
+} satisfies Partial<MultipoleParameters>;
 const CLUSTERED = { data: 'clustered', valueDim: 8 } satisfies Shape;
 
 /** Name, seed by name, inputs by {@link caseInputs}: add cases freely, none depends on another. */
@@ -150,7 +156,7 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
   acausal('float16, clustered', 150, { ...CLUSTERED, float16: true, keyMask: 'padding', batch: 2 }),
   acausal('order 1', 120, {}, { order: 1 }),
   acausal('order 2', 120, {}, { order: 2 }),
-  acausal('contracted', 120, {}, { ...GLOBAL, retrieve: [0], order: 1, contracted: true }),
+  acausal('contracted', 120, {}, CONTRACTED),
   acausal('dyadic', 290, { headDim: 8, valueDim: 8 }, { segment: 16, hierarchy: 'dyadic' }),
   acausal(
     'dyadic, contiguous, masked',
@@ -163,6 +169,13 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
       window: 0,
     },
   ),
+  acausal('contracted, masked', 130, { batch: 2, queryHeads: 4, keyMask: 'all' }, CONTRACTED),
+  acausal('contracted, cross', 90, { keys: 140, valueDim: 8 }, CONTRACTED),
+  acausal('dyadic, short', 90, {}, { hierarchy: 'dyadic' }),
+  acausal('dyadic, cross', 60, { keys: 150 }, { segment: 16, hierarchy: 'dyadic' }),
+  acausal('dyadic, grouped heads', 170, { queryHeads: 4 }, { segment: 8, window: 2, hierarchy: 'dyadic' }),
+  acausal('dyadic, sliding', 170, {}, { segment: 8, hierarchy: 'dyadic', selection: 'sliding' }),
+  acausal('dyadic, cluster', 170, {}, { segment: 8, hierarchy: 'dyadic', selection: 'cluster' }),
   acausal(
     'large',
     1100,
@@ -214,6 +227,18 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
   causal('float16', 150, { float16: true }),
   causal('order 1', 120, {}, { order: 1 }),
   causal('dyadic', 290, { headDim: 8, valueDim: 8 }, { segment: 16, hierarchy: 'dyadic' }),
+  causal('dyadic, no retrieval', 150, {}, { segment: 8, retrieve: [0], hierarchy: 'dyadic' }),
+  causal(
+    'dyadic, masked',
+    203,
+    { batch: 2, keyMask: 'random' },
+    { segment: 8, hierarchy: 'dyadic', keyGrouping: 'contiguous' },
+  ),
+  causal('dyadic, window', 203, {}, { segment: 8, window: 2, hierarchy: 'dyadic', group: 20 }),
+  causal('dyadic, mass', 150, {}, { segment: 8, hierarchy: 'dyadic', retrieveMass: 0.1 }),
+  causal('dyadic, tile', 150, {}, { segment: 16, hierarchy: 'dyadic', selection: 'tile' }),
+  causal('dyadic, chunk with past', 60, { keys: 190, past: 130 }, { segment: 8, hierarchy: 'dyadic' }),
+  causal('dyadic, beyond the keys', 60, { keys: 50 }, { segment: 8, hierarchy: 'dyadic', causalOffset: 70 }),
   causal(
     'large',
     1100,

@@ -8,6 +8,7 @@ import { type ClusterLists, clusterAttention, unionLists } from './retrieval.js'
 import { gatherRows, rowBlocks } from './row-blocks.js';
 import { type Sizes, tileRows, times } from './sizes.js';
 import type { Summaries } from './summaries.js';
+import { unitCount } from './units.js';
 
 /** Rows of one query cluster that share one product with its summaries, and blocks of one batched product. */
 const BLOCK_ROWS = 32;
@@ -19,10 +20,11 @@ export interface Chunk {
   readonly segments: Value;
   readonly present: Value;
   /**
-   * Segments of the keys that rows of the chunk may see by summary, in the order of their columns: the clusters
-   * of a segment are `keyClusters` columns, all together J.
+   * Units of the keys that rows of the chunk may see by summary, in the order of their columns: the clusters of
+   * a unit are `keyClusters` columns, all together J. `summarized`: their places in the tables of summaries.
    */
   readonly columns: Value;
+  readonly summarized: Value;
   /** [B*H,rows,D] */
   readonly query: Value;
   /** Query cluster of each row, [B*H,rows]; `queryClusters` for a place of the grid without a row. */
@@ -40,9 +42,16 @@ export interface FarMask {
   readonly rowClass: Value;
 }
 
+/** What sliding pools of a chunk know of the rows before it. */
+export interface Tail {
+  /** [B*H,group-1,J'] with a last column more for retrieval by mass: see `pooledWeights`. */
+  readonly weights: Value;
+  /** Units of the J' columns. */
+  readonly columns: Value;
+}
+
 export interface ChunkResult extends SoftmaxPart {
-  /** What the next chunk needs for sliding pools: see `slidingSums`. */
-  readonly tail: Value | null;
+  readonly tail: Tail | null;
   /** [B*H,rows,J]: 1 where the row's pool retrieves the cluster; null without retrieval. */
   readonly selected: Value | null;
 }
@@ -58,7 +67,7 @@ export function retrieves({ retrieve, retrieveMass }: MultipoleParameters): bool
 export function farField(
   b: GraphBuilder,
   chunk: Chunk,
-  tail: Value | null,
+  tail: Tail | null,
   summaries: Summaries,
   cells: KeyCells,
   sizes: Sizes,
@@ -112,7 +121,7 @@ function estimates(
   const leader = b.slice(rowOfSlot, 2, 0, 1);
   const cluster = b.min(b.gather(b.reshape(chunk.rowCluster, [-1]), leader), queryClusters - 1);
   const ofBlock = b.add(b.mul(b.div(leader, rows), queryClusters), cluster);
-  const summaryRows = b.add(ofBlock, b.mul(chunk.columns, b.mul(parts, queryClusters)));
+  const summaryRows = b.add(ofBlock, b.mul(chunk.summarized, b.mul(parts, queryClusters)));
 
   const width = b.add(headDim, 1);
   const flatQueries = b.reshape(queries, [-1, width]);
@@ -133,7 +142,7 @@ function estimates(
   return { batches, rowOfSlot, slotOfRow, summaryRows, probabilities: stacked[0]!, lse };
 }
 
-/** Number of the cluster (over all segments of a part) in each column: [J]. */
+/** Number of the cluster (over all units of a part) in each column: [J]. */
 export function columnClusters(b: GraphBuilder, columns: Value, { keyClusters }: MultipoleParameters): Value {
   const first = b.unsqueeze(b.mul(columns, keyClusters), 1);
   return b.reshape(b.add(first, b.range(keyClusters)), [-1]);
@@ -204,7 +213,7 @@ interface Choice {
   readonly poolOfRow: Value | null;
   /** The same as lists, where pools are the tiles that are gathered for. */
   readonly lists: ClusterLists | null;
-  readonly tail: Value | null;
+  readonly tail: Tail | null;
 }
 
 /** Step 8. */
@@ -212,7 +221,7 @@ function choose(
   b: GraphBuilder,
   chunk: Chunk,
   far: Estimates,
-  tail: Value | null,
+  tail: Tail | null,
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): Choice {
@@ -226,12 +235,20 @@ function choose(
   const selected = b.scatterElements(b.mul(pools.means, 0), picked.columns, b.indicator(picked.valid));
   const { poolOfRow } = pools;
   const lists = poolOfRow === null ? null : picked;
-  // Acausal pools other than tiles have rows of several segments, and may choose what some of them see exactly.
-  if (!parameters.causal && parameters.selection !== 'tile' && chunk.mask) {
+  if (choosesBeyondRows(sizes, parameters) && chunk.mask) {
     const ofRows = poolOfRow === null ? selected : b.gather(selected, poolOfRow, 1);
     return { selected: b.mul(ofRows, farRows(b, chunk.mask)), poolOfRow: null, lists, tail: pools.tail };
   }
   return { selected, poolOfRow, lists, tail: pools.tail };
+}
+
+/**
+ * Whether pools have rows of several segments and may choose what is not in the far field of some of them. What
+ * is far for a causal row of a flat hierarchy stays so for later ones.
+ */
+function choosesBeyondRows(sizes: Sizes, { causal, selection }: MultipoleParameters): boolean {
+  if (selection === 'tile') return false;
+  return !causal || (selection === 'sliding' && sizes.units !== null);
 }
 
 /** 1 where the cluster is in the row's F(q): [B*H,rows,J]. */
@@ -243,7 +260,7 @@ interface Pools {
   /** [B*H,pools,J]; for a choice by count their sums do as well. */
   readonly means: Value;
   readonly poolOfRow: Value | null;
-  readonly tail: Value | null;
+  readonly tail: Tail | null;
 }
 
 /** @param present [B*H,rows,1]: 1 where the grid holds a row */
@@ -252,20 +269,21 @@ function pooledWeights(
   chunk: Chunk,
   weights: Value,
   present: Value,
-  tail: Value | null,
+  tail: Tail | null,
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): Pools {
-  const { selection, causal, group, retrieveMass } = parameters;
+  const { selection, causal, group, retrieveMass, keyClusters } = parameters;
   // Sums order clusters as means do; only a bound on mass needs the number of rows.
   const mean = (sums: Value, rows: () => Value) => (retrieveMass > 0 ? b.div(sums, b.max(rows(), 1)) : sums);
   if (selection === 'sliding') {
     const rows = b.dim(weights, 1);
-    if (retrieveMass === 0) {
-      const { sums, tail: next } = slidingSums(b, weights, tail, rows, group);
-      return { means: sums, poolOfRow: null, tail: next };
-    }
-    const { sums, tail: next } = slidingSums(b, b.concat([weights, present], 2), tail, rows, group);
+    // Retrieval by mass counts the rows of a pool too, in one more column.
+    const counted = retrieveMass > 0 ? b.concat([weights, present], 2) : weights;
+    const before = tail && carried(b, tail, chunk.columns, retrieveMass > 0, keyClusters);
+    const { sums, last } = slidingSums(b, counted, before, rows, group);
+    const next = last && { weights: last, columns: chunk.columns };
+    if (retrieveMass === 0) return { means: sums, poolOfRow: null, tail: next };
     const clusters = b.dim(weights, 2);
     const means = mean(b.slice(sums, 2, 0, clusters), () => b.slice(sums, 2, clusters, b.add(clusters, 1)));
     return { means, poolOfRow: null, tail: next };
@@ -290,19 +308,26 @@ function pooledWeights(
   };
 }
 
-/**
- * Sums over the `group` rows that end with each row. `tail` holds the group - 1 rows before the chunk, without
- * the first columns if the chunk has more; the next chunk's is returned.
- */
+/** Weights of a tail by the columns of the chunk that it comes before; units that the chunk lacks fall away. */
+function carried(b: GraphBuilder, tail: Tail, columns: Value, counted: boolean, keyClusters: number): Value {
+  const [parts, rows] = [b.dim(tail.weights, 0), b.dim(tail.weights, 1)];
+  const [from, to] = [b.dim(tail.columns, 0), b.dim(columns, 0)];
+  const clusters = b.mul(from, keyClusters);
+  const byUnit = b.reshape(b.slice(tail.weights, 2, 0, clusters), [b.mul(parts, rows), from, keyClusters]);
+  const same = b.indicator(b.equal(b.unsqueeze(columns, 1), tail.columns));
+  const moved = b.reshape(b.matMul(same, byUnit), [parts, rows, b.mul(to, keyClusters)]);
+  return counted ? b.concat([moved, b.slice(tail.weights, 2, clusters, b.add(clusters, 1))], 2) : moved;
+}
+
+/** Sums over the `group` rows that end with each row, `before` being the group - 1 rows before the first one. */
 function slidingSums(
   b: GraphBuilder,
   weights: Value,
-  tail: Value | null,
+  before: Value | null,
   rows: Value,
   group: number,
-): { sums: Value; tail: Value | null } {
-  if (tail === null) return { sums: weights, tail: null };
-  const before = b.pad(tail, 3, 2, b.sub(b.dim(weights, 2), b.dim(tail, 2)), 0);
+): { sums: Value; last: Value | null } {
+  if (before === null) return { sums: weights, last: null };
   const all = b.concat([before, weights], 1);
   let sums: Value | null = null;
   let doubled = all;
@@ -319,7 +344,7 @@ function slidingSums(
       doubled = b.add(b.slice(doubled, 1, 0, b.sub(length, width)), b.slice(doubled, 1, width, length));
     }
   }
-  return { sums: sums!, tail: b.slice(all, 1, rows, b.add(rows, group - 1)) };
+  return { sums: sums!, last: b.slice(all, 1, rows, b.add(rows, group - 1)) };
 }
 
 /** 1 where two rows of a segment are in one run of `group` rows of one query cluster: [B*H*segments,rows,rows]. */
@@ -401,8 +426,8 @@ function retrieved(
   const selected = choice.poolOfRow === null ? tiles(b, choice.selected, tile, sizes) : null;
   const clusterOfColumn = columnClusters(b, chunk.columns, parameters);
   const allParts = b.range(parts);
-  const firstCluster = b.mul(b.div(allParts, share), b.mul(sizes.keySegments, parameters.keyClusters));
-  const attend = clusterAttention(b, cells, sizes);
+  const firstCluster = b.mul(b.div(allParts, share), b.mul(unitCount(sizes), parameters.keyClusters));
+  const attend = clusterAttention(b, cells);
 
   const { lists } = choice;
   let stacked: readonly Value[];

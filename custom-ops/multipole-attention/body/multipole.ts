@@ -1,18 +1,22 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
-import { HIDDEN, type SoftmaxPart } from '../../softmax-part.js';
+import { HIDDEN, type SoftmaxPart, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
-import { type Chunk, columnClusters, type FarMask, farField, retrieves } from './far-field.js';
+import { contractedDipole } from './contracted-dipole.js';
+import { type Chunk, columnClusters, type FarMask, farField, retrieves, type Tail } from './far-field.js';
 import { evenSeeds, kMeans, nearestCentroid } from './k-means.js';
 import { type KeyCells, keyCells } from './key-cells.js';
 import { nearField } from './near-field.js';
+import { exponentFrom } from './powers-of-two.js';
 import { gatherRows, rowBlocks } from './row-blocks.js';
-import { type BodyInputs, exponentFrom, type Sizes } from './sizes.js';
+import type { BodyInputs, Sizes } from './sizes.js';
+
 import { summaries } from './summaries.js';
+import { farTable, farUnits, placesIn, referenceUnits, unitCount } from './units.js';
 
 /** What a test build returns besides output and lse, to compare with the reference under equal choices. */
 export interface Trace {
-  /** [B*G,segments,segment]; `keyClusters` for a hidden or missing key. */
+  /** [levels,B*G,S]; `keyClusters` for a hidden key. */
   readonly keyClusters: Value;
   /** [blocks,B*H,queryClusters,D] */
   readonly queryCentroids: Value;
@@ -74,7 +78,9 @@ interface RowSource {
   readonly near: SoftmaxPart | null;
   /** Of the rows [from, to), whose queries are given: [B*H,to-from]. */
   rowCluster(b: GraphBuilder, query: Value, from: Value, to: Value): Value;
-  /** For the rows [from, to) and the clusters of the segments `columns`. */
+  /** Units that rows of the row segments [start, end) may see by summary. */
+  columns(b: GraphBuilder, start: Value, end: Value): Value;
+  /** For the rows [from, to) and the clusters of the units `columns`. */
   mask(b: GraphBuilder, from: Value, to: Value, columns: Value): FarMask | null;
 }
 
@@ -86,7 +92,7 @@ interface ChunkPlan {
   /** Row segments that hold rows, counted from 0. */
   readonly present: Value;
   readonly centroids: Value;
-  /** Segments of keys that have summaries. */
+  /** Units of the keys that have summaries. */
   readonly summarized: Value;
 }
 
@@ -96,53 +102,79 @@ function chunkRows(
   { cells, sizes, parameters, traced }: Pass,
   plan: ChunkPlan,
   source: RowSource,
-  tail: Value | null,
-): { readonly tensors: readonly Value[]; readonly tail: Value | null } {
+  tail: Tail | null,
+): { readonly tensors: readonly Value[]; readonly tail: Tail | null } {
   const { parts, rowSegment } = sizes;
-  const { causal, keyClusters } = parameters;
   const table = summaries(b, cells, plan.centroids, plan.summarized, sizes, parameters);
-  const { state, stacked } = b.loop(plan.count, tail ? [tail] : [], (inner, iteration, [before]) => {
+  const { state, stacked } = b.loop(plan.count, stateOf(tail), (inner, iteration, before) => {
     const start = inner.add(inner.mul(iteration, plan.segments), plan.first);
     const end = inner.add(start, plan.segments);
     const [from, to] = [inner.mul(start, rowSegment), inner.mul(end, rowSegment)];
     const rows = (x: Value) => inner.slice(x, 1, from, to);
     const query = rows(source.query);
-    // Causal rows care most about what is recent, and TopK is fastest when large values come first.
-    const columns = causal ? inner.sub(inner.sub(end, 1), inner.range(end)) : inner.range(plan.summarized);
+    const columns = source.columns(inner, start, end);
     const chunk: Chunk = {
       segments: plan.segments,
       present: inner.max(inner.min(plan.segments, inner.sub(plan.present, start)), 0),
       columns,
+      summarized: sizes.units ? placesIn(inner, columns, plan.summarized) : columns,
       query,
       rowCluster: source.rowCluster(inner, query, from, to),
       mask: source.mask(inner, from, to, columns),
       near: source.near && { output: rows(source.near.output), lse: rows(source.near.lse) },
     };
-    const result = farField(inner, chunk, before ?? null, table, cells, sizes, parameters);
-    const trace = () => {
-      const all = inner.mul(sizes.keySegments, keyClusters);
-      const selected = result.selected ?? inner.full([parts, inner.dim(query, 1), 1], 0, DataType.FLOAT);
-      // Reversing the columns of a causal chunk again brings the clusters into their order.
-      const ordered = result.selected
-        ? inner.gather(selected, columnClusters(inner, columns, parameters), 2)
-        : selected;
-      const padded = inner.pad(ordered, 3, 2, 0, inner.sub(all, inner.dim(selected, 2)));
-      return [inner.unsqueeze(chunk.rowCluster, 2), padded];
-    };
+    const result = farField(
+      inner,
+      chunk,
+      before.length > 0 ? tailOf(before) : null,
+      table,
+      cells,
+      sizes,
+      parameters,
+    );
+    const trace = () => [
+      inner.unsqueeze(chunk.rowCluster, 2),
+      selectedClusters(inner, result.selected, chunk, sizes, parameters),
+    ];
     return {
-      state: result.tail ? [result.tail] : [],
+      state: stateOf(result.tail),
       stacked: [result.output, result.lse, ...(traced ? trace() : [])],
     };
   });
   const flat = (x: Value) => b.reshape(b.transpose(x, [1, 0, 2, 3]), [parts, -1, b.dim(x, 3)]);
-  return { tensors: stacked.map(flat), tail: state[0] ?? null };
+  return { tensors: stacked.map(flat), tail: state.length > 0 ? tailOf(state) : null };
 }
 
-/** Rows before the first chunk weigh nothing; the width grows with the clusters. */
-function emptyTail(b: GraphBuilder, sizes: Sizes, parameters: MultipoleParameters): Value | null {
-  const { selection, group } = parameters;
+/** A tail as the state of a loop. */
+const stateOf = (tail: Tail | null): Value[] => (tail ? [tail.weights, tail.columns] : []);
+const tailOf = ([weights, columns]: readonly Value[]): Tail => ({ weights: weights!, columns: columns! });
+
+/** [B*H,rows,clusters]: `selected` with the clusters in the order of the reference. */
+function selectedClusters(
+  b: GraphBuilder,
+  selected: Value | null,
+  chunk: Chunk,
+  sizes: Sizes,
+  parameters: MultipoleParameters,
+): Value {
+  const { parts } = sizes;
+  const { keyClusters } = parameters;
+  const rows = b.dim(chunk.query, 1);
+  const { number, total } = referenceUnits(b, chunk.columns, sizes);
+  // Units beyond the keys go to one unit more, which is then cut off.
+  const all = b.mul(total, keyClusters);
+  const none = b.full([parts, rows, b.add(all, keyClusters)], 0, DataType.FLOAT);
+  if (!selected) return b.slice(none, 2, 0, all);
+  const column = b.expand(columnClusters(b, number, parameters), [parts, rows, b.dim(selected, 2)]);
+  return b.slice(b.scatterElements(none, column, selected), 2, 0, all);
+}
+
+/** Rows before the first chunk weigh nothing, by whatever columns. */
+function emptyTail(b: GraphBuilder, sizes: Sizes, parameters: MultipoleParameters): Tail | null {
+  const { selection, group, keyClusters, retrieveMass } = parameters;
   if (selection !== 'sliding' || group === 1 || !retrieves(parameters)) return null;
-  return b.full([sizes.parts, group - 1, 1], 0, DataType.FLOAT);
+  const width = keyClusters + Number(retrieveMass > 0);
+  return { weights: b.full([sizes.parts, group - 1, width], 0, DataType.FLOAT), columns: b.ints([0]) };
 }
 
 /** Queries on the grid: [B*H, segments * rowSegment, D]. */
@@ -158,20 +190,17 @@ function firstGridRow(b: GraphBuilder, query: Value, { offset }: Sizes): Value {
   return b.min(b.max(b.sub(0, offset), 0), b.sub(b.dim(query, 1), 1));
 }
 
-/** 0 or HIDDEN: whether segment `own` [n,1] sees the clusters of the segments `columns` by summary. */
-function farTable(
+/** Columns for the row segments [start, end), and for the rows before them that share a pool with theirs. */
+function gridColumns(
   b: GraphBuilder,
-  own: Value,
-  columns: Value,
-  { local }: Sizes,
+  start: Value,
+  end: Value,
+  sizes: Sizes,
   parameters: MultipoleParameters,
 ): Value {
-  const { causal, window, keyClusters } = parameters;
-  const segment = b.div(columnClusters(b, columns, parameters), keyClusters);
-  const distance = b.sub(own, segment);
-  const near = b.lessOrEqual(causal ? distance : b.abs(distance), window);
-  const hidden = typeof local === 'boolean' ? near : b.and(near, local);
-  return b.where(hidden, HIDDEN, b.constant(0, DataType.FLOAT));
+  const { selection, group, segment } = parameters;
+  const shared = selection === 'sliding' && segment > 0 ? Math.ceil((group - 1) / segment) : 0;
+  return farUnits(b, b.max(b.sub(start, shared), 0), end, sizes, parameters);
 }
 
 /** Rows [from, to) on a grid of row segments. */
@@ -195,7 +224,7 @@ function gridMask(
 function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
   const { inputs, sizes, parameters } = pass;
   const { queryClusters, iterations } = parameters;
-  const { keySegments, gridSegments, chunkSegments, parts } = sizes;
+  const { gridSegments, chunkSegments, parts } = sizes;
   const rows = b.dim(inputs.query, 1);
   const seeds = evenSeeds(b, inputs.query, rows, queryClusters);
   const { assignment, centroids } = kMeans(b, inputs.query, null, seeds, queryClusters, iterations);
@@ -205,10 +234,18 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
   const plan = {
     first: b.ints([0]),
     centroids,
-    summarized: keySegments,
+    summarized: b.range(unitCount(sizes)),
+  };
+  const dipole = parameters.contracted
+    ? contractedDipole(b, inputs, pass.cells, centroids, rowCluster, sizes, parameters)
+    : null;
+  const withDipole = (output: Value, lse: Value): Value => {
+    if (!dipole) return output;
+    const padded = b.pad(dipole, 3, 1, 0, b.sub(b.dim(output, 1), rows));
+    return b.where(b.greater(lse, VISIBLE_ABOVE), b.add(output, padded), 0);
   };
   const finish = (tensors: readonly Value[]): GridRows => ({
-    output: tensors[0]!,
+    output: withDipole(tensors[0]!, tensors[1]!),
     lse: tensors[1]!,
     base: plan.first,
     trace: pass.traced
@@ -228,6 +265,7 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
     query: grid,
     near,
     rowCluster: (inner, _, from, to) => inner.slice(clusters, 1, from, to),
+    columns: (inner, from, to) => gridColumns(inner, from, to, sizes, parameters),
     mask: (inner, from, to, columns) => gridMask(inner, from, to, columns, sizes, parameters),
   };
   const chunks = {
@@ -293,13 +331,14 @@ function rowsByCluster(
   };
   const cluster = b.squeeze(inOrder(b.unsqueeze(rowCluster, 2)), 2);
   const clusters = b.where(b.less(content, 0), queryClusters, cluster);
-  const segments = b.range(sizes.keySegments);
-  const table = near && farTable(b, b.reshape(segments, [-1, 1]), segments, sizes, parameters);
+  const segments = b.reshape(b.range(sizes.keySegments), [-1, 1]);
+  const table = near && farTable(b, segments, plan.summarized, sizes, parameters);
   const rowClass = near && b.min(b.div(ofPart, segment), b.sub(sizes.keySegments, 1));
   const source: RowSource = {
     query: inOrder(query),
     near: near && { output: inOrder(near.output), lse: inOrder(near.lse) },
     rowCluster: (inner, _, from, to) => inner.slice(clusters, 1, from, to),
+    columns: () => plan.summarized,
     mask: (inner, from, to) => table && rowClass && { table, rowClass: inner.slice(rowClass, 1, from, to) },
   };
   const chunks = { ...plan, count, segments: chunkSegments, present: rowSegments };
@@ -342,49 +381,50 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
   const onGrid = b.and(b.less(place, end), b.less(b.sub(first, 1), place));
 
   const tail = emptyTail(b, sizes, parameters);
-  const clusterTotal = b.mul(sizes.keySegments, parameters.keyClusters);
   const none = (width: Value) => b.full([parts, 0, width], 0, DataType.FLOAT);
   const one = b.ints([1]);
   const collected = [
     none(valueDim),
     none(one),
-    ...(traced ? [b.full([parts, 0, 1], 0, DataType.INT64), none(clusterTotal)] : []),
+    ...(traced
+      ? [
+          b.full([parts, 0, 1], 0, DataType.INT64),
+          none(b.mul(referenceUnits(b, b.ints([0]), sizes).total, parameters.keyClusters)),
+        ]
+      : []),
   ];
-  const { state, stacked } = b.loop(
-    blocks,
-    [...collected, ...(tail ? [tail] : [])],
-    (inner, iteration, before) => {
-      const { begin, length, segments, first: firstSegment } = blockPlan(inner, iteration);
-      const blockEnd = inner.min(inner.add(begin, length), gridSegments);
-      const computed = inner.sub(inner.min(blockEnd, rowSegments), firstSegment);
-      const centroids = prefixCentroids(inner, pass, inner.mul(begin, segment));
-      const plan = {
-        count: inner.ceilDiv(computed, segments),
-        first: firstSegment,
-        segments,
-        present: rowSegments,
-        centroids,
-        summarized: blockEnd,
-      };
-      const source: RowSource = {
-        query: grid,
-        near,
-        rowCluster: (b2, query, from, to) => {
-          const cluster = b2.reshape(nearestCentroid(b2, query, centroids), [parts, -1]);
-          return b2.where(b2.slice(onGrid, 0, from, to), cluster, queryClusters);
-        },
-        mask: (b2, from, to, columns) => gridMask(b2, from, to, columns, sizes, parameters),
-      };
-      const result = chunkRows(inner, pass, plan, source, tail && before[collected.length]!);
-      return {
-        state: [
-          ...collected.map((_, n) => inner.concat([before[n]!, result.tensors[n]!], 1)),
-          ...(result.tail ? [result.tail] : []),
-        ],
-        stacked: traced ? [centroids] : [],
-      };
-    },
-  );
+  const { state, stacked } = b.loop(blocks, [...collected, ...stateOf(tail)], (inner, iteration, before) => {
+    const { begin, length, segments, first: firstSegment } = blockPlan(inner, iteration);
+    const blockEnd = inner.min(inner.add(begin, length), gridSegments);
+    const computed = inner.sub(inner.min(blockEnd, rowSegments), firstSegment);
+    const centroids = prefixCentroids(inner, pass, inner.mul(begin, segment));
+    const plan = {
+      count: inner.ceilDiv(computed, segments),
+      first: firstSegment,
+      segments,
+      present: rowSegments,
+      centroids,
+      summarized: sizes.units ? farUnits(inner, begin, blockEnd, sizes, parameters) : inner.range(blockEnd),
+    };
+    const source: RowSource = {
+      query: grid,
+      near,
+      rowCluster: (b2, query, from, to) => {
+        const cluster = b2.reshape(nearestCentroid(b2, query, centroids), [parts, -1]);
+        return b2.where(b2.slice(onGrid, 0, from, to), cluster, queryClusters);
+      },
+      columns: (b2, from, to) => gridColumns(b2, from, to, sizes, parameters),
+      mask: (b2, from, to, columns) => gridMask(b2, from, to, columns, sizes, parameters),
+    };
+    const result = chunkRows(inner, pass, plan, source, tail && tailOf(before.slice(collected.length)));
+    return {
+      state: [
+        ...collected.map((_, n) => inner.concat([before[n]!, result.tensors[n]!], 1)),
+        ...stateOf(result.tail),
+      ],
+      stacked: traced ? [centroids] : [],
+    };
+  });
   return {
     output: state[0]!,
     lse: state[1]!,

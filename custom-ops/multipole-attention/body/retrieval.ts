@@ -1,8 +1,7 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { GraphBuilder, Value } from '../../graph-builder.js';
 import { HIDDEN, type SoftmaxPart, softmaxPart } from '../../softmax-part.js';
-import { hiddenCell, type KeyCells } from './key-cells.js';
-import type { Sizes } from './sizes.js';
+import type { KeyCells } from './key-cells.js';
 
 /** Clusters to attend exactly, one list per tile or pool: [...,tiles,width]. */
 export interface ClusterLists {
@@ -48,7 +47,6 @@ export function unionLists(
 export function clusterAttention(
   outer: GraphBuilder,
   cells: KeyCells,
-  { headDim, valueDim }: Sizes,
 ): (
   b: GraphBuilder,
   queries: Value,
@@ -57,10 +55,6 @@ export function clusterAttention(
   selected: Value | null,
 ) => SoftmaxPart {
   const step = outer.ceilDiv(outer.ints([KEY_STEP]), cells.size);
-  const hidden = hiddenCell(outer, cells);
-  const width = outer.add(headDim, 1);
-  const flat = (tensor: Value, size: Value) => outer.reshape(tensor, [-1, outer.mul(size, cells.size)]);
-  const [keyTable, valueTable] = [flat(cells.biasedKeys, width), flat(cells.values, valueDim)];
   const visible = outer.constant(0, DataType.FLOAT);
 
   return (b, queries, cluster, lists, selected) => {
@@ -75,15 +69,13 @@ export function clusterAttention(
     const entry = b.min(passed, b.sub(b.dim(cluster, 1), 1));
     const shift = b.sub(b.gather(cells.firstCell, cluster), b.sub(end, cellCount));
     const ownCell = b.add(b.gatherElements(shift, entry), place);
-    const cell = b.where(b.less(place, total), ownCell, hidden);
-    const tiles = b.dim(queries, 0);
-    const slots = b.mul(places, cells.size);
-    const keys = b.reshape(b.gather(keyTable, cell), [tiles, slots, width]);
-    const values = b.reshape(b.gather(valueTable, cell), [tiles, slots, valueDim]);
-    const products = b.matMul(queries, b.transpose(keys, [0, 2, 1]));
+    const cell = b.where(b.less(place, total), ownCell, cells.hiddenCell);
+    const { biasedKeys, values } = cells.gather(b, cell);
+    const products = b.matMul(queries, b.transpose(biasedKeys, [0, 2, 1]));
     if (selected === null) return softmaxPart(b, products, values);
 
-    const tile = b.dim(queries, 1);
+    const [tiles, tile] = [b.dim(queries, 0), b.dim(queries, 1)];
+    const slots = b.mul(places, cells.size);
     const columns = b.unsqueeze(b.gatherElements(lists.columns, entry), 1);
     const ofPlace = b.gatherElements(selected, b.expand(columns, [tiles, tile, places]));
     const bias = b.unsqueeze(b.where(b.greater(ofPlace, 0), visible, HIDDEN), 3);

@@ -1,6 +1,8 @@
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import type { MultipoleParameters } from '../parameters.js';
+import { powerOfTwoFrom } from './powers-of-two.js';
+import { type DyadicUnits, dyadicUnits } from './units.js';
 
 /** Rows whose far field is computed at once: bounds working memory, and sets the length of batched products. */
 const CHUNK_ROWS = 2048;
@@ -48,25 +50,14 @@ export interface Sizes {
   readonly gridSegments: Value;
   /** Segments of the padded keys. */
   readonly keySegments: Value;
+  /** Null where the units of the keys are their segments. */
+  readonly units: DyadicUnits | null;
   /** Most row segments in a chunk; causal: a power of two. */
   readonly chunkLimit: number;
   /** Row segments per chunk when acausal. */
   readonly chunkSegments: Value;
   /** Whether rows have an own segment; a boolean where only the shapes tell. */
   readonly local: boolean | Value;
-}
-
-const POWERS_OF_TWO = Array.from({ length: 40 }, (_, exponent) => 2 ** exponent);
-
-/** The least power of two that is not below n (n >= 1). */
-export function powerOfTwoFrom(b: GraphBuilder, n: Value): Value {
-  const powers = b.ints(POWERS_OF_TWO);
-  return b.reduceMin(b.where(b.less(powers, n), POWERS_OF_TWO.at(-1)!, powers), 0);
-}
-
-/** The exponent of {@link powerOfTwoFrom}. */
-export function exponentFrom(b: GraphBuilder, n: Value): Value {
-  return b.reduceSum(b.cast(b.less(b.ints(POWERS_OF_TWO), n), DataType.INT64), 0);
 }
 
 /** How many neighbouring rows share a list of retrieved keys, and the rows that a row segment holds of them. */
@@ -150,6 +141,7 @@ export function bodySizes(b: GraphBuilder, shape: RawShape, parameters: Multipol
     rowSegments,
     gridSegments,
     keySegments,
+    units: parameters.hierarchy === 'dyadic' && local !== false ? dyadicUnits(b, keySegments, local) : null,
     chunkLimit,
     chunkSegments,
     local,

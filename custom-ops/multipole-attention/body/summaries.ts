@@ -1,13 +1,13 @@
 import type { GraphBuilder, Value } from '../../graph-builder.js';
 import { HIDDEN, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
-import type { KeyCells } from './key-cells.js';
+import type { KeyCells, UnitCells } from './key-cells.js';
 import { withOnes } from './near-field.js';
 import type { Sizes } from './sizes.js';
 
 /**
  * Stage 1: the summaries of every key cluster for every query cluster, as tables to gather from. Row
- * (t * B*H + part) * queryClusters + i holds those of the clusters of segment t.
+ * (u * B*H + part) * queryClusters + i holds those of the clusters of the u-th of the units summarized.
  */
 export interface Summaries {
   /** [rows, keyClusters * (D+1)]: k_ij, and w_ij - scale c_i.k_ij, which meets the query's column of ones. */
@@ -17,14 +17,14 @@ export interface Summaries {
 }
 
 /**
- * Summaries of the first `segments` segments, one segment at a time: a segment's cells stay in the cache.
+ * Summaries of a list of units, one at a time: its cells stay in the cache.
  * @param centroids [B*H,queryClusters,D]
  */
 export function summaries(
   b: GraphBuilder,
   cells: KeyCells,
   centroids: Value,
-  segments: Value,
+  units: Value,
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): Summaries {
@@ -37,16 +37,11 @@ export function summaries(
     queryClusters,
     b.add(headDim, 1),
   ]);
-  const { stacked } = b.loop(segments, [], (inner, segment) => {
-    const ofSegment = (tensor: Value) => inner.gather(tensor, segment, 1);
-    const cell = {
-      biasedKeys: ofSegment(cells.biasedKeys),
-      keys: ofSegment(cells.keys),
-      values: ofSegment(cells.values),
-    };
-    const part = cells.membership
-      ? clustersOfCells(inner, queries, cell, ofSegment(cells.membership), sizes, parameters)
-      : clustersAsCells(inner, queries, cell, parameters);
+  const { stacked } = b.loop(b.dim(units, 0), [], (inner, iteration) => {
+    const unit = cells.ofUnit(inner, inner.gather(units, iteration));
+    const part = unit.membership
+      ? clustersOfCells(inner, queries, unit, unit.membership, sizes, parameters)
+      : clustersAsCells(inner, queries, unit, parameters);
     const byQuery = (tensor: Value) => inner.transpose(tensor, [0, 1, 3, 2, 4]);
     return {
       state: [],
@@ -59,15 +54,8 @@ export function summaries(
   };
 }
 
-/** Cells of one segment, [B*G,1,count,size,...]: the axis of size 1 stands for the query heads of a key head. */
-interface SegmentCells {
-  readonly biasedKeys: Value;
-  readonly keys: Value;
-  readonly values: Value;
-}
-
 /** Per cluster and query cluster, [B*G,H/G,C,queryClusters,...]. */
-interface SegmentSummaries {
+interface UnitSummaries {
   /** w_ij - scale c_i.k_ij, or HIDDEN for an empty cluster. */
   readonly logits: Value;
   readonly keys: Value;
@@ -80,9 +68,9 @@ const LAST_TWO_SWAPPED = [0, 1, 2, 4, 3];
 function clustersAsCells(
   b: GraphBuilder,
   queries: Value,
-  cells: SegmentCells,
+  cells: UnitCells,
   { keyClusters }: MultipoleParameters,
-): SegmentSummaries {
+): UnitSummaries {
   const withoutSpare = (tensor: Value) => b.slice(tensor, 2, 0, keyClusters);
   const products = b.matMul(queries, b.transpose(withoutSpare(cells.biasedKeys), LAST_TWO_SWAPPED));
   const max = b.reduceMax(products, -1);
@@ -106,11 +94,11 @@ function clustersAsCells(
 function clustersOfCells(
   b: GraphBuilder,
   queries: Value,
-  cells: SegmentCells,
+  cells: UnitCells,
   membership: Value,
   { kvParts, share, headDim, valueDim }: Sizes,
   { keyClusters, queryClusters }: MultipoleParameters,
-): SegmentSummaries {
+): UnitSummaries {
   const toCells = b.transpose(membership, [0, 1, 3, 2]);
   const products = b.matMul(queries, b.transpose(cells.biasedKeys, LAST_TWO_SWAPPED));
   const cellMax = b.transpose(b.reduceMax(products, -1), [0, 1, 4, 2, 3]);

@@ -17,7 +17,6 @@ export async function bodyChoices(
   const float = (name: string): Tensor => ({ dims: raw[name]!.dims, data: raw[name]!.data as Float32Array });
   const ints = (name: string) => Int32Array.from(raw[name]!.data as BigInt64Array, Number);
   const [batch = 0, heads = 0, rows = 0] = inputs.query.dims;
-  const [, kvHeads = 0, keys = 0] = inputs.key.dims;
 
   /** The first `length` of each of `parts` equal parts; `none` becomes -1. */
   const firstOf = (data: Int32Array, parts: number, length: number, none: number) => {
@@ -35,13 +34,21 @@ export async function bodyChoices(
   return {
     result: { output: float('output'), lse: float('lse') },
     choices: {
-      keyClusters: [firstOf(ints('key_clusters'), batch * kvHeads, keys, keyClusters)],
+      keyClusters: levelsOf(ints('key_clusters'), raw.key_clusters!.dims[0]!, keyClusters),
       // The first causal block of the body is segment 0, which has no far field.
       queryCentroids: causal ? blocks.slice(1) : blocks,
       queryClusters: firstOf(ints('row_clusters'), batch * heads, rows, queryClusters),
       retrieved: retrievedLists(float('selected'), rows),
     },
   };
+}
+
+/** [levels,...] cut by level; `none` becomes -1. */
+function levelsOf(data: Int32Array, levels: number, none: number): Int32Array[] {
+  const size = data.length / levels;
+  return Array.from({ length: levels }, (_, level) =>
+    data.subarray(level * size, (level + 1) * size).map(cluster => (cluster === none ? -1 : cluster)),
+  );
 }
 
 /** [B*H,grid rows,J] of 0 and 1 to lists for the first `rows` rows, filled up with -1. */

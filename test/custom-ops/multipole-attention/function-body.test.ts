@@ -26,7 +26,7 @@ const FLOAT16_TOLERANCE = 2e-3;
 
 /** Cases that the function body takes; the others are for the reference and the kernels. */
 const BODY_CASES = MULTIPOLE_CASES.filter(
-  ({ parameters: { order, hierarchy } }) => order === 0 && hierarchy === 'flat',
+  ({ parameters: { order, contracted } }) => order === 0 || contracted,
 );
 
 describe('MultipoleAttention function body in onnxruntime-node', () => {
@@ -61,9 +61,15 @@ describe('MultipoleAttention function body in onnxruntime-node', () => {
     await single.release();
   });
 
-  for (const keyGrouping of ['kmeans', 'contiguous'] as const) {
-    it(`lets no later token change a bit of a causal row (${keyGrouping})`, async () => {
-      const parameters = smallParameters(true, { keyGrouping });
+  const causalForms: Record<string, Partial<MultipoleParameters>> = {
+    kmeans: {},
+    contiguous: { keyGrouping: 'contiguous' },
+    dyadic: { hierarchy: 'dyadic', segment: 16 },
+    'dyadic, contiguous': { hierarchy: 'dyadic', segment: 16, keyGrouping: 'contiguous', group: 20 },
+  };
+  for (const [name, changes] of Object.entries(causalForms)) {
+    it(`lets no later token change a bit of a causal row (${name})`, async () => {
+      const parameters = smallParameters(true, changes);
       const inputs = randomInputs(22, 300);
       const before = (await sessions.run(parameters, inputs)).output.data;
       for (const token of [0, 31, 32, 100, 191, 255]) {
@@ -82,26 +88,28 @@ describe('MultipoleAttention function body in onnxruntime-node', () => {
     });
   }
 
-  it('gives the same causal rows in chunks as in one piece', async () => {
-    const parameters = smallParameters(true);
-    const inputs = randomInputs(23, 300);
-    const whole = await sessions.run(parameters, inputs);
-    for (const [from, to] of [
-      [0, 100],
-      [100, 101],
-      [101, 240],
-      [240, 300],
-    ] as const) {
-      const chunk = await sessions.run(parameters, {
-        query: sequenceRows(inputs.query, from, to),
-        key: sequenceRows(inputs.key, 0, to),
-        value: sequenceRows(inputs.value, 0, to),
-        ...(from > 0 && { pastQuery: sequenceRows(inputs.query, 0, from) }),
-      });
-      const expected = sequenceRows(whole.output, from, to).data;
-      assert.ok(relativeError(chunk.output.data, expected) < 1e-6);
-    }
-  });
+  for (const hierarchy of ['flat', 'dyadic'] as const) {
+    it(`gives the same causal rows in chunks as in one piece (${hierarchy})`, async () => {
+      const parameters = smallParameters(true, { hierarchy });
+      const inputs = randomInputs(23, 300);
+      const whole = await sessions.run(parameters, inputs);
+      for (const [from, to] of [
+        [0, 100],
+        [100, 101],
+        [101, 240],
+        [240, 300],
+      ] as const) {
+        const chunk = await sessions.run(parameters, {
+          query: sequenceRows(inputs.query, from, to),
+          key: sequenceRows(inputs.key, 0, to),
+          value: sequenceRows(inputs.value, 0, to),
+          ...(from > 0 && { pastQuery: sequenceRows(inputs.query, 0, from) }),
+        });
+        const expected = sequenceRows(whole.output, from, to).data;
+        assert.ok(relativeError(chunk.output.data, expected) < 1e-6);
+      }
+    });
+  }
 
   it('is valid in every opset of models from 11 on', async () => {
     const inputs = {
@@ -138,11 +146,15 @@ const TRACED = new Set([
   'acausal sliding',
   'acausal cluster, masked',
   'acausal retrieve mass',
+  'acausal dyadic',
+  'acausal dyadic, cluster',
   'acausal large',
   'causal ragged',
   'causal many blocks',
   'causal cluster',
   'causal random mask',
+  'causal dyadic',
+  'causal dyadic, masked',
   'causal large',
 ]);
 
