@@ -15,7 +15,13 @@ import {
   verdictOn,
 } from './report.js';
 import { dataTable, notes, renderPage, section } from './report-page.js';
-import type { Difference, LengthValidation, Validation } from './validation.js';
+import {
+  type Difference,
+  type LengthValidation,
+  measuredReach,
+  reachTitles,
+  type Validation,
+} from './validation.js';
 
 /** A report as one self-contained HTML page. */
 export function renderHtml(report: RewriteReport): string {
@@ -33,6 +39,7 @@ export function renderHtml(report: RewriteReport): string {
       sitesSection(report),
       nearMissesSection(report),
       report.validation && validationSection(report.validation),
+      report.validation && reachSection(report.validation),
       timingSection(report),
       metricsSection(report),
       attributesSection(report),
@@ -163,6 +170,44 @@ function position(error: number): string {
   if (error === 0) return '0';
   const fraction = 1 - Math.log10(Math.max(error, 10 ** LEAST_EXPONENT)) / LEAST_EXPONENT;
   return (100 * Math.min(Math.max(fraction, 0.01), 1)).toFixed(1);
+}
+
+/** Where attention goes in the original: what a rewrite can and cannot summarize. */
+function reachSection(validation: Validation): Markup | null {
+  const measured = measuredReach(validation);
+  if (measured === null) return null;
+  const { length, sites } = measured;
+  const farthest = Math.max(...sites.map(({ reach }) => reach.mass.findLastIndex(share => share > 0)));
+  const titles = reachTitles().slice(0, farthest + 1);
+  return section(
+    'Local or long-range',
+    html`<p>Where attention of the original goes at ${lengthTitle(length)}, by the distance between query and key in tokens:
+means over all heads of up to ${Math.max(...sites.map(({ reach }) => reach.rows))} rows. Keys: how many would share attention evenly at the same entropy.</p>`,
+    dataTable(
+      'Share of attention by distance, for each site',
+      ['Site', 'By distance', ...titles, 'Keys'],
+      sites.map(({ id, reach }) => {
+        const shares = reach.mass.slice(0, farthest + 1);
+        return [
+          html`<code>${id}</code>`,
+          shareBar(shares),
+          ...shares.map(share => html`${percent(share)}`),
+          html`${reach.effective_keys.toPrecision(3)}`,
+        ];
+      }),
+    ),
+    html`<p class="legend">${titles.map((title, i) => html`<span class="legend-entry"><span class="swatch step-${i}"></span> ${title}</span> `)}</p>`,
+  );
+}
+
+function shareBar(shares: readonly number[]): Markup {
+  return html`<div class="shares" aria-hidden="true">${shares.map(
+    (share, i) => html`<span class="step-${i}" style="width:${(100 * share).toFixed(2)}%"></span>`,
+  )}</div>`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 }
 
 function timingSection({ timings }: RewriteReport): Markup | null {

@@ -12,7 +12,7 @@ import {
   verdictOf,
   verdictOn,
 } from './report.js';
-import { type Validation, within } from './validation.js';
+import { measuredReach, reachTitles, type Validation, within } from './validation.js';
 
 /** A report as GitHub-flavored Markdown. */
 export function renderMarkdown(report: RewriteReport): string {
@@ -111,6 +111,23 @@ function renderValidation(validation: Validation): string[] {
             ),
           ]),
     ]),
+    ...renderReach(validation),
+  ];
+}
+
+function renderReach(validation: Validation): string[] {
+  const measured = measuredReach(validation);
+  if (measured === null) return [];
+  return [
+    `### Where attention of the original goes at ${lengthTitle(measured.length)}, by distance in tokens`,
+    table(
+      ['site', ...reachTitles(), 'keys'],
+      measured.sites.map(({ id, reach }) => [
+        id,
+        ...reach.mass.map(share => `${(100 * share).toFixed(1)}%`),
+        reach.effective_keys.toPrecision(3),
+      ]),
+    ),
   ];
 }
 

@@ -62,6 +62,10 @@ td small { min-width: 9rem; }
 .bar.isolated, .swatch.isolated { background: var(--accent); }
 .bar.propagated, .swatch.propagated { background: var(--second); }
 .limit { position: absolute; top: -.1rem; bottom: -.1rem; width: 2px; background: var(--bad); }
+.shares { display: flex; gap: 1px; width: clamp(7rem, 18vw, 14rem); height: 1rem; margin-top: .2rem; background: var(--neutral-soft); border-radius: .2rem; overflow: hidden; }
+.step-0, .step-1, .step-2, .step-3, .step-4, .step-5 { background: var(--accent); }
+.step-1 { opacity: .8; } .step-2 { opacity: .62; } .step-3 { opacity: .45; } .step-4 { opacity: .3; } .step-5 { opacity: .17; }
+.legend-entry { white-space: nowrap; margin-right: .6rem; }
 .legend { margin: 1rem 0 0; color: var(--soft); font-size: .85rem; }
 .swatch { display: inline-block; width: .8rem; height: .5rem; border-radius: .15rem; margin-left: .4rem; }
 .swatch.budget { width: 2px; height: .8rem; background: var(--bad); vertical-align: -.1rem; }
@@ -102,7 +106,7 @@ footer pre { color: var(--ink); }
   th, td { border: 0; padding: .12rem 0; }
   td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; }
   td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-  .bars { width: 100%; }
+  .bars, .shares { width: 100%; }
 }
 @media print { body { max-width: none; padding: 0; } footer, .facts > div, .plot, tr { break-inside: avoid; } }
 `);

@@ -56,8 +56,47 @@ export interface SiteValidation {
   readonly details: { readonly isolated: Difference | null; readonly propagated: Difference | null };
   /** Query rows that see no key: left out of every comparison. */
   readonly rows_without_keys: number;
+  /** How far the original attends here; null where that was not measured. */
+  readonly reach: AttentionReach | null;
   /** Why something was not measured, or is trivially exact; null otherwise. */
   readonly note: string | null;
+}
+
+/** Where attention goes, by the distance between query and key: a mean over sampled rows and all heads. */
+export interface AttentionReach {
+  /** Shares of attention at distances below REACH_BOUNDS[0], from there to REACH_BOUNDS[1], ..., and beyond. */
+  readonly mass: readonly number[];
+  /** Keys that would share attention evenly at the same entropy: near 1 where few keys get it all. */
+  readonly effective_keys: number;
+  /** Rows that were looked at. */
+  readonly rows: number;
+}
+
+/** Distances in tokens at which the shares of `AttentionReach` begin and end. */
+export const REACH_BOUNDS = [16, 64, 256, 1024, 4096] as const;
+
+/** The distances that the shares of `AttentionReach` are about: `below 16`, `16 to 63`, ..., `4096 and more`. */
+export function reachTitles(): string[] {
+  const between = REACH_BOUNDS.slice(1).map((bound, i) => `${REACH_BOUNDS[i]} to ${bound - 1}`);
+  return [`below ${REACH_BOUNDS[0]}`, ...between, `${REACH_BOUNDS.at(-1)} and more`];
+}
+
+/** Sites whose reach was measured, at the longest length at which any was. */
+export function measuredReach(
+  validation: Validation,
+): {
+  readonly length: LengthValidation;
+  readonly sites: readonly { id: string; reach: AttentionReach }[];
+} | null {
+  const measured = validation.lengths.map(length => ({
+    length,
+    sites: length.sites.flatMap(({ id, reach }) => (reach === null ? [] : [{ id, reach }])),
+  }));
+  return (
+    measured
+      .filter(({ sites }) => sites.length > 0)
+      .sort((a, b) => (b.length.length ?? 0) - (a.length.length ?? 0))[0] ?? null
+  );
 }
 
 /** Distance between two tensors; the three measures are null when there are mismatches. */

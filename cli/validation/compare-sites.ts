@@ -1,8 +1,9 @@
-import type { Site } from '../../rewriter/site.js';
-import type { Difference, SiteValidation } from '../../rewriter/validation.js';
+import { isAttention, type Site } from '../../rewriter/site.js';
+import type { AttentionReach, Difference, SiteValidation } from '../../rewriter/validation.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
 import { type ModelSession, openSession } from '../runtime/session.js';
+import { attentionReach } from './attention-reach.js';
 import { difference } from './difference.js';
 import { exactBelowOf, expose, isolate, type Replacement, siteId } from './replacement.js';
 import { keyLength, RowsWithoutKeys, type Skip } from './rows-without-keys.js';
@@ -71,6 +72,7 @@ interface Isolated {
   readonly keys: number | null;
   readonly rows: RowsWithoutKeys | null;
   readonly skip: Skip | undefined;
+  readonly reach: AttentionReach | null;
 }
 
 async function measureIsolated(
@@ -100,7 +102,8 @@ async function measureIsolated(
         const mask = site?.keyMask ? tensorOf(site.keyMask.value) : null;
         const rows = site && keys !== null ? RowsWithoutKeys.ofSite(site, expected, keys, mask) : null;
         const skip = site ? rows?.elementsOfSite(site, expected.dims) : undefined;
-        results.push({ expected, keys, rows, skip, measured: difference(expected, actual, skip) });
+        const reach = site && isAttention(site) ? attentionReach(site, tensorOf) : null;
+        results.push({ expected, keys, rows, skip, reach, measured: difference(expected, actual, skip) });
       }
       return results;
     });
@@ -197,6 +200,7 @@ function describeSite(replacement: Replacement, isolated: Isolated, propagated: 
     propagated: propagated.relative_squared_error,
     details: { isolated: isolated.measured, propagated },
     rows_without_keys: isolated.rows?.count ?? 0,
+    reach: isolated.reach,
     note: exact ? `exact: ${isolated.keys} keys are fewer than exact_below, ${exactBelow}` : null,
   };
 }

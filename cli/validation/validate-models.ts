@@ -134,6 +134,7 @@ async function compareModels(
       propagated: null,
       details: { isolated: null, propagated: null },
       rows_without_keys: 0,
+      reach: null,
       note: 'inside a subgraph or function: compared at the outputs of the model only',
     }));
     const { max_error, max_output_error } = request.budgets;
