@@ -1,0 +1,68 @@
+import { DOMAIN, DOMAIN_VERSION } from '../../../custom-ops/operator.js';
+import {
+  INPUT_NAMES,
+  OP_TYPE,
+  structuredMatMulBody,
+} from '../../../custom-ops/structured-matmul/function-body.js';
+import {
+  attributesOf,
+  factorShapes,
+  type Structure,
+} from '../../../custom-ops/structured-matmul/parameters.js';
+import { buildModel } from '../../../rewriter/onnx/encode.js';
+import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+
+export interface NodeModelOptions {
+  /** Default domain of the model. */
+  readonly opset?: number;
+  readonly float16?: boolean;
+  /** Axes of x. */
+  readonly rank?: number;
+  /** Leaves the function body out: a kernel has to be there. */
+  readonly bare?: boolean;
+}
+
+/** A model of one StructuredMatMul node, every dimension of x dynamic. */
+export function nodeModel(
+  structure: Structure,
+  { opset = 18, float16 = false, rank = 3, bare = false }: NodeModelOptions = {},
+): Uint8Array {
+  const dataType = float16 ? DataType.FLOAT16 : DataType.FLOAT;
+  const shapes = factorShapes(structure);
+  const names = INPUT_NAMES.slice(0, 1 + shapes.length);
+  const free = (name: string): ValueSpec => ({
+    name,
+    dataType,
+    dims: Array.from({ length: rank }, (_, axis) => `${name}_${axis}`),
+  });
+  return buildModel({
+    irVersion: 8,
+    opsetImports: { '': opset, [DOMAIN]: DOMAIN_VERSION },
+    graph: {
+      name: 'structured_matmul',
+      nodes: [
+        {
+          opType: OP_TYPE,
+          domain: DOMAIN,
+          inputs: names,
+          outputs: ['output'],
+          attributes: nodeAttributes(structure),
+        },
+      ],
+      inputs: [free('x'), ...shapes.map((dims, n) => ({ name: names[n + 1]!, dataType, dims }))],
+      outputs: [free('output')],
+    },
+    functions: bare ? [] : [structuredMatMulBody(structure, { opset, elementType: dataType })],
+  });
+}
+
+/** Attributes as they are written on a node. */
+function nodeAttributes(structure: Structure): Record<string, AttributeSpec> {
+  return Object.fromEntries(
+    Object.entries(attributesOf(structure)).map(([name, value]): [string, AttributeSpec] => {
+      if (typeof value === 'string') return [name, { type: 'string', value }];
+      if (typeof value === 'number') return [name, { type: 'int', value }];
+      return [name, { type: name === 'level_scale' ? 'floats' : 'ints', value }];
+    }),
+  );
+}
