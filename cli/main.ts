@@ -9,6 +9,7 @@ import { inspectCommand } from './inspect.js';
 import { rewriteCommand } from './rewrite.js';
 import { runCommand } from './run.js';
 import { note } from './terminal.js';
+import { tuneCommand } from './tune.js';
 import { validateCommand } from './validate.js';
 import { VERSION } from './version.js';
 
@@ -22,7 +23,15 @@ const program = new Command('onnx-rewrite')
     '\nExit codes: 0 done, 1 a budget or check failed, 2 bad usage or bad input, 3 internal error.',
   );
 
-for (const command of [inspectCommand(), rewriteCommand(), validateCommand(), runCommand(), benchCommand()]) {
+const commands = [
+  inspectCommand(),
+  rewriteCommand(),
+  validateCommand(),
+  tuneCommand(),
+  runCommand(),
+  benchCommand(),
+];
+for (const command of commands) {
   program.addCommand(command.copyInheritedSettings(program));
 }
 

@@ -45,13 +45,12 @@ export function generatedSource(inputs: readonly ModelInput[], rows: 'padded' | 
  * @throws InputError when the file cannot be read or does not fit the model
  */
 export function fileSource(file: string, inputs: readonly ModelInput[]): InputSource {
-  const bytes = read(file);
-  const extension = extname(file).toLowerCase();
-  if (extension === '.npz' || extension === '.json') {
-    const tensors = complete(file, decode(file, extension, bytes, inputs), inputs);
+  const content = readTensors(file, inputs);
+  if (content.kind === 'arrays') {
+    const tensors = completeInputs(file, content.tensors, inputs);
     return { description: file, anyLength: false, longest: null, at: () => tensors };
   }
-  const ids = byteInput(file, inputs);
+  const { ids, bytes } = content;
   return {
     description: `${file}, as bytes`,
     anyLength: true,
@@ -65,9 +64,26 @@ export function fileSource(file: string, inputs: readonly ModelInput[]): InputSo
         });
       }
       const text = tensorFrom(ids.type, [1, count], bytes.subarray(0, count));
-      return complete(file, new Map([[ids.name, text]]), inputs);
+      return completeInputs(file, new Map([[ids.name, text]]), inputs);
     },
   };
+}
+
+/** What a file of inputs holds: arrays by name, or a text whose bytes are the ids of one input. */
+export type FileContent =
+  | { readonly kind: 'arrays'; readonly tensors: ReadonlyMap<string, TensorValue> }
+  | { readonly kind: 'text'; readonly bytes: Uint8Array; readonly ids: ModelInput };
+
+/**
+ * Reads a NumPy archive (.npz) or a JSON document (.json), or any other file as bytes for a byte-level model.
+ * @throws InputError when the file cannot be read, or is a text and the model takes none
+ */
+export function readTensors(file: string, inputs: readonly ModelInput[]): FileContent {
+  const bytes = read(file);
+  const extension = extname(file).toLowerCase();
+  return extension === '.npz' || extension === '.json'
+    ? { kind: 'arrays', tensors: decode(file, extension, bytes, inputs) }
+    : { kind: 'text', bytes, ids: byteInput(file, inputs) };
 }
 
 /** Length of the inputs: the size of the second axis of the first input that has one. */
@@ -121,11 +137,16 @@ function decode(
   }
 }
 
-/** The input that takes the bytes of a text: the only one of ids, `[batch, sequence]` of integers. */
-function byteInput(file: string, inputs: readonly ModelInput[]): ModelInput {
-  const candidates = inputs.filter(
+/** The inputs that take ids: `[batch, sequence]` of integers, and no mask or the like. */
+export function idInputs(inputs: readonly ModelInput[]): ModelInput[] {
+  return inputs.filter(
     input => input.dims.length === 2 && /^u?int/.test(input.type) && !isConventional(input),
   );
+}
+
+/** The input that takes the bytes of a text: the only one of ids. */
+function byteInput(file: string, inputs: readonly ModelInput[]): ModelInput {
+  const candidates = idInputs(inputs);
   const [ids] = candidates;
   if (ids === undefined || candidates.length > 1) {
     const why = ids === undefined ? 'none of its inputs' : 'more than one of its inputs';
@@ -146,8 +167,11 @@ function byteInput(file: string, inputs: readonly ModelInput[]): ModelInput {
   return ids;
 }
 
-/** Adds the inputs that follow from the others by convention, and checks the rest against the model. */
-function complete(
+/**
+ * Adds the inputs that follow from the others by convention, and checks the rest against the model.
+ * @throws InputError when an input is missing, unknown, or of another type or shape
+ */
+export function completeInputs(
   file: string,
   given: ReadonlyMap<string, TensorValue>,
   inputs: readonly ModelInput[],

@@ -2,6 +2,7 @@ import { benchModels } from '../bench-models.js';
 import { describeFailure } from '../errors.js';
 import { runModel } from '../run-model.js';
 import { timeModels } from '../time-models.js';
+import { tuneModel } from '../tune/tune-model.js';
 import { validateModels } from '../validation/validate-models.js';
 import type { JobMessage, JobName, JobReply, Jobs, Progress } from './jobs.js';
 
@@ -29,6 +30,8 @@ function perform(message: JobMessage): Promise<Jobs[JobName]['result']> {
       return timeModels(message.request, progress);
     case 'bench':
       return benchModels(message.request, progress);
+    case 'tune':
+      return tuneModel(message.request, progress);
   }
 }
 

@@ -3,6 +3,8 @@ import type { BenchRequest, BenchResult } from '../bench-models.js';
 import type { Failure } from '../errors.js';
 import type { RunRequest, RunResult } from '../run-model.js';
 import type { TimingRequest, TimingResult } from '../time-models.js';
+import type { TuneRequest } from '../tune/tune-model.js';
+import type { Tuning } from '../tune/tuning.js';
 import type { ValidationRequest } from '../validation/validate-models.js';
 
 /** Work that executes models, and is therefore done in a process of its own. */
@@ -11,6 +13,7 @@ export interface Jobs {
   run: { readonly request: RunRequest; readonly result: RunResult };
   time: { readonly request: TimingRequest; readonly result: TimingResult };
   bench: { readonly request: BenchRequest; readonly result: BenchResult };
+  tune: { readonly request: TuneRequest; readonly result: Tuning };
 }
 
 export type JobName = keyof Jobs;

@@ -3,7 +3,8 @@ import { editModel, type ModelEdit } from '../../rewriter/onnx/edit.js';
 import type { GraphInfo, ModelInfo, NodeInfo, TensorInfo } from '../../rewriter/onnx/model-info.js';
 import { writeToMemory } from '../../rewriter/onnx/write.js';
 import { SITE_METADATA } from '../../rewriter/replacement-nodes.js';
-import { DATA_TYPES, type TensorValue } from '../data/tensor.js';
+import type { TensorValue } from '../data/tensor.js';
+import { sliceModel } from './slice-model.js';
 
 /**
  * A node of our domain in a rewritten model, together with the nodes that adapt layouts around it: everything
@@ -74,23 +75,7 @@ export function isolate(
   replacement: Replacement,
   inputs: ReadonlyMap<string, TensorValue>,
 ): Uint8Array {
-  const { graph } = rewritten;
-  const dropped = [
-    ...graph.nodes.filter(node => !replacement.nodes.has(node)),
-    ...graph.initializers.filter(tensor => !replacement.initializers.has(tensor)),
-    ...graph.sparseInitializers,
-    ...graph.inputs,
-    ...graph.outputs,
-    ...graph.valueInfos,
-  ];
-  return edited(rewritten, [
-    ...dropped.map((item): ModelEdit => ({ kind: 'remove', from: graph, item })),
-    ...[...inputs].map(([name, { type, dims }]): ModelEdit => {
-      const value = { name, dataType: DATA_TYPES[type], dims: dims.map(() => null) };
-      return { kind: 'add-input', to: graph, value };
-    }),
-    { kind: 'add-output', to: graph, name: replacement.output },
-  ]);
+  return sliceModel(rewritten, { ...replacement, outputs: [replacement.output] }, inputs);
 }
 
 /** `model` with inner values made outputs. */

@@ -1,0 +1,50 @@
+import type { AttentionSite, Layout } from '../../rewriter/site.js';
+import { ARRAY_TYPES, type TensorValue, toNumbers } from '../data/tensor.js';
+
+/** Elements that follow each other inside one head of a value, which heads take turns in. */
+function elementsPerTurn(dims: readonly number[], layout: Layout, heads: number): number {
+  switch (layout) {
+    case 'BHND':
+    case 'BHDN':
+      return dims[2]! * dims[3]!;
+    case 'BNHD':
+      return dims[3]!;
+    case 'BN(HD)':
+    case 'NB(HD)':
+      return dims[2]! / heads;
+    case 'N(BH)D':
+      return dims[2]!;
+  }
+}
+
+/** What a site computes when one head is computed as in `changed` and the others as in `exact`. */
+export function withHead(
+  site: AttentionSite,
+  exact: TensorValue,
+  changed: TensorValue,
+  head: number,
+): TensorValue {
+  const heads = site.queryHeads!;
+  const turn = elementsPerTurn(exact.dims, site.output.layout, heads);
+  const { type, dims } = exact;
+  const data = new ARRAY_TYPES[type](exact.data as never);
+  for (let start = head * turn; start < data.length; start += heads * turn) {
+    data.set(changed.data.subarray(start, start + turn) as never, start);
+  }
+  return { type, dims, data } as TensorValue;
+}
+
+/** Relative squared error of the output of a site, head by head; one number for sites of unknown heads. */
+export function headErrors(site: AttentionSite, exact: TensorValue, actual: TensorValue): number[] {
+  const heads = site.queryHeads ?? 1;
+  const turn = site.queryHeads === null ? 1 : elementsPerTurn(exact.dims, site.output.layout, heads);
+  const [a, b] = [toNumbers(exact), toNumbers(actual)];
+  const squaredError = new Float64Array(heads);
+  const squaredSize = new Float64Array(heads);
+  for (let i = 0; i < a.length; i++) {
+    const head = Math.floor(i / turn) % heads;
+    squaredError[head]! += (b[i]! - a[i]!) ** 2;
+    squaredSize[head]! += a[i]! ** 2;
+  }
+  return Array.from(squaredError, (error, head) => error / (squaredSize[head]! || 1));
+}

@@ -1,0 +1,140 @@
+import { dirname } from 'node:path';
+import { OPERATORS } from '../../custom-ops/index.js';
+import { acceptance } from '../../custom-ops/operator.js';
+import type { TuningSpace } from '../../custom-ops/tuning-space.js';
+import { applyRewrite } from '../../rewriter/apply.js';
+import { findSites } from '../../rewriter/find-sites.js';
+import { ModelGraph } from '../../rewriter/graph/model-graph.js';
+import { MemorySource } from '../../rewriter/onnx/byte-source.js';
+import { decodeModel } from '../../rewriter/onnx/decode.js';
+import { editModel } from '../../rewriter/onnx/edit.js';
+import type { ModelFile } from '../../rewriter/onnx/model-file.js';
+import type { ModelInfo } from '../../rewriter/onnx/model-info.js';
+import { writeToMemory } from '../../rewriter/onnx/write.js';
+import { decideByPlan, PLAN_VERSION } from '../../rewriter/plan.js';
+import type { AttentionSite } from '../../rewriter/site.js';
+import type { TensorValue } from '../data/tensor.js';
+import { findReplacements } from '../validation/replacement.js';
+import { sliceModel } from '../validation/slice-model.js';
+import { partOf } from './graph-part.js';
+import { formKey, formOf, KEPT, type SiteForm } from './site-form.js';
+
+/** A site that may be computed otherwise. */
+export interface TunableSite {
+  readonly site: AttentionSite;
+  /** The operators that accept it. */
+  readonly spaces: readonly TuningSpace[];
+}
+
+/** A form of a site in every site that has one; sites left out are kept. */
+export type Choices = ReadonlyMap<string, SiteForm>;
+
+/** A part of a model that computes one site, before it is known what it is fed. */
+export interface SitePart {
+  /** Values that it is fed. */
+  readonly inputs: readonly string[];
+  /** The bytes of a model that computes the site alone, from values of these types. */
+  bytes(inputs: ReadonlyMap<string, TensorValue>): Uint8Array;
+}
+
+/** A model whose attention is to be tuned. */
+export class TunableModel {
+  readonly sites: readonly TunableSite[];
+  /** Attention that stays as it is, and why. */
+  readonly skipped: readonly { readonly id: string; readonly reason: string }[];
+  /** Folder of the model's external data. */
+  readonly folder: string;
+  private readonly graph: ModelGraph;
+  private readonly all: ReturnType<typeof findSites>['sites'];
+  private readonly parts = new Map<string, SitePart>();
+
+  /** @param selects ids of sites to tune */
+  constructor(
+    readonly file: ModelFile,
+    spaces: readonly TuningSpace[],
+    selects: (id: string) => boolean,
+  ) {
+    this.folder = dirname(file.file);
+    this.graph = new ModelGraph(file.model);
+    this.all = findSites(this.graph).sites;
+    const sites: TunableSite[] = [];
+    const skipped: { id: string; reason: string }[] = [];
+    for (const site of this.all) {
+      const outcome = this.examine(site, spaces, selects);
+      if (typeof outcome === 'string') skipped.push({ id: site.id, reason: outcome });
+      else sites.push(outcome);
+    }
+    this.sites = sites;
+    this.skipped = skipped;
+  }
+
+  /** Exact attention by the operators that have it; the other sites are kept. */
+  exactForms(length: number | null): Choices {
+    return new Map(
+      this.sites.map(({ site, spaces }): [string, SiteForm] => {
+        const space = spaces.find(({ exact }) => exact !== null);
+        return [site.id, space === undefined ? KEPT : formOf(space, space.exact!, length)];
+      }),
+    );
+  }
+
+  /** The model with its sites computed as chosen. */
+  variant(choices: Choices): ModelInfo {
+    const plan = {
+      version: PLAN_VERSION,
+      sites: [...choices].map(([id, form]) => ({ id, ...form })),
+    } as const;
+    const decisions = decideByPlan(this.all, plan, OPERATORS, null);
+    const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
+    const { model, sidecars } = this.file;
+    const bytes = writeToMemory(model.source, editModel(model, applyRewrite(this.graph, replacements).edits));
+    return decodeModel(new MemorySource(bytes), { file: this.file.file, sidecars });
+  }
+
+  /** One site by itself, in one form. */
+  sitePart({ site }: TunableSite, form: SiteForm): SitePart {
+    const key = `${site.id} ${formKey(form)}`;
+    const part = this.parts.get(key) ?? this.makeSitePart(site, form);
+    this.parts.set(key, part);
+    return part;
+  }
+
+  private makeSitePart(site: AttentionSite, form: SiteForm): SitePart {
+    const output = site.output.value;
+    if (form.operator === null) {
+      const { main } = this.graph;
+      const part = partOf(main, site.nodes, [output]);
+      return { inputs: part.inputs, bytes: inputs => sliceModel(this.file.model, part, inputs) };
+    }
+    const model = this.variant(new Map([[site.id, form]]));
+    const replacement = findReplacements(this.file.model, model).find(found => found.output === output)!;
+    const slice = { ...replacement, outputs: [output] };
+    return { inputs: replacement.inputs, bytes: inputs => sliceModel(model, slice, inputs) };
+  }
+
+  private examine(
+    site: (typeof this.all)[number],
+    spaces: readonly TuningSpace[],
+    selects: (id: string) => boolean,
+  ): TunableSite | string {
+    if (!isSoftmaxAttention(site)) return 'it is no softmax attention';
+    if (!selects(site.id)) return 'not selected';
+    if (!site.replaceable) return site.reason ?? 'not replaceable';
+    if (site.nodes.some(({ graph }) => graph !== this.graph.main)) {
+      return 'inside a subgraph or function, where it cannot be measured by itself';
+    }
+    const verdicts = spaces.map(space => ({ space, verdict: acceptance(space.operator, site) }));
+    const accepting = verdicts.filter(({ verdict }) => verdict.ok).map(({ space }) => space);
+    if (accepting.length > 0) return { site, spaces: accepting };
+    return verdicts.map(({ verdict }) => (verdict.ok ? '' : verdict.reason)).join('; ');
+  }
+}
+
+function isSoftmaxAttention(site: object): site is AttentionSite {
+  return 'query' in site;
+}
+
+/** All bytes of a model file. */
+export function modelBytes({ source }: ModelInfo): Uint8Array {
+  return source.bytes(0, source.length);
+}

@@ -1,0 +1,109 @@
+import type { Plan } from '../../rewriter/plan.js';
+import type { Environment } from '../../rewriter/report.js';
+import type { RuntimeDescription } from '../../rewriter/validation.js';
+import type { Change } from './change.js';
+import type { SiteForm } from './site-form.js';
+
+/** What a tuning found. */
+export interface Tuning {
+  readonly model: string;
+  readonly data: {
+    readonly files: readonly string[];
+    /** Tokens; null for inputs without a sequence. */
+    readonly length: number | null;
+    readonly calibration_windows: number;
+    readonly held_out_windows: number;
+    readonly seed: number;
+  };
+  readonly metric: { readonly name: string; readonly kind: 'loss' | 'error' };
+  readonly budget: Budget;
+  readonly runtime: RuntimeDescription;
+  readonly baseline: {
+    /** Mean metric of exact attention on the windows held out. */
+    readonly metric: number;
+    readonly original_ms: number;
+    /** The model with the fastest exact attention that its sites can have. */
+    readonly exact_ms: number;
+    /** The part of `exact_ms` that is attention. */
+    readonly attention_ms: number;
+  };
+  readonly plan: TunedPlan;
+  /** Plans that no other one beats, fastest first; the last one is exact. */
+  readonly frontier: readonly FrontierPoint[];
+  readonly sites: readonly TunedSite[];
+  /** Attention that cannot be tuned, and why. */
+  readonly skipped: readonly { readonly id: string; readonly reason: string }[];
+  /** Anything that limits what these numbers show. */
+  readonly notes: readonly string[];
+}
+
+/** What `tune --json` prints, and a page shows. */
+export interface TuningReport extends Tuning {
+  readonly tool: { readonly name: string; readonly version: string };
+  /** When the tuning ended, ISO 8601. */
+  readonly created: string;
+  readonly command: string;
+  readonly machine: Environment;
+}
+
+export interface Budget {
+  /** A loss may grow by this part of itself; an error is one of the outputs. */
+  readonly kind: 'loss' | 'error';
+  readonly limit: number;
+}
+
+/** A plan for `rewrite --plan`, which reads over `tuning`. */
+export interface TunedPlan extends Plan {
+  readonly tuning: {
+    readonly predicted: Outcome;
+    readonly measured: Outcome & {
+      /** Standard error of `loss_increase` over the windows held out. */
+      readonly standard_error: number;
+      /** Faster plans that were over the budget on the windows held out. */
+      readonly rejected: number;
+    };
+    /** How many times fewer multiply-adds attention takes; null where sizes are not known. */
+    readonly operation_ceiling: number | null;
+  };
+}
+
+/** What a plan does to the model. */
+export interface Outcome {
+  /** In proportion, or the error itself for a budget of error. */
+  readonly loss_increase: number;
+  readonly ms: number;
+  /** Times faster than the original model. */
+  readonly speed: number;
+  /** Times faster than exact attention, attention alone; null where noise hides it. */
+  readonly attention_speed: number | null;
+}
+
+/** An expected outcome on the way from the fastest plan to exact attention. */
+export interface FrontierPoint extends Outcome {
+  readonly operation_ceiling: number | null;
+  /** Whether this is the plan. */
+  readonly chosen: boolean;
+}
+
+export interface TunedSite extends SiteForm {
+  readonly id: string;
+  /** Whether the form computes exact attention. */
+  readonly exact: boolean;
+  /** Milliseconds of the form and of exact attention. */
+  readonly ms: number;
+  readonly exact_ms: number;
+  /** Change of the metric that the form is expected to make; in proportion for a loss. */
+  readonly loss_increase: number;
+  /** The fastest form measured on the metric, and what it alone would do: how sensitive the model is here. */
+  readonly sensitivity: { readonly ms: number; readonly loss_increase: number } | null;
+  readonly operation_ceiling: number | null;
+  /** All forms that were looked at. */
+  readonly forms: readonly (SiteForm & {
+    readonly ms: number;
+    /** Relative squared error of the site's output. */
+    readonly error: number;
+    readonly head_errors: readonly number[];
+    readonly change: Change | null;
+    readonly head_changes: readonly Change[] | null;
+  })[];
+}

@@ -1,0 +1,5 @@
+import { multipoleTuningSpace } from './multipole-attention/tuning-space.js';
+import type { TuningSpace } from './tuning-space.js';
+
+/** The operators that `tune` chooses from. */
+export const TUNING_SPACES: readonly TuningSpace[] = [multipoleTuningSpace];
