@@ -93,11 +93,12 @@ function settingSection(
     ...new Set(subjects.flat().flatMap(({ length }) => (length === null ? [] : [length]))),
   ].sort((a, b) => a - b);
   const named = subjects.map(runs => ({ name: subjectName(runs[0]!, names.get(runs[0]!.model)), runs }));
+  const setting = settingText(subjects.flat().find(({ runtime }) => runtime !== null) ?? subjects[0]![0]!);
   return section(
-    settingText(subjects.flat().find(({ runtime }) => runtime !== null) ?? subjects[0]![0]!),
+    setting,
     lengths.length < 2 ? null : settingPlots(named, lengths, crossover),
-    runsTable(named),
-    lengths.length < 2 ? null : growthTable(named, crossover, scaling),
+    runsTable(setting, named),
+    lengths.length < 2 ? null : growthTable(setting, named, crossover, scaling),
   );
 }
 
@@ -186,13 +187,17 @@ function failuresOf({ runs }: Named): NonNullable<Series['missing']> {
 }
 
 /** A row for each length, a column for each subject. */
-function runsTable(subjects: readonly Named[]): Markup {
+function runsTable(setting: string, subjects: readonly Named[]): Markup {
   const base = subjects[0]!.runs;
   const rows = base.map(({ length }, i) => [
     html`${lengthText(length)}`,
     ...subjects.map(({ runs }) => runCell(runs[i]!, runs === base ? undefined : base[i])),
   ]);
-  return dataTable('Each model at each length', ['Tokens', ...subjects.map(({ name }) => name)], rows);
+  return dataTable(
+    `Each model at each length: ${setting}`,
+    ['Tokens', ...subjects.map(({ name }) => name)],
+    rows,
+  );
 }
 
 function runCell(run: BenchRun, base: BenchRun | undefined): Markup {
@@ -205,12 +210,13 @@ function runCell(run: BenchRun, base: BenchRun | undefined): Markup {
 }
 
 function growthTable(
+  setting: string,
   subjects: readonly Named[],
   crossover: readonly Crossover[],
   scaling: readonly Scaling[],
 ): Markup {
   return dataTable(
-    'How cost grows with length, and where each model becomes faster than the first',
+    `How cost grows with length, and where each model becomes faster: ${setting}`,
     ['Model', 'Time grows as', 'Memory grows as', 'Faster than the first'],
     subjects.map(({ name, runs }) => {
       const law = scaling.find(one => isSameSubject(one, runs[0]!));

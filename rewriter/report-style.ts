@@ -104,6 +104,7 @@ footer pre { color: var(--ink); }
   table, tbody, tr, tbody th, td { display: block; }
   tr { border-top: 1px solid var(--line); padding: .6rem 0; }
   th, td { border: 0; padding: .12rem 0; }
+  tbody th { font-weight: 600; }
   td { display: grid; grid-template-columns: 7.5rem 1fr; gap: .6rem; }
   td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
   .bars, .shares { width: 100%; }

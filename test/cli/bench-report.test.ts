@@ -1,26 +1,6 @@
 import assert from 'node:assert/strict';
-import { type BenchRun, crossoverOf, fitPowerLaw, scalingOf } from '../../cli/bench-report.js';
-
-/** Runs of one model whose medians are given by length; null for a failure. */
-function runsOf(model: string, medians: Readonly<Record<number, number | null>>): BenchRun[] {
-  return Object.entries(medians).map(([length, ms]) => ({
-    model,
-    provider: 'CPU',
-    threads: null,
-    stock: false,
-    runtime: { name: 'runtime', version: '1', execution_provider: 'CPU', custom_operators: null },
-    length: Number(length),
-    batch: 1,
-    median_ms: ms,
-    min_ms: ms === null ? null : 0.9 * ms,
-    max_ms: ms === null ? null : 1.2 * ms,
-    ms: ms === null ? [] : [0.9 * ms, ms, 1.2 * ms],
-    tokens_per_second: ms === null ? null : (1000 * Number(length)) / ms,
-    peak_bytes: ms === null ? null : 1e8 + 1000 * Number(length) ** 2,
-    loaded_bytes: ms === null ? null : 1e8,
-    failure: ms === null ? 'out of memory' : null,
-  }));
-}
+import { crossoverOf, fitPowerLaw, scalingOf } from '../../cli/bench-report.js';
+import { runsOf } from './example-bench.js';
 
 describe('crossover', () => {
   const base = runsOf('original', { 1000: 10, 2000: 40, 4000: 160 });
