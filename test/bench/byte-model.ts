@@ -10,10 +10,11 @@ import { decodeModel } from '../../rewriter/onnx/decode.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { type AttentionSite, isAttention, type Operand, type Site } from '../../rewriter/site.js';
 
-/** Query, key and value of one attention site, [1,heads,length,size], float32. */
+/** Query [1,heads,queries,size], key and value [1,heads,length,size] of one attention site, float32. */
 export interface TrainedHeads {
   readonly site: string;
   readonly heads: number;
+  /** Keys; the queries may be fewer. */
   readonly length: number;
   readonly size: number;
   readonly causal: boolean;

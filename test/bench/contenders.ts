@@ -17,43 +17,84 @@ export interface Contender {
 
 type SessionOptions = Session.SessionOptions;
 
-function model(node: NodeSpec, ranks: readonly number[]): Uint8Array {
+/** A model of one node; its inputs are float32, all dimensions dynamic, except for what `types` says. */
+function model(
+  node: NodeSpec,
+  ranks: readonly number[],
+  types: ReadonlyMap<string, DataType> = new Map(),
+): Uint8Array {
   return buildModel({
     irVersion: 10,
     opsetImports: { '': 18, [DOMAIN]: DOMAIN_VERSION, 'com.microsoft': 1 },
     graph: {
       name: 'attention',
       nodes: [node],
-      inputs: node.inputs.map((name, n) => ({
-        name,
-        dataType: DataType.FLOAT,
-        dims: Array.from({ length: ranks[n]! }, (_, axis) => `${name}_${axis}`),
-      })),
+      inputs: node.inputs.flatMap((name, n) => {
+        const dims = Array.from({ length: ranks[n]! }, (_, axis) => `${name}_${axis}`);
+        return name === '' ? [] : [{ name, dataType: types.get(name) ?? DataType.FLOAT, dims }];
+      }),
       outputs: node.outputs.map(name => ({ name, dataType: DataType.FLOAT })),
     },
   });
 }
 
-/** ONNX Runtime's attention; it takes its fused, flash-like path when nothing is masked. */
-export async function multiHeadAttention(heads: TrainedHeads, options: SessionOptions): Promise<Contender> {
+/**
+ * ONNX Runtime's attention. Without a mask it takes its fused, flash-like path; a causal one does not, see
+ * {@link groupQueryAttention}.
+ */
+export function multiHeadAttention(heads: TrainedHeads, options: SessionOptions): Promise<Contender> {
   const attributes: Record<string, AttributeSpec> = {
     num_heads: { type: 'int', value: heads.heads },
     scale: { type: 'float', value: heads.scale },
     unidirectional: { type: 'int', value: Number(heads.causal) },
   };
-  const node: NodeSpec = {
-    opType: 'MultiHeadAttention',
-    domain: 'com.microsoft',
-    inputs: ['query', 'key', 'value'],
-    outputs: ['output'],
-    attributes,
+  return packedAttention({ opType: 'MultiHeadAttention', inputs: PACKED, attributes }, heads, options, {});
+}
+
+/** ONNX Runtime's causal attention of decoders, which computes no more than half of the scores. */
+export function groupQueryAttention(heads: TrainedHeads, options: SessionOptions): Promise<Contender> {
+  const attributes: Record<string, AttributeSpec> = {
+    num_heads: { type: 'int', value: heads.heads },
+    kv_num_heads: { type: 'int', value: heads.heads },
+    scale: { type: 'float', value: heads.scale },
   };
-  const session = await OnnxRuntimeSession.create(model(node, [3, 3, 3]), options);
+  const inputs = [...PACKED, '', '', 'last_key', 'key_count'];
+  return packedAttention({ opType: 'GroupQueryAttention', inputs, attributes }, heads, options, {
+    last_key: new Tensor('int32', Int32Array.of(heads.length - 1), [1]),
+    key_count: new Tensor('int32', Int32Array.of(heads.length), []),
+  });
+}
+
+const PACKED = ['query', 'key', 'value'];
+
+/** An operator of com.microsoft on queries, keys and values of shape [1,N,H*D], and `more` inputs. */
+async function packedAttention(
+  node: Pick<NodeSpec, 'opType' | 'inputs' | 'attributes'>,
+  heads: TrainedHeads,
+  options: SessionOptions,
+  more: Readonly<Record<string, Tensor>>,
+): Promise<Contender> {
+  const outputs = [
+    'output',
+    ...(node.opType === 'GroupQueryAttention' ? ['present_key', 'present_value'] : []),
+  ];
+  const types = new Map(Object.keys(more).map(name => [name, DataType.INT32]));
+  const bytes = model(
+    { ...node, domain: 'com.microsoft', outputs },
+    node.inputs.map(name => more[name]?.dims.length ?? 3),
+    types,
+  );
+  const session = await OnnxRuntimeSession.create(bytes, options);
   const packed = (data: Float32Array) =>
     new Tensor('float32', pack(data, heads), [1, heads.length, heads.heads * heads.size]);
-  const feeds = { query: packed(heads.query), key: packed(heads.key), value: packed(heads.value) };
+  const feeds = {
+    query: packed(heads.query),
+    key: packed(heads.key),
+    value: packed(heads.value),
+    ...more,
+  };
   return {
-    name: 'com.microsoft.MultiHeadAttention',
+    name: `com.microsoft.${node.opType}`,
     run: async () => (await session.run(feeds)).output!.data as Float32Array,
     release: () => session.release(),
   };
@@ -77,7 +118,7 @@ export async function multipole(
   const { native, reason } = session.onnxRewrite;
   if (!native) throw new Error(`needs the native build: ${reason}`);
   const tensor = (data: Float32Array) =>
-    new Tensor('float32', data, [1, heads.heads, heads.length, heads.size]);
+    new Tensor('float32', data, [1, heads.heads, data.length / (heads.heads * heads.size), heads.size]);
   const feeds = { query: tensor(heads.query), key: tensor(heads.key), value: tensor(heads.value) };
   return {
     name,

@@ -1,0 +1,96 @@
+import { html } from '../../rewriter/markup.js';
+import { dataTable, renderPage, section } from '../../rewriter/report-page.js';
+import { type Axis, type Point, plot, plots } from '../../rewriter/report-plot.js';
+import type { AblationReport, Result } from './ablation-report.js';
+
+const percent = (x: number) => `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`;
+const times = (x: number) => `${x.toFixed(2)}x`;
+const maybe = (x: number | null, format: (x: number) => string) => html`${x === null ? '' : format(x)}`;
+
+/** Loss against speed, measured and at best, and a table of everything. */
+export function frontierPage(report: AblationReport): string {
+  const { model, text, windows, stride, length, results, command, machine } = report;
+  const speeds: readonly (readonly [title: string, of: (result: Result) => number | null])[] = [
+    ['By count of operations: what no kernel can beat', result => result.ceiling],
+    ["Measured, against this operator's own exact attention", result => result.speed_over_own_exact],
+    ['Measured, against com.microsoft.MultiHeadAttention', result => result.speed],
+  ];
+  return renderPage({
+    title: `Ablation of multipole attention on ${model}`,
+    kicker: 'multipole-attention',
+    heading: `What settings cost and gain at ${length} tokens`,
+    verdict: null,
+    facts: [],
+    notices: [],
+    sections: [
+      section(
+        'Loss against speed',
+        plots(...speeds.map(([title, speed]) => lossPlot(title, results, speed))),
+      ),
+      section(
+        'All variants',
+        dataTable(
+          `Loss on windows ${windows} of ${text}, ${stride} bytes apart`,
+          [
+            'Variant',
+            'Loss',
+            'Increase',
+            'Fewer operations',
+            'Over own exact',
+            'Over fused',
+            'Errors by site',
+          ],
+          results.map(result => [
+            html`${result.name}`,
+            maybe(result.loss, loss => loss.toFixed(4)),
+            maybe(result.loss_increase, percent),
+            maybe(result.ceiling, times),
+            maybe(result.speed_over_own_exact, times),
+            maybe(result.speed, times),
+            html`${result.errors?.map(error => error.toPrecision(2)).join(' ') ?? ''}`,
+          ]),
+        ),
+      ),
+    ],
+    command,
+    made: `${machine.cpu}, ${machine.cores} cores; node ${machine.node}, ${machine.platform}.`,
+  });
+}
+
+function lossPlot(title: string, results: readonly Result[], speed: (result: Result) => number | null) {
+  const points = results.flatMap((result): Point[] => {
+    const x = speed(result);
+    return x === null || result.loss_increase === null
+      ? []
+      : [
+          {
+            x,
+            y: result.loss_increase,
+            label: `${result.name}: ${percent(result.loss_increase)} at ${times(x)}`,
+          },
+        ];
+  });
+  if (points.length === 0) return null;
+  const x: Axis = { label: 'times faster', scale: 'linear', format: value => `${value}x` };
+  const y: Axis = {
+    label: 'loss increase',
+    scale: 'linear',
+    format: value => `${(100 * value).toFixed(1)}%`,
+  };
+  const sorted = [...points].sort((a, b) => b.x - a.x);
+  const frontier = sorted.filter((point, n) => sorted.slice(0, n).every(faster => faster.y > point.y));
+  return plot({
+    title,
+    description: `Loss increase against speed of ${points.length} variants`,
+    x,
+    y,
+    series: [
+      { name: 'variants', mark: 'points', points },
+      { name: 'least loss at that speed', mark: 'line', points: frontier.reverse() },
+    ],
+    guides: [
+      { axis: 'y', at: 0.0036, label: '0.36%' },
+      { axis: 'y', at: 0.01, label: '1%' },
+    ],
+  });
+}

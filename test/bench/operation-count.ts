@@ -1,1 +1,0 @@
-export { operationCeiling, operationCount } from '../../custom-ops/multipole-attention/operation-count.js';
