@@ -1,15 +1,21 @@
+import { elementwiseSeries } from './elementwise-series.js';
+import { elementwiseSoftmax } from './elementwise-softmax.js';
 import { groupQueryAttention } from './group-query-attention.js';
 import { multiHeadAttention } from './multi-head-attention.js';
+import { multiLevelAttention } from './multi-level-attention.js';
 import { onnxAttention } from './onnx-attention.js';
 import { projectingAttention } from './projecting-attention.js';
 import { softmaxAttention } from './softmax-attention.js';
 import type { SourceForm } from './source-form.js';
 
-/** Every source form; their anchors are disjoint. */
+/** Every source form. Where several take the same anchors, special ones come before general ones. */
 export const SOURCE_FORMS: readonly SourceForm[] = [
+  multiLevelAttention,
   softmaxAttention,
   onnxAttention,
   multiHeadAttention,
   projectingAttention,
   groupQueryAttention,
+  elementwiseSeries,
+  elementwiseSoftmax,
 ];

@@ -1,0 +1,238 @@
+"""Writes element-wise attention as PyTorch implementations export it, and forms that only look like it.
+
+  python test/zoo/elementwise/generate.py       # writes *.onnx beside this file
+
+Needs what test/zoo/generate needs (see test/zoo/README.md). Deterministic for given versions.
+"""
+
+import math
+import os
+import sys
+
+import onnx
+import torch
+from torch import nn
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(FOLDER, "..", "generate"))
+
+from exporting import DYNAMO_18, LEGACY_17, Input, export, randomize  # noqa: E402
+
+WIDTH = 12
+SIZES = {"batch": 2, "sequence": 9}
+X = Input("x", ("batch", "sequence", WIDTH), "normal", "float32")
+MASK = Input("mask", ("batch", "sequence"), "visible", "bool")
+
+
+class Layer(nn.Module):
+    """Projections around `attend(q, k, v)`, which sees and returns `[batch, sequence, channels]`."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, *inputs):
+        x, *masks = inputs
+        return self.out(self.attend(self.query(x), self.key(x), self.value(x), *masks))
+
+
+class SeriesSum(Layer):
+    """Powers by **, one sum over the keys for each."""
+
+    order = 2
+
+    def attend(self, q, k, v):
+        weight = torch.exp(-(k**2))
+        numerator = denominator = 0
+        for n in range(self.order + 1):
+            factor = 2**n / math.factorial(n) * q**n
+            term = k**n * weight
+            numerator = numerator + factor * (term * v).sum(1, keepdim=True)
+            denominator = denominator + factor * term.sum(1, keepdim=True)
+        return numerator / denominator
+
+
+class SeriesCumsum(Layer):
+    """Causal, powers as running products."""
+
+    order = 6
+
+    def attend(self, q, k, v):
+        term, factor = torch.exp(-k * k), torch.ones_like(q)
+        numerator, denominator = torch.zeros_like(q), torch.zeros_like(q)
+        for n in range(self.order + 1):
+            numerator = numerator + factor * torch.cumsum(term * v, dim=1)
+            denominator = denominator + factor * torch.cumsum(term, dim=1)
+            term, factor = term * k, factor * q * (2 / (n + 1))
+        return numerator / denominator
+
+
+class SeriesStacked(Layer):
+    """Causal, all orders in one tensor."""
+
+    order = 4
+
+    def attend(self, q, k, v):
+        orders = torch.arange(self.order + 1)
+        factors = torch.tensor([2.0**n / math.factorial(n) for n in range(self.order + 1)])
+        terms = torch.stack([k**n for n in range(self.order + 1)], -1) * torch.exp(-k.square()).unsqueeze(-1)
+        queries = q.unsqueeze(-1) ** orders * factors
+        numerator = (queries * (terms * v.unsqueeze(-1)).cumsum(1)).sum(-1)
+        return numerator / (queries * terms.cumsum(1)).sum(-1)
+
+
+class SeriesHorner(Layer):
+    """Sums first, the polynomial in q by Horner's rule; packed projections, scaled queries, stable weights."""
+
+    order = 4
+
+    def __init__(self):
+        super().__init__()
+        self.packed = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        q, k, v = self.packed(x).chunk(3, -1)
+        return self.out(self.attend(torch.tanh(q) * 0.8, k, v))
+
+    def attend(self, q, k, v):
+        squares = k * k
+        weight = torch.exp(squares.amin(1, keepdim=True) - squares)
+        terms = [weight * k**n for n in range(self.order + 1)]
+        numerator = denominator = 0
+        for n in reversed(range(self.order + 1)):
+            factor = 2**n / math.factorial(n)
+            numerator = numerator * q + factor * (terms[n] * v).sum(dim=1, keepdim=True)
+            denominator = denominator * q + factor * terms[n].sum(dim=1, keepdim=True)
+        return numerator / denominator
+
+
+class SeriesPadded(Layer):
+    """Padding takes no part in the sums."""
+
+    order = 2
+
+    def attend(self, q, k, v, mask):
+        weight = torch.exp(-(k**2)) * mask.unsqueeze(-1).to(k.dtype)
+        numerator = denominator = 0
+        for n in range(self.order + 1):
+            factor = 2**n / math.factorial(n) * q**n
+            numerator = numerator + factor * (k**n * weight * v).sum(1, keepdim=True)
+            denominator = denominator + factor * (k**n * weight).sum(1, keepdim=True)
+        return numerator / denominator
+
+
+class SeriesFirst(SeriesSum):
+    """The sequence before the batch."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+    def attend(self, q, k, v):
+        weight = torch.exp(-(k**2))
+        numerator = denominator = 0
+        for n in range(self.order + 1):
+            factor = 2**n / math.factorial(n) * q**n
+            numerator = numerator + factor * (k**n * weight * v).cumsum(0)
+            denominator = denominator + factor * (k**n * weight).cumsum(0)
+        return numerator / denominator
+
+
+class ExactSoftmax(Layer):
+    """The softmax of squared distances, channel by channel."""
+
+    def attend(self, q, k, v):
+        distance = (q.unsqueeze(2) - k.unsqueeze(1)) ** 2
+        return ((-distance).softmax(2) * v.unsqueeze(1)).sum(2)
+
+
+class ExactCausal(Layer):
+    def attend(self, q, k, v):
+        scores = -(q[:, :, None] - k[:, None]).square()
+        visible = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).tril()
+        weights = scores.masked_fill(~visible[None, :, :, None], float("-inf")).softmax(dim=2)
+        return (weights * v[:, None]).sum(dim=2)
+
+
+class ExactPadded(Layer):
+    def attend(self, q, k, v, mask):
+        scores = -(q[:, :, None] - k[:, None]).square()
+        weights = scores.masked_fill(~mask[:, None, :, None], float("-inf")).softmax(dim=2)
+        return (weights * v[:, None]).sum(dim=2)
+
+
+class ExactExp(Layer):
+    """The factor exp(-q^2) left out, numerator and denominator apart."""
+
+    def attend(self, q, k, v):
+        weights = torch.exp(2 * q.unsqueeze(2) * k.unsqueeze(1) - k.unsqueeze(1) ** 2)
+        return (weights * v.unsqueeze(1)).sum(2) / weights.sum(2)
+
+
+class OddOrder(SeriesSum):
+    order = 3
+
+
+class Epsilon(Layer):
+    """What keeps the denominator from zero is no part of the definition."""
+
+    def attend(self, q, k, v):
+        weight = torch.exp(-(k**2))
+        numerator = (weight * v).sum(1, True) + 2 * q * (k * weight * v).sum(1, True)
+        numerator = numerator + 2 * q**2 * (k**2 * weight * v).sum(1, True)
+        denominator = weight.sum(1, True) + 2 * q * (k * weight).sum(1, True)
+        denominator = denominator + 2 * q**2 * (k**2 * weight).sum(1, True)
+        return numerator / (denominator + 1e-2)
+
+
+class WrongFactor(Layer):
+    """The coefficient of the second order is twice the series'."""
+
+    def attend(self, q, k, v):
+        weight = torch.exp(-(k**2))
+        numerator = denominator = 0
+        for n in range(3):
+            numerator = numerator + (2 * q) ** n * (k**n * weight * v).sum(1, True)
+            denominator = denominator + (2 * q) ** n * (k**n * weight).sum(1, True)
+        return numerator / denominator
+
+
+class Window(Layer):
+    """Causal, but only the last 20 keys."""
+
+    def attend(self, q, k, v):
+        scores = -(q[:, :, None] - k[:, None]).square()
+        position = torch.arange(q.shape[1])
+        distance = position[:, None] - position[None, :]
+        visible = (distance >= 0) & (distance < 20)
+        weights = scores.masked_fill(~visible[None, :, :, None], float("-inf")).softmax(dim=2)
+        return (weights * v[:, None]).sum(dim=2)
+
+
+CASES = {
+    "series-sum": (SeriesSum, [X]),
+    "series-cumsum": (SeriesCumsum, [X]),
+    "series-stacked": (SeriesStacked, [X]),
+    "series-horner": (SeriesHorner, [X]),
+    "series-padded": (SeriesPadded, [X, MASK]),
+    "series-sequence-first": (SeriesFirst, [X]),
+    "exact-softmax": (ExactSoftmax, [X]),
+    "exact-causal": (ExactCausal, [X]),
+    "exact-padded": (ExactPadded, [X, MASK]),
+    "exact-exp": (ExactExp, [X]),
+    "odd-order": (OddOrder, [X]),
+    "epsilon": (Epsilon, [X]),
+    "wrong-factor": (WrongFactor, [X]),
+    "window": (Window, [X]),
+}
+
+
+def main():
+    for name, (module, inputs) in CASES.items():
+        for exporter in (LEGACY_17, DYNAMO_18):
+            built = randomize(module(), 5)
+            model = export(built, inputs, {"y": ("batch", "sequence", WIDTH)}, exporter, SIZES)
+            onnx.save(model, os.path.join(FOLDER, f"{name}-{exporter.label}.onnx"))
+
+
+if __name__ == "__main__":
+    main()
