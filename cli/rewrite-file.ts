@@ -18,6 +18,7 @@ import { type Decision, type DecisionDocument, documentDecision, PLAN_VERSION } 
 import type { RewriteReport } from '../rewriter/report.js';
 import type { NearMiss, Site } from '../rewriter/site.js';
 import { type Validation, worstIsolated } from '../rewriter/validation.js';
+import { attentionCosts } from './attention-cost.js';
 import { describeEnvironment } from './environment.js';
 import { writeReport } from './report-file.js';
 import { runJob } from './runtime/run-job.js';
@@ -106,6 +107,7 @@ async function rewriteOpenFile(input: ModelFile, request: RewriteRequest): Promi
       near_misses: draft.nearMisses,
       notices: [...draft.notices, ...(staged?.notices ?? [])],
       validation,
+      costs: attentionCosts(draft.decisions),
       timings: [],
       metrics: [],
     };

@@ -27,3 +27,11 @@ export function formatError(value: number | null): string {
 export function plural(count: number, one: string, many: string): string {
   return `${count === 0 ? 'no' : count} ${count === 1 ? one : many}`;
 }
+
+const COUNT_UNITS = ['', ' thousand', ' million', ' billion', ' trillion', ' quadrillion'];
+
+/** A large count, three significant digits: `12.3 billion`. */
+export function formatCount(count: number): string {
+  const unit = Math.min(Math.max(Math.floor(Math.log10(count) / 3), 0), COUNT_UNITS.length - 1);
+  return `${(count / 1000 ** unit).toPrecision(3)}${COUNT_UNITS[unit]}`;
+}

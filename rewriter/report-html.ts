@@ -1,7 +1,8 @@
-import { formatBytes, formatDuration, formatError, plural } from './format.js';
+import { formatBytes, formatCount, formatDuration, formatError, plural } from './format.js';
 import type { ModelHeader } from './inspection.js';
 import { html, type Markup } from './markup.js';
 import {
+  type AttentionCost,
   attributeGroups,
   changedOperators,
   environmentText,
@@ -15,6 +16,7 @@ import {
   verdictOn,
 } from './report.js';
 import { dataTable, notes, renderPage, section } from './report-page.js';
+import { plot, plots, type Series } from './report-plot.js';
 import {
   type Difference,
   type LengthValidation,
@@ -40,6 +42,7 @@ export function renderHtml(report: RewriteReport): string {
       nearMissesSection(report),
       report.validation && validationSection(report.validation),
       report.validation && reachSection(report.validation),
+      costSection(report),
       timingSection(report),
       metricsSection(report),
       attributesSection(report),
@@ -208,6 +211,43 @@ function shareBar(shares: readonly number[]): Markup {
 
 function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+}
+
+function costSection({ costs }: RewriteReport): Markup | null {
+  if (costs.length === 0) return null;
+  const sites = plural(costs[0]!.sites, 'site', 'sites');
+  const series = (name: string, of: (cost: AttentionCost) => number): Series => ({
+    name,
+    mark: 'line',
+    points: costs.map(cost => ({ x: cost.length, y: of(cost) })),
+  });
+  return section(
+    'Cost of attention',
+    html`<p>Multiply-adds of attention at ${sites}, one batch row, counted and not measured: what the rewrite could gain
+there if all multiply-adds took the same time. The rest of the model is not counted.</p>`,
+    plots(
+      plot({
+        title: 'Multiply-adds by length',
+        description: 'Multiply-adds of attention by length, both logarithmic. The numbers are in the table.',
+        x: { label: 'tokens', scale: 'log', ticks: costs.map(({ length }) => length), format: String },
+        y: { label: 'multiply-adds', scale: 'log', format: value => value.toExponential(0).replace('+', '') },
+        series: [
+          series('original', ({ original }) => original),
+          series('rewritten', ({ rewritten }) => rewritten),
+        ],
+      }),
+      dataTable(
+        'Multiply-adds of attention by length',
+        ['Tokens', 'Original', 'Rewritten', 'Ratio'],
+        costs.map(({ length, original, rewritten }) => [
+          html`${length}`,
+          html`${formatCount(original)}`,
+          html`${formatCount(rewritten)}`,
+          html`<strong>${ratio(original, rewritten, 'less', 'more')}</strong>`,
+        ]),
+      ),
+    ),
+  );
 }
 
 function timingSection({ timings }: RewriteReport): Markup | null {

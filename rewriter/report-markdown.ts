@@ -1,4 +1,4 @@
-import { formatBytes, formatDuration, formatError } from './format.js';
+import { formatBytes, formatCount, formatDuration, formatError, plural } from './format.js';
 import type { ModelHeader } from './inspection.js';
 import {
   attributeGroups,
@@ -28,6 +28,7 @@ export function renderMarkdown(report: RewriteReport): string {
     ...renderNearMisses(report),
     ...renderAttributes(report),
     ...(report.validation ? renderValidation(report.validation) : []),
+    ...renderCosts(report),
     ...renderTimings(report),
     ...renderMetrics(report),
     '## Operators',
@@ -126,6 +127,22 @@ function renderReach(validation: Validation): string[] {
         id,
         ...reach.mass.map(share => `${(100 * share).toFixed(1)}%`),
         reach.effective_keys.toPrecision(3),
+      ]),
+    ),
+  ];
+}
+
+function renderCosts({ costs }: RewriteReport): string[] {
+  if (costs.length === 0) return [];
+  return [
+    `## Cost of attention: multiply-adds of ${plural(costs[0]!.sites, 'site', 'sites')}, one batch row`,
+    table(
+      ['tokens', 'original', 'rewritten', 'ratio'],
+      costs.map(({ length, original, rewritten }) => [
+        String(length),
+        formatCount(original),
+        formatCount(rewritten),
+        ratio(original, rewritten, 'less', 'more'),
       ]),
     ),
   ];

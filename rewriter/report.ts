@@ -25,6 +25,8 @@ export interface RewriteReport {
   readonly notices: readonly string[];
   /** Null where the models were not run. */
   readonly validation: Validation | null;
+  /** Operation counts of replaced attention by length, where they can be told. */
+  readonly costs: readonly AttentionCost[];
   /** Repeated, interleaved timings, where they were taken. */
   readonly timings: readonly Timing[];
   /** The model's own metrics before and after, where they were measured. */
@@ -42,6 +44,15 @@ export interface Environment {
 /** One sentence about a machine. */
 export function environmentText({ node, platform, cpu, cores, memory_bytes }: Environment): string {
   return `Node ${node} on ${platform}, ${cpu}, ${plural(cores, 'core', 'cores')}, ${formatBytes(memory_bytes)} of memory.`;
+}
+
+/** Multiply-adds of attention alone, one batch row, at one length. */
+export interface AttentionCost {
+  readonly length: number;
+  /** Replaced sites that are counted. */
+  readonly sites: number;
+  readonly original: number;
+  readonly rewritten: number;
 }
 
 /** Medians over `runs` interleaved runs of both models. */

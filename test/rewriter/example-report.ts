@@ -87,6 +87,10 @@ export function exampleReport(error: Difference, overrides: Partial<RewriteRepor
       passed,
       notes: [],
     },
+    costs: [
+      { length: 1024, sites: 1, original: 2e9, rewritten: 3e9 },
+      { length: 8192, sites: 1, original: 1.28e11, rewritten: 2.4e10 },
+    ],
     timings: [
       {
         length: 8192,

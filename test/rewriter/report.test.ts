@@ -19,7 +19,7 @@ describe('the HTML report', () => {
   it('closes every element that it opens', () => {
     const open: string[] = [];
     const body = page.replace(/<style>.*?<\/style>/s, '');
-    for (const [, closing, name] of body.matchAll(/<(\/?)([a-z][a-z0-9]*)\b[^>]*>/g)) {
+    for (const [, closing, name] of body.matchAll(/<(\/?)([a-z][a-z0-9]*)\b[^>]*(?<!\/)>/g)) {
       if (['meta'].includes(name!)) continue;
       if (closing === '') open.push(name!);
       else assert.equal(open.pop(), name);
