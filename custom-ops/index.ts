@@ -1,6 +1,11 @@
 import { elementwiseAttention } from './elementwise-attention/operator.js';
+import { multiLevelAttention } from './multi-level-attention/operator.js';
 import { multipoleAttention } from './multipole-attention/operator.js';
 import type { OperatorDefinition } from './operator.js';
 
 /** Every operator; the first is the one that `rewrite` uses unless told otherwise. */
-export const OPERATORS: readonly OperatorDefinition[] = [multipoleAttention, elementwiseAttention];
+export const OPERATORS: readonly OperatorDefinition[] = [
+  multipoleAttention,
+  elementwiseAttention,
+  multiLevelAttention,
+];

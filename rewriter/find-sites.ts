@@ -53,18 +53,23 @@ export function findSites(graph: ModelGraph): Findings {
     for (const node of miss.nodes) explained.add(node);
   };
   for (const node of nodes) {
+    // The first form that recognizes a place has it; where none does, the last to come near tells why.
+    let missed: (() => void) | null = null;
     for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
       const count = counts.get(form)!;
       count.attempts++;
       const found = attemptInBranch(form, node, context, atStart);
       if ('near' in found) {
-        if (found.near) tell(form, found);
+        if (found.near) missed = () => tell(form, found);
         continue;
       }
       count.hits++;
       sites.push(found.site);
       for (const member of found.nodes) explained.add(member);
+      missed = null;
+      break;
     }
+    missed?.();
   }
   for (const node of nodes) {
     for (const form of SOURCE_FORMS) {

@@ -107,6 +107,12 @@ export function upstreamOf(operand: Value, laboratory: Laboratory): readonly Ups
   }
 }
 
+/** Whether an operand is a weight or another constant, however reshaped. */
+export function isStored(operand: Value, laboratory: Laboratory): boolean {
+  const { value } = upstreamOf(operand, laboratory).at(-1)!;
+  return value.initializer !== null || value.producer?.type === 'Constant';
+}
+
 const MOVES: ReadonlySet<string> = new Set([
   'Identity',
   'Dropout',

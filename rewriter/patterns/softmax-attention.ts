@@ -3,21 +3,11 @@ import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { ScoreChain } from '../masks/score-chain.js';
 import { isMatch, match } from '../match/matcher.js';
-import { productOperand, upstreamOf } from '../match/operands.js';
-import {
-  any,
-  bound,
-  constant,
-  lazy,
-  node,
-  oneOf,
-  type Pattern,
-  type RankOf,
-  through,
-} from '../match/pattern.js';
+import { isStored, productOperand, upstreamOf } from '../match/operands.js';
+import { any, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
-import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+import { softmaxOf, weightedSumOf, weightedValues } from './weighted-sum.js';
 
 /**
  * softmax(logits(Q K^T)) V written out in standard operators, as exporters do below opset 23: eager attention
@@ -53,33 +43,8 @@ const logits: Pattern = oneOf(
   'a product of query and key, scaled or masked',
 );
 
-const softmax = node('Softmax', [bound('logits', logits)], { name: 'softmax', unfit: unfitAxis });
-
-/** Rows without a visible key give NaN; scaled_dot_product_attention makes them zeros. */
-const guarded = node('Where', [
-  node('IsNaN', [any('unguarded')]),
-  constant('0', value => value === 0),
-  bound('unguarded', through(softmax, 'a softmax')),
-]);
-
-const probabilities = through(
-  oneOf('emptyRow', { nan: softmax, zeros: guarded }),
-  'probabilities of a softmax',
-);
-
-const weightedSum = oneOf('weightedSum', {
-  matMul: node(['MatMul', 'com.microsoft::FusedMatMul'], [probabilities, any()], { name: 'sum' }),
-  einsum: node('Einsum', [probabilities, any()], { name: 'sum', commutative: true }),
-});
-
-/** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
-function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
-  const input = softmax.inputs[0];
-  const rank = input == null ? null : rankOf(input);
-  const axis = softmax.int('axis', softmax.opset >= 13 ? -1 : 1);
-  if (axis === -1 || (rank !== null && axis === rank - 1)) return null;
-  return `runs along axis ${axis} of ${rank ?? 'unknown'}, not along the last one`;
-}
+const softmax = softmaxOf(logits);
+const weightedSum = weightedSumOf(logits);
 
 function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const { laboratory, graph } = context;
@@ -94,21 +59,16 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const scoresNode = found.nodes.get('scores')!;
   const softmaxNode = found.nodes.get('softmax')!;
   const scores = productOf(scoresNode);
-  const sum = productOf(anchor);
-  if (scores === null || sum === null)
-    return miss('one of its products is no product of query, key and value');
+  const sum = weightedValues(anchor, found, laboratory);
+  if (scores === null) return miss('one of its products is no product of query, key and value');
+  if (typeof sum === 'string') return miss(sum);
   const softmaxAt = found.matched.indexOf(softmaxNode);
   const steps = found.matched.slice(softmaxAt + 1).filter(step => step !== scoresNode);
-  if (!comesFrom(sum.left, softmaxNode, found.matched))
-    return miss('the probabilities are the second factor');
-  if (!keepsMatrix(softmaxNode.outputs[0]!, sum.left, laboratory)) {
-    return miss('the probabilities are rearranged before they weight the values');
-  }
   for (const [role, operand] of [
     ['key', scores.right],
     ['value', sum.right],
   ] as const) {
-    if (isStored(operand, context)) return miss(`the ${role} is a constant, as in pooling or gating`);
+    if (isStored(operand, laboratory)) return miss(`the ${role} is a constant, as in pooling or gating`);
   }
   const chain = new ScoreChain(scoresNode.outputs[0]!, found.values.get('logits')!, steps, laboratory);
   const own = new Set(
@@ -146,14 +106,6 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   };
 }
 
-/** Whether two values of the same elements in the same order agree on rows and columns. */
-function keepsMatrix(before: Value, after: Value, { trials }: Laboratory): boolean {
-  return trials.every(trial => {
-    const [one, other] = [before, after].map(value => trial.probe(PLAIN).tryToSample(value)?.dims.slice(-2));
-    return one === undefined || other === undefined || one.every((dim, axis) => dim === other[axis]);
-  });
-}
-
 /** A softmax over products of two computed values that does not go on to weight values. */
 function explain(softmaxNode: Node, context: FormContext): Miss | null {
   const { laboratory, graph } = context;
@@ -166,7 +118,7 @@ function explain(softmaxNode: Node, context: FormContext): Miss | null {
     return wrongAxis || hasProductBehind(softmaxNode, context) ? miss(found.reason) : null;
   }
   const scores = productOf(found.nodes.get('scores')!);
-  if (scores === null || isStored(scores.left, context) || isStored(scores.right, context)) return null;
+  if (scores === null || isStored(scores.left, laboratory) || isStored(scores.right, laboratory)) return null;
   const [use] = output.uses;
   if (use === undefined) return miss('its probabilities are an output and weight no values');
   return miss(`its probabilities go into ${use.node.label} instead of weighting values`);
@@ -176,13 +128,14 @@ function explain(softmaxNode: Node, context: FormContext): Miss | null {
 const NEARBY = 24;
 
 /** Whether a product of two computed values is close behind, with at most one projection in between. */
-function hasProductBehind(softmaxNode: Node, context: FormContext): boolean {
+function hasProductBehind(softmaxNode: Node, { laboratory }: FormContext): boolean {
   const queue = [{ value: softmaxNode.inputs[0]!, projections: 0 }];
   for (const { value, projections } of queue) {
     const { producer } = value;
     if (producer === null || queue.length > NEARBY) continue;
     const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
-    const weights = product !== null && (isStored(product.left, context) || isStored(product.right, context));
+    const weights =
+      product !== null && (isStored(product.left, laboratory) || isStored(product.right, laboratory));
     if (product !== null && !weights) return true;
     if (weights && projections > 0) continue;
     for (const input of producer.inputs) {
@@ -198,20 +151,6 @@ function interiorOf(matched: readonly Node[], anchor: Node, softmaxAt: number): 
       ? []
       : [{ value: step.outputs[0]!, holds: i <= softmaxAt ? 'attention probabilities' : 'attention scores' }],
   );
-}
-
-function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolean {
-  const { producer } = value;
-  if (producer === source) return true;
-  return (
-    producer !== null && matched.includes(producer) && matched.indexOf(producer) < matched.indexOf(source)
-  );
-}
-
-/** A weight or another constant, however reshaped. */
-function isStored(operand: Value, { laboratory }: FormContext): boolean {
-  const { value } = upstreamOf(operand, laboratory).at(-1)!;
-  return value.initializer !== null || value.producer?.type === 'Constant';
 }
 
 /** Everything that a value is computed from, but for what only lends its shape. */

@@ -1,0 +1,67 @@
+import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
+import type { Match } from '../match/matcher.js';
+import { any, bound, constant, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
+import { type Product, productOf } from '../match/product.js';
+import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+
+/** The softmax of 'logits', bound to that name; the node is 'softmax'. */
+export function softmaxOf(logits: Pattern): Pattern {
+  return node('Softmax', [bound('logits', logits)], { name: 'softmax', unfit: unfitAxis });
+}
+
+/**
+ * A product of the probabilities that a softmax makes of `logits` with anything. Rows without a visible key
+ * give NaN; scaled_dot_product_attention makes them zeros, which the choice 'emptyRow' tells.
+ */
+export function weightedSumOf(logits: Pattern): Pattern {
+  const softmax = softmaxOf(logits);
+  const guarded = node('Where', [
+    node('IsNaN', [any('unguarded')]),
+    constant('0', value => value === 0),
+    bound('unguarded', through(softmax, 'a softmax')),
+  ]);
+  const probabilities = through(
+    oneOf('emptyRow', { nan: softmax, zeros: guarded }),
+    'probabilities of a softmax',
+  );
+  return oneOf('weightedSum', {
+    matMul: node(['MatMul', 'com.microsoft::FusedMatMul'], [probabilities, any()], { name: 'sum' }),
+    einsum: node('Einsum', [probabilities, any()], { name: 'sum', commutative: true }),
+  });
+}
+
+/** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
+function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
+  const input = softmax.inputs[0];
+  const rank = input == null ? null : rankOf(input);
+  const axis = softmax.int('axis', softmax.opset >= 13 ? -1 : 1);
+  if (axis === -1 || (rank !== null && axis === rank - 1)) return null;
+  return `runs along axis ${axis} of ${rank ?? 'unknown'}, not along the last one`;
+}
+
+/** The product of probabilities and values that {@link weightedSumOf} matched at `anchor`, or why it is none. */
+export function weightedValues(anchor: Node, found: Match, laboratory: Laboratory): Product | string {
+  const softmax = found.nodes.get('softmax')!;
+  const sum = productOf(anchor);
+  if (sum === null) return 'one of its products is no product of query, key and value';
+  if (!comesFrom(sum.left, softmax, found.matched)) return 'the probabilities are the second factor';
+  if (keepsMatrix(softmax.outputs[0]!, sum.left, laboratory)) return sum;
+  return 'the probabilities are rearranged before they weight the values';
+}
+
+function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolean {
+  const { producer } = value;
+  if (producer === source) return true;
+  return (
+    producer !== null && matched.includes(producer) && matched.indexOf(producer) < matched.indexOf(source)
+  );
+}
+
+/** Whether two values of the same elements in the same order agree on rows and columns. */
+function keepsMatrix(before: Value, after: Value, { trials }: Laboratory): boolean {
+  return trials.every(trial => {
+    const [one, other] = [before, after].map(value => trial.probe(PLAIN).tryToSample(value)?.dims.slice(-2));
+    return one === undefined || other === undefined || one.every((dim, axis) => dim === other[axis]);
+  });
+}
