@@ -13,7 +13,7 @@ extern const Simd* const kSimdAvx512;
 
 static const Simd& choose() {
   const char* wanted = std::getenv("ONNX_REWRITE_SIMD");
-  const auto allowed = [&](const Simd* table) { return !wanted || !std::strcmp(wanted, table->name); };
+  [[maybe_unused]] const auto allowed = [&](const Simd* table) { return !wanted || !std::strcmp(wanted, table->name); };
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
