@@ -1,12 +1,13 @@
 import { readFileSync } from 'node:fs';
 import type { InferenceSession as Session } from 'onnxruntime-common';
-import { expose } from '../../cli/validation/replacement.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { attributesOf, type MultipoleParameters } from '../../custom-ops/multipole-attention/parameters.js';
 import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
 import { findSites } from '../../rewriter/find-sites.js';
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
+import { editModel, type ModelEdit } from '../../rewriter/onnx/edit.js';
+import { writeToMemory } from '../../rewriter/onnx/write.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { type AttentionSite, isAttention, type Operand, type Site } from '../../rewriter/site.js';
 
@@ -64,14 +65,26 @@ export class ByteModel {
     return session;
   }
 
-  /** What the sites see in the variant under `parameters`, which for exact attention is what they see in the model. */
-  async record(ids: BigInt64Array, parameters: readonly MultipoleParameters[]): Promise<TrainedHeads[]> {
-    const names = this.sites.flatMap(({ query, key, value }) => [query.value, key.value, value.value]);
-    const session = await this.open(expose(decodeModel(this.variant(parameters)), names));
+  /**
+   * What sites see in the variant under `parameters`, which for exact attention is what they see in the model.
+   * Layers that come after them are not computed.
+   */
+  async record(
+    ids: BigInt64Array,
+    parameters: readonly MultipoleParameters[],
+    sites: readonly AttentionSite[] = this.sites,
+  ): Promise<TrainedHeads[]> {
+    const names = sites.flatMap(({ query, key, value }) => [query.value, key.value, value.value]);
+    const variant = decodeModel(this.variant(parameters));
+    const edits: ModelEdit[] = [
+      ...variant.graph.outputs.map((item): ModelEdit => ({ kind: 'remove', from: variant.graph, item })),
+      ...names.map((name): ModelEdit => ({ kind: 'add-output', to: variant.graph, name })),
+    ];
+    const session = await this.open(writeToMemory(variant.source, editModel(variant, edits)));
     const feeds = { input_ids: new Tensor('int64', ids, [1, ids.length]) };
     const result = await session.run(feeds, names);
     await session.release();
-    return this.sites.map(site => headsOf(site, result));
+    return sites.map(site => headsOf(site, result));
   }
 }
 

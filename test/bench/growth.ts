@@ -22,7 +22,7 @@ import { median, multiHeadAttention, multipole, relativeSquaredError, timeInTurn
  *       [--variant 'PRESET key=value ...']... [--runs N] [--fused] [--memory] [--threads N] [--json]
  *
  * Queries, keys and values are recorded from the model on a text of the largest length, and cut for the others;
- * the attention of the layers before is exact up to 16384 tokens, else the operator's default. Errors are relative
+ * the attention of the layers before is exact up to 16384 tokens, else `hierarchy=dyadic retrieve=0`. Errors are relative
  * squared errors of 1024 rows: evenly spaced, or the last ones when causal. `--fused` times
  * com.microsoft.MultiHeadAttention too; `--memory` adds what one run, in a process of its own, adds to the largest
  * resident set. Exponents are those of a power of the length, fitted to all lengths.
@@ -82,25 +82,23 @@ if (options['memory-job']) {
 async function main(): Promise<void> {
   const lengths = options.lengths.split(',').map(Number);
   const model = new ByteModel(options.model, sessionOptions);
-  const n = Number(options.site);
-  const site = model.sites[n]!;
+  const site = model.sites[Number(options.site)]!;
   const variants = options.variant.map(text => ({ name: text, parameters: namedParameters(site, text) }));
   const longest = Math.max(...lengths);
   const window = model.causal
     ? nextByteWindow(options.text, 0, longest)
     : maskedWindow(options.text, 0, longest, null);
-  const before = longest > LONGEST_EXACT ? defaultParameters(model.causal) : exactParameters(model.causal);
-  const recorded = (
-    await model.record(
-      window.ids,
-      model.sites.map(() => before),
-    )
-  )[n]!;
+  const before: MultipoleParameters =
+    longest > LONGEST_EXACT
+      ? { ...defaultParameters(model.causal), hierarchy: 'dyadic', retrieve: [0] }
+      : exactParameters(model.causal);
+  const parameters = model.sites.map(() => before);
+  const [recorded] = await model.record(window.ids, parameters, [site]);
   const folder = mkdtempSync(join(tmpdir(), 'onnx-rewrite-growth-'));
   const results: Measured[] = [];
   try {
     for (const length of lengths)
-      results.push(...(await measure(firstTokens(recorded, length), variants, folder)));
+      results.push(...(await measure(firstTokens(recorded!, length), variants, folder)));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
