@@ -12,10 +12,13 @@ const CASES = [
   'acausal retrieve per head, some exact',
   'acausal cross, longer keys',
   'acausal global with retrieval',
+  'acausal contracted',
+  'acausal dyadic',
   'acausal nothing',
   'causal ragged',
   'causal retrieve mass',
   'causal cluster',
+  'causal dyadic, masked',
   'causal chunk with past',
   'causal below exact_below',
 ];
