@@ -93,7 +93,8 @@ async function measure(length: number): Promise<unknown> {
         smallest_block: Math.min(length, blockLength(each, each.ranks.length - 1)),
         median_ms: median(ms),
         min_ms: Math.min(...ms),
-        speed: fusedMs / median(ms),
+        // Of neighbors in time, since the machine's speed changes.
+        speed: median(ms.map((each, run) => times[1]![run]! / each)),
         score_share: scores / (standard - values),
         most_by_operations: standard / (scores + values),
       };
