@@ -47,6 +47,10 @@ function changed({ dims, data }: Tensor, at: (element: number) => boolean, value
   return { dims, data: data.map((x, n) => (at(n) ? value : x)) };
 }
 
+function filled(dims: readonly number[], value: number): Tensor {
+  return { dims, data: new Float32Array(dims.reduce((size, dim) => size * dim, 1)).fill(value) };
+}
+
 describe('MultipoleAttention on the CPU', () => {
   before(function () {
     this.timeout(600_000);
@@ -222,12 +226,28 @@ describe('MultipoleAttention on the CPU', () => {
     }
   });
 
+  it('takes dimensions of zero', async () => {
+    for (const causal of [false, true]) {
+      for (const [batch, heads, length, headDim, valueDim] of [
+        [0, 2, 10, 8, 8],
+        [1, 0, 10, 8, 8],
+        [1, 2, 0, 8, 8],
+        [1, 2, 300, 0, 8],
+        [1, 2, 300, 8, 0],
+      ] as const) {
+        const query = filled([batch, heads, length, headDim], 0.5);
+        const value = filled([batch, heads, length, valueDim], 2);
+        const { output } = await runKernel({ query, key: query, value }, parameters(causal), { plain: true });
+        // All logits are equal, so every row is the mean of equal values.
+        assert.deepEqual(output.dims, value.dims);
+        assertClose(output.data, value.data, SINGLE, `${query.dims}`);
+      }
+    }
+  });
+
   it('refuses shapes that do not fit, and says which', async () => {
     const good = randomInputs(1, 2, 10, 8);
-    const shaped = (dims: number[]): Tensor => ({
-      dims,
-      data: new Float32Array(dims.reduce((a, b) => a * b, 1)),
-    });
+    const shaped = (dims: number[]) => filled(dims, 0);
     const chosen = parameters(false);
     const cases: [string, MultipoleInputs, Partial<MultipoleParameters>][] = [
       ['4 dimensions', { ...good, query: shaped([2, 10, 8]) }, {}],
