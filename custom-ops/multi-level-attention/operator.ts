@@ -1,6 +1,7 @@
+import type { Site } from '../../rewriter/site.js';
 import { asFusion, fusionAttributes } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
-import type { AttributeDefinition, OperatorDefinition } from '../operator.js';
+import type { Acceptance, AttributeDefinition, OperatorDefinition } from '../operator.js';
 import { INPUT_NAMES, multiLevelFunctionBody, OP_TYPE, OUTPUT_NAMES } from './function-body.js';
 import { MOST_LEVELS, parametersOf } from './parameters.js';
 
@@ -52,8 +53,14 @@ export const multiLevelAttention: OperatorDefinition = {
   presets: { default: {} },
   defaultMinLength: 0,
   oldestOpset: OLDEST_OPSET,
-  accepts: () => ({ ok: true }),
+  accepts,
   resolve: (site, settings) => fusionAttributes(multiLevelAttention, asFusion(site), settings),
   functionBody: (attributes, connected, model) =>
     multiLevelFunctionBody(parametersOf(attributes), connected, model),
 };
+
+function accepts(site: Site): Acceptance {
+  const levels = (asFusion(site).parameters.ranks as readonly number[]).length;
+  if (levels <= MOST_LEVELS) return { ok: true };
+  return { ok: false, reason: `its scores have ${levels} levels, more than ${MOST_LEVELS}` };
+}

@@ -48,3 +48,15 @@ export function ancestors(root: Value, follow: (value: Value) => boolean = () =>
   }
   return seen;
 }
+
+/** Everything computed from the elements of a value, itself included; what only reads its shape is not. */
+export function descendants(root: Value): Set<Value> {
+  const seen = new Set([root]);
+  for (const value of seen) {
+    for (const { node } of value.uses) {
+      if (node.type === 'Shape' || node.type === 'Size') continue;
+      for (const output of node.outputs) if (output !== null) seen.add(output);
+    }
+  }
+  return seen;
+}

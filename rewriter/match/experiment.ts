@@ -1,3 +1,4 @@
+import { descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { PLAIN, type Trial } from '../probe/laboratory.js';
 import type { Probe } from '../probe/probe.js';
@@ -60,15 +61,4 @@ export class Experiment {
   private replace(value: Value, sample: Sample): void {
     this.probe = this.probe.withSample(value, sample, descendants(value));
   }
-}
-
-/** Values computed from `root`, itself included. */
-function descendants(root: Value): ReadonlySet<Value> {
-  const found = new Set([root]);
-  for (const value of found) {
-    for (const { node } of value.uses) {
-      for (const output of node.outputs) if (output !== null) found.add(output);
-    }
-  }
-  return found;
 }

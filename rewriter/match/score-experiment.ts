@@ -1,22 +1,11 @@
 import type { Node } from '../graph/node.js';
+import { descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import type { Feed } from '../probe/feed.js';
 import { PLAIN, type Trial } from '../probe/laboratory.js';
 import type { Probe } from '../probe/probe.js';
 import { coordinates, indexOf, type Sample } from '../probe/sample.js';
 import { type FactorAxes, type Product, productOf } from './product.js';
-
-/** Everything computed from the elements of a value, itself included. */
-export function descendants(root: Value): ReadonlySet<Value> {
-  const found = new Set([root]);
-  for (const value of found) {
-    for (const { node } of value.uses) {
-      if (node.type === 'Shape' || node.type === 'Size') continue;
-      for (const output of node.outputs) if (output !== null) found.add(output);
-    }
-  }
-  return found;
-}
 
 /** A batched matrix product of a graph, carried out element by element. */
 interface ScoreProduct extends Product {

@@ -1,14 +1,13 @@
-import { MOST_LEVELS } from '../../custom-ops/multi-level-attention/parameters.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import type { Node } from '../graph/node.js';
-import { ancestors } from '../graph/slices.js';
+import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { HIDDEN_AT_MOST } from '../masks/logits.js';
 import { isMatch, match } from '../match/matcher.js';
 import { isStored } from '../match/operands.js';
 import { any } from '../match/pattern.js';
 import { PRODUCTS, type Product, productOf } from '../match/product.js';
-import { descendants, ScoreExperiment } from '../match/score-experiment.js';
+import { ScoreExperiment } from '../match/score-experiment.js';
 import { drawn, type Feed } from '../probe/feed.js';
 import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf } from '../probe/sample.js';
@@ -35,8 +34,9 @@ const weightedSum = weightedSumOf(any('logits'));
 /** Values to look at between scores and products; a graph of one product per block has some thousand. */
 const MOST_VALUES = 20_000;
 
-/** Longest block that is looked for. */
+/** Longest block that is looked for, and most numbers of a constant that may hold its length. */
 const MOST_BLOCK = 1 << 16;
+const MOST_NUMBERS = 16;
 
 /** Positions compared at each sample size, and rounding allowed, relative to the sum of magnitudes. */
 const COMPARISONS = 400;
@@ -292,7 +292,7 @@ function longestNumber(logits: Value, { graph }: FormContext): number {
   let longest = 2;
   for (const value of ancestors(logits, ({ producer }) => producer?.type !== 'Shape')) {
     const constant = graph.constants.of(value);
-    if (constant === null || constant.data.length > MOST_LEVELS) continue;
+    if (constant === null || constant.data.length > MOST_NUMBERS) continue;
     for (const number of Array.from(constant.data)) {
       if (Number.isInteger(number) && number <= MOST_BLOCK && number > longest) longest = number;
     }
@@ -337,7 +337,6 @@ function levelsOf(scores: Scores, [trial]: readonly Trial[]): Levels | string {
   const reaches = firsts.map(first => dimensions[first]!.reach);
   const levels = ranks.length;
   if (levels === 1) return 'all dimensions count for all tokens';
-  if (levels > MOST_LEVELS) return `its scores have ${levels} levels, more than ${MOST_LEVELS}`;
   if (reaches[0] !== Number.POSITIVE_INFINITY) return 'its first dimensions do not count for all tokens';
   const block = reaches.at(-1)!;
   const halving = reaches.slice(1).every((reach, n) => reach === block * 2 ** (levels - 2 - n));
