@@ -1,12 +1,13 @@
 """Times MultipoleAttention's CUDA kernels beside PyTorch's cuDNN and FlashAttention-2, and measures their error.
 
   nvcc -O3 -std=c++17 -Xcompiler -fPIC -shared -cudart static -gencode arch=compute_90a,code=sm_90a \
-      test/bench/multipole-attention-cuda.cu -o libmultipole.so
+      -DONNX_REWRITE_HOPPER test/bench/multipole-attention-cuda.cu -o libmultipole.so
   python test/bench/cuda_attention.py libmultipole.so MODELS [--profile] [--only PART] [--json OUT]
 
 MODELS holds byte_lm.py, its weights and heldout_code.bin: queries, keys and values are those of its trained layers.
 Times are medians of single calls between CUDA events, over rotating inputs, everything included (clustering,
-sorting, summaries); the sequence of kernels is enqueued anew for each call.
+sorting, summaries); the sequence of kernels is enqueued anew for each call, while the GPU still sleeps, so that
+Python's own time is not measured.
 """
 
 import argparse
@@ -30,19 +31,24 @@ class Call(ctypes.Structure):
 
 PAPER = dict(segment=0, window=0, key_clusters=64, query_clusters=64, iterations=3, retrieve=0)
 SEGMENTED = dict(segment=256, window=1, key_clusters=8, contiguous=1, query_clusters=16, iterations=3, retrieve=0)
-CAUSAL = dict(causal=1, segment=256, window=0, key_clusters=8, contiguous=1, query_clusters=64, iterations=3, retrieve=16,
+CAUSAL = dict(causal=1, segment=256, window=0, key_clusters=8, contiguous=1, query_clusters=64, iterations=3, retrieve=32,
               selection="sliding", group=16)
+FEW = dict(CAUSAL, query_clusters=16, key_clusters=4)
 CONFIGURATIONS = {
     "paper": PAPER,
     "segmented": SEGMENTED,
+    "segmented, 2 iterations": dict(SEGMENTED, iterations=2),
     "segmented, 64 query clusters": dict(SEGMENTED, query_clusters=64),
-    "segmented, 4 key clusters": dict(SEGMENTED, key_clusters=4),
-    "causal, nothing retrieved": dict(CAUSAL, retrieve=0),
+    "segmented, tiles retrieve 16": dict(SEGMENTED, query_clusters=64, retrieve=16, selection="tile", group=64),
     "causal": CAUSAL,
-    "causal, 16 query clusters": dict(CAUSAL, query_clusters=16),
     "causal, 16 query clusters, retrieve 8": dict(CAUSAL, query_clusters=16, retrieve=8),
+    "causal, tiles (look ahead) retrieve 16": dict(CAUSAL, query_clusters=16, retrieve=16, selection="tile", group=64),
+    "causal, 4 key clusters, tiles (look ahead) retrieve 8": dict(FEW, retrieve=8, selection="tile", group=64),
+    "causal, nothing retrieved": dict(CAUSAL, retrieve=0),
+    "causal, 16 query clusters, nothing retrieved": dict(CAUSAL, query_clusters=16, retrieve=0),
+    "causal, 4 key clusters, nothing retrieved": dict(FEW, retrieve=0),
+    "causal, 4 key clusters, window 1, nothing retrieved": dict(FEW, retrieve=0, window=1),
 }
-SHAPES = ((16, 8192), (4, 16384), (2, 32768), (1, 65536))
 
 
 class Multipole:
@@ -112,6 +118,7 @@ def median_ms(run, inputs, repeats=24, warm=4):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         args = inputs[i % len(inputs)]
         torch.cuda.synchronize()
+        torch.cuda._sleep(1_000_000)
         begin.record()
         run(*args)
         end.record()

@@ -146,7 +146,7 @@ void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
   Device<bool> mask(record.tensors["key_mask"]);
   const size_t rows = shape.batch * shape.heads * shape.queries;
   Device<T> output(rows * shape.valueDim);
-  Device<float> lse(rows);
+  Device<T> lse(rows);
   const Tensors<T> tensors{query.get(),      key.get(),    value.get(), mask.getIfAny(),
                            past.getIfAny(), output.get(), lse.get()};
   Device<char> memory(MultipoleAttention<T>(shape, parameters, tensors.mask, nullptr, hopper).bytes());
@@ -167,10 +167,9 @@ void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
 
   CaseRecord result;
   result.name = record.name;
-  std::vector<float> wide(outputs.size());
-  for (size_t i = 0; i < wide.size(); i++) wide[i] = static_cast<float>(outputs[i]);
-  result.tensors["output"] = tensorOf(kFloat, wide);
-  result.tensors["lse"] = tensorOf(kFloat, lse.read());
+  auto floats = [](const std::vector<T>& values) { return tensorOf(kFloat, std::vector<float>(values.begin(), values.end())); };
+  result.tensors["output"] = floats(outputs);
+  result.tensors["lse"] = floats(lse.read());
   const Geometry& g = attention.geometry();
   auto labels = [&](const char* name, const uint16_t* from, size_t count) {
     if (!from) return;

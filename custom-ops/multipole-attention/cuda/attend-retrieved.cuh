@@ -34,6 +34,21 @@ struct RetrievedPass {
   static size_t sharedBytes(int words) { return sizeof(Shared) + static_cast<size_t>(kRows + 1) * words * sizeof(uint32_t); }
 };
 
+/** Columns that the pools of a thread's rows chose, by the bits of their users. */
+template <int Warps>
+struct RetrievedLogit {
+  static constexpr int kHeadroom = 0;
+  float scale;
+  const uint16_t (*users)[Warps];
+  __device__ bool plain(int) const { return false; }
+  __device__ bool biased(int) const { return false; }
+  __device__ float bias(int, int) const { return 0; }
+  __device__ float operator()(int, int, int half, int column, float product) const {
+    const unsigned used = users[column][threadIdx.x / 32];
+    return used >> (threadIdx.x % 32 / 4 + 8 * half) & 1 ? product * scale : -INFINITY;
+  }
+};
+
 template <class T, int Dim>
 __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
     attendRetrieved(Geometry g, RetrieveCounts retrieve, Pools pools, ChosenClusters chosen, KeyClusters clusters,
@@ -88,17 +103,6 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
 
   typename Pass::Rows softmax;
   softmax.begin();
-  struct RetrievedLogit {
-    float scale;
-    const uint16_t (*users)[Pass::kWarps];
-    __device__ bool plain(int) const { return false; }
-    __device__ bool biased(int) const { return false; }
-    __device__ float bias(int, int) const { return 0; }
-    __device__ float operator()(int, int, int half, int column, float product) const {
-      const unsigned used = users[column][threadIdx.x / 32];
-      return used >> (threadIdx.x % 32 / 4 + 8 * half) & 1 ? product * scale : -INFINITY;
-    }
-  };
   const size_t firstKey = static_cast<size_t>(kvHead) * g.keys;
 
   for (int nextWord = 0; nextWord < chosen.words;) {
@@ -133,6 +137,7 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
       const int cluster = shared.listed[slot][warp];
       const bool used = lane < 16 && ChosenClusters::has(sets + (warp * 16 + lane) * chosen.words, cluster);
       const unsigned users = __ballot_sync(kWholeWarp, used);
+      __syncwarp();
       if (lane == 0) shared.listed[slot][warp] = static_cast<uint16_t>(users);
       __syncwarp();
     }
@@ -174,13 +179,13 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
       for (int step = 0; step < Pass::kStage; step += Pass::kStep) {
         const auto* users = shared.users[index % 3] + step;
         if (!__any_sync(kWholeWarp, users[lane][warp] != 0)) continue;
-        const RetrievedLogit logit{g.scale * kLog2E, users};
+        const RetrievedLogit<Pass::kWarps> logit{g.scale * kLog2E, users};
         typename Pass::Rows::Products s;
         typename Pass::Rows::Weights weights;
         typename Pass::Rows::PerRow shrink;
         multiplyKeys<T, Dim, 1, Pass::kStep>(s, query, SharedMatrix<T, Dim>{shared.stage[index % 2].key + step * Dim});
         softmax.exponentiate(s, shrink, 0, logit);
-        softmax.rescale(shrink);
+        softmax.template rescale<RetrievedLogit<Pass::kWarps>::kHeadroom>(shrink);
         Pass::Rows::pack(s, weights);
         multiplyValues<T, Dim, 1, Pass::kStep>(softmax.sum, weights,
                                                SharedMatrix<T, Dim>{shared.stage[index % 2].value + step * Dim});

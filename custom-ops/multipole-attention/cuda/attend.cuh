@@ -27,7 +27,7 @@ struct AttentionOutputs {
   /** [B,H,N,E] */
   T* output;
   /** [B,H,N] or null: log-sum-exp, natural. */
-  float* lse;
+  T* lse;
   /** [B,H,rows]: base-2 log-sum-exp of what the passes so far took in. */
   float* partLse;
 
@@ -43,7 +43,7 @@ struct AttentionOutputs {
   }
   __device__ void storeLse(const Geometry& g, int head, int row, float value) const {
     part(g, head, row) = value;
-    if (lse && row >= g.past) lse[index(g, head, row)] = value * kLn2;
+    if (lse && row >= g.past) lse[index(g, head, row)] = static_cast<T>(value * kLn2);
   }
 };
 
@@ -56,6 +56,7 @@ struct ColumnMaps {
 /** Keys from `first` on that each of a thread's rows sees: a run, those of the mask. */
 template <class Engine>
 struct NearLogit {
+  static constexpr int kHeadroom = 0;
   float scale;
   const bool* mask;
   int first;
@@ -190,11 +191,15 @@ struct Masses {
   __device__ static unsigned encode(float weight) {
     return ((__float_as_uint(weight + kZero) + (1u << 18)) >> 19) - (kLeastExponent << 4);
   }
+  /** What was encoded, plus kZero. */
+  __device__ static float decode(unsigned code) { return __uint_as_float((code + (kLeastExponent << 4)) << 19); }
 };
 
 /** Clusters that each of a thread's rows uses by summary: all below `width` outside a run, but for the chosen. */
 template <class Engine, FarPass Pass>
 struct FarLogit {
+  /** Masses are kept as weights up to 1. */
+  static constexpr int kHeadroom = Pass == FarPass::masses ? 0 : 8;
   const Engine& engine;
   const Geometry& g;
   float scale;

@@ -1,14 +1,16 @@
-// The choice of retrieved clusters on tensor cores, for pools of neighboring rows (`tile` and `sliding`): mean masses
-// as the product of a 0/1 band (which rows a pool averages, times each row's norm) with the rows' masses, then the
-// largest ones of every pool.
+// The choice of retrieved clusters for pools of neighboring rows: their mean masses, then the largest ones of every
+// pool. Pools that overlap (`sliding`) take their sums from tensor cores, as the product of a 0/1 band (which rows a
+// pool averages, times each row's norm) with the rows' masses.
 #pragma once
 
 #include "attend.cuh"
 
 namespace onnxrewrite::multipole::cuda {
 
-/** Most clusters per pool that chooseFast finds. */
+/** Most clusters per pool that chooseSliding finds. */
 constexpr int kMostChosen = 64;
+/** Candidates beyond the wanted ones that may stay until the last tile. */
+constexpr int kSlack = 16;
 /** Sums of masses below this are nothing but rounding. */
 constexpr float kLeastMass = 1.f / (1 << 24);
 
@@ -21,10 +23,11 @@ struct ChooseShared {
 };
 
 /**
- * Keeps the `wanted` largest of the candidates of pools g and g + 8 (lane = 4 g + t), ties to the lowest cluster, and
- * raises `least` to the smallest mass kept once there are that many. Four lanes share a pool.
+ * Keeps the largest of the candidates of pools g and g + 8 (lane = 4 g + t), at least `wanted` and at most `most` of
+ * them, ties to the lowest cluster when the two are equal, and raises `least` to the smallest mass kept once there are
+ * that many. `most` above `wanted` is found in fewer steps. Four lanes share a pool.
  */
-__device__ inline void keepLargest(ChooseShared& shared, int wanted, uint32_t (&least)[2]) {
+__device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, uint32_t (&least)[2]) {
   constexpr int kOwn = ChooseShared::kCandidates / 4;
   const int lane = threadIdx.x % 32, t = lane % 4;
 #pragma unroll
@@ -48,12 +51,12 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, uint32_t (&
     };
     // `low` has at least `wanted` masses at or above it, `high` fewer; a pool with few candidates keeps all.
     uint32_t low = __float_as_uint(kLeastMass), high = highest + 1;
-    const bool choosing = count > wanted;
+    const bool choosing = count > most;
     int atLow = choosing ? count : wanted;
-    while (__any_sync(kWholeWarp, atLow != wanted && high - low > 1)) {
+    while (__any_sync(kWholeWarp, atLow > most && high - low > 1)) {
       const uint32_t middle = low + (high - low) / 2;
       const int found = atLeast(middle);
-      if (atLow == wanted || high - low <= 1) continue;
+      if (atLow <= most || high - low <= 1) continue;
       if (found >= wanted) {
         low = middle;
         atLow = found;
@@ -61,12 +64,12 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, uint32_t (&
         high = middle;
       }
     }
-    // More than wanted only if equal masses straddle the bound: among those the lowest clusters stay.
+    // More than that only if equal masses straddle the bound: among those the lowest clusters stay.
     int lastTie = 0xffff;
-    if (__any_sync(kWholeWarp, atLow > wanted)) {
+    if (__any_sync(kWholeWarp, atLow > most)) {
       const int above = atLeast(low + 1);
       int first = -1, end = 0xffff;
-      while (__any_sync(kWholeWarp, atLow > wanted && end - first > 1)) {
+      while (__any_sync(kWholeWarp, atLow > most && end - first > 1)) {
         const int middle = first + (end - first) / 2;
         int found = 0;
 #pragma unroll
@@ -80,7 +83,7 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, uint32_t (&
         else
           first = middle;
       }
-      if (atLow > wanted) lastTie = end;
+      if (atLow > most) lastTie = end;
     }
     uint16_t cluster[kOwn];
 #pragma unroll
@@ -107,9 +110,9 @@ __host__ __device__ inline size_t chooseSharedBytes(int words) {
   return ChooseShared::kWarps * (sizeof(ChooseShared) + static_cast<size_t>(ChooseShared::kPools) * words * sizeof(uint32_t));
 }
 
-/** Choices of 16 pools per warp, for the heads of `masses`. */
+/** Choices of 16 `sliding` pools per warp, for the heads of `masses`. */
 __global__ void __launch_bounds__(128)
-    chooseFast(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
+    chooseSliding(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
   const int head = masses.firstHead + blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = lane / 4, t = lane % 4;
   const int firstPool = (blockIdx.x * ChooseShared::kWarps + warp) * ChooseShared::kPools, poolCount = pools.count();
   const int wanted = retrieve.of(g, head);
@@ -185,7 +188,8 @@ __global__ void __launch_bounds__(128)
     int most = 0;
 #pragma unroll
     for (int half = 0; half < 2; half++) most = max(most, shared.count[row8 + 8 * half]);
-    if (__any_sync(kWholeWarp, most > ChooseShared::kCandidates - kColumns)) keepLargest(shared, wanted, least);
+    if (__any_sync(kWholeWarp, most > ChooseShared::kCandidates - kColumns))
+      keepLargest(shared, wanted, min(wanted + kSlack, kMostChosen), least);
     __syncwarp();
 #pragma unroll
     for (int n = 0; n < kColumns / 8; n++)
@@ -202,7 +206,7 @@ __global__ void __launch_bounds__(128)
       }
     __syncwarp();
   }
-  keepLargest(shared, wanted, least);
+  keepLargest(shared, wanted, wanted, least);
   for (int pool = 0; pool < ChooseShared::kPools; pool++)
     for (int i = lane; i < shared.count[pool]; i += 32) {
       const int cluster = shared.cluster[pool][i];
@@ -212,6 +216,75 @@ __global__ void __launch_bounds__(128)
   for (int i = lane; i < ChooseShared::kPools * chosen.words; i += 32)
     if (firstPool + i / chosen.words < poolCount)
       chosen.of(pools, head, firstPool + i / chosen.words)[i % chosen.words] = bits[i];
+}
+
+/** Shared memory of chooseTiles: the masses of all clusters. */
+__host__ __device__ inline size_t chooseTilesSharedBytes(int tiles) { return static_cast<size_t>(tiles) * kColumns * sizeof(uint32_t); }
+
+/** Choices of one `tile` pool per block, for the heads of `masses`. The rows of a pool have the same far field. */
+__global__ void __launch_bounds__(128)
+    chooseTiles(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
+  constexpr int kWarps = 4, kRowsAtATime = 8, kOwn = 16;
+  const int head = masses.firstHead + blockIdx.y, pool = blockIdx.x, thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int wanted = retrieve.of(g, head);
+  auto* mass = reinterpret_cast<uint32_t*>(dynamicShared());
+  __shared__ int byWarp[kWarps];
+  const Range rows = pools.rows(pool);
+  const bool far = wanted > 0 && rows.size() > 0 && g.blockOf(rows.begin) >= 0;
+  const int clusters = !far ? 0 : g.causal ? g.nearClusters(rows.begin).begin : g.clusters(), tiles = ceilDiv(clusters, kColumns);
+
+  // Four lanes share a row, each with 16 of the tile's 64 codes; the rows of the warp's eight groups are added up last.
+  for (int tile = warp; tile < tiles; tile += kWarps) {
+    float sum[kOwn] = {}, zero = 0;
+    for (int row = rows.begin + lane / 4; row < rows.end; row += kRowsAtATime) {
+      const size_t at = masses.at(g, head, row, tile);
+      const float norm = masses.norms[static_cast<size_t>(head) * g.rows + row];
+      const float weight = norm == -INFINITY ? 0.f : exp2Fast(masses.peaks[at] - norm);
+      const uint4 codes = reinterpret_cast<const uint4*>(masses.codes + at * kColumns)[lane % 4];
+      const unsigned words[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+      for (int i = 0; i < kOwn; i++) sum[i] += weight * Masses::decode(words[i / 4] >> i % 4 * 8 & 0xff);
+      zero += weight * Masses::kZero;
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; i++) {
+      float total = sum[i] - zero;
+      for (int distance = 4; distance < 32; distance *= 2) total += __shfl_xor_sync(kWholeWarp, total, distance);
+      // See Masses: byte 16 t + 2 n + i % 2 belongs to column 8 n + 2 t + i % 2.
+      const int column = i / 2 * 8 + lane % 4 * 2 + i % 2;
+      if (lane / 4 == i % 8) mass[tile * kColumns + column] = __float_as_uint(fmaxf(total, 0.f));
+    }
+  }
+  __syncthreads();
+
+  // The largest bound that `wanted` masses reach, or the least mass that counts.
+  uint32_t bound = __float_as_uint(kLeastMass), end = __float_as_uint(2.f * static_cast<float>(rows.size() + 1));
+  auto atLeast = [&](uint32_t least) {
+    int found = 0;
+    for (int c = thread; c < tiles * kColumns; c += 128) found += mass[c] >= least;
+    for (int distance = 16; distance > 0; distance /= 2) found += __shfl_xor_sync(kWholeWarp, found, distance);
+    __syncthreads();
+    if (lane == 0) byWarp[warp] = found;
+    __syncthreads();
+    return byWarp[0] + byWarp[1] + byWarp[2] + byWarp[3];
+  };
+  if (far && atLeast(bound) > wanted)
+    while (end - bound > 1) {
+      const uint32_t middle = bound + (end - bound) / 2;
+      (atLeast(middle) >= wanted ? bound : end) = middle;
+    }
+  int ties = far ? wanted - atLeast(bound + 1) : 0;
+  if (warp > 0) return;
+  uint32_t* set = chosen.of(pools, head, pool);
+  for (int word = 0; word < chosen.words; word++) {
+    const int cluster = word * 32 + lane;
+    const uint32_t own = cluster < tiles * kColumns ? mass[cluster] : 0;
+    const unsigned equal = __ballot_sync(kWholeWarp, own == bound);
+    const bool first = own == bound && __popc(equal & ((1u << lane) - 1)) < ties;
+    const unsigned bits = __ballot_sync(kWholeWarp, own > bound || first);
+    ties = max(0, ties - __popc(equal));
+    if (lane == 0) set[word] = bits;
+  }
 }
 
 }  // namespace onnxrewrite::multipole::cuda

@@ -153,7 +153,7 @@ class MmaEngine {
       softmax.exponentiate(s, shrink, tile, logit);
       logit.keep(tile, s, softmax.peak);
       if (!columns.value) continue;
-      softmax.rescale(shrink);
+      softmax.template rescale<Logit::kHeadroom>(shrink);
       Rows::pack(s, weights);
       multiplyValues<T, kDim, RowTiles, kColumns>(softmax.sum, weights, SharedMatrix<T, kDim>{shared_.stage[tile % 2].value});
     }
@@ -278,7 +278,7 @@ class WarpgroupEngine {
       pin(softmax.sum[0]);
       if (tile > 0) release(tile - 1);
       Rows::pack(s, weights);
-      softmax.rescale(shrink);
+      softmax.template rescale<Logit::kHeadroom>(shrink);
     };
     logit.prepare(0);
     startKeys(s, 0);

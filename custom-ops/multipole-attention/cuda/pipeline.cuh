@@ -21,7 +21,7 @@ struct Tensors {
   const bool* mask;
   const T* pastQuery;
   T* output;
-  float* lse;
+  T* lse;
 };
 
 /** Shape with the index type of the kernels. */
@@ -158,8 +158,8 @@ class MultipoleAttention {
   bool choosesFast() const {
     int64_t most = 0;
     for (int64_t count : parameters_.retrieve) most = most > count ? most : count;
-    return parameters_.retrieveMass <= 0 && parameters_.selection != Selection::cluster && most <= kMostChosen &&
-           g_.clusters() <= kMostFastClusters;
+    return parameters_.retrieveMass <= 0 && parameters_.selection != Selection::cluster && g_.clusters() <= kMostFastClusters &&
+           (parameters_.selection == Selection::tile || most <= kMostChosen);
   }
 
   void layOut(Arena& arena) {
@@ -248,7 +248,7 @@ class MultipoleAttention {
                     cudaStream_t stream) {
     const dim3 perCluster(ceilDiv(set.clusters(), 4), set.problems(), set.heads());
     int parts = 1;
-    for (const int chunks = set.problems() > 0 ? set.chunksOf(set.problems() - 1, Part::sources) : 0; parts < 8 && 2 * parts <= chunks;)
+    for (const int chunks = set.problems() > 0 ? set.chunksOf(set.problems() - 1, Part::sources) : 0; parts < 8 && 16 * parts <= chunks;)
       parts *= 2;
     CUDA_TRY(launch(seedCentroids<T>, dim3(set.problems(), set.heads()), 256, 0, stream, set, points, g_.headDim, centroids));
     for (int iteration = 0; iteration < parameters_.iterations; iteration++) {
@@ -327,8 +327,13 @@ class MultipoleAttention {
       Masses masses = massMemory_;
       masses.firstHead = first;
       CUDA_TRY(attendFarFast<FarPass::masses>(queries, maps, masses, heads, out, stream));
+      if (parameters_.selection == Selection::tile) {
+        CUDA_TRY(launch(chooseTiles, dim3(pools().count(), heads), 128, chooseTilesSharedBytes(massTiles_), stream, g_, retrieve_,
+                        pools(), masses, chosen_));
+        continue;
+      }
       const int poolsPerBlock = ChooseShared::kWarps * ChooseShared::kPools;
-      CUDA_TRY(launch(chooseFast, dim3(ceilDiv(pools().count(), poolsPerBlock), heads), 128, chooseSharedBytes(chosen_.words),
+      CUDA_TRY(launch(chooseSliding, dim3(ceilDiv(pools().count(), poolsPerBlock), heads), 128, chooseSharedBytes(chosen_.words),
                       stream, g_, retrieve_, pools(), masses, chosen_));
     }
     CUDA_TRY(attendFarFast<FarPass::rest>(queries, maps, massMemory_, queryHeads(), out, stream));

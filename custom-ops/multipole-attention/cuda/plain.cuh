@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(128)
   for (int i = 0; i < kPlainMaxValueDim / 32; i++)
     if (int e = lane + 32 * i; e < g.valueDim)
       out.output[index * g.valueDim + e] = static_cast<T>(softmax.total > 0 ? sum[i] / softmax.total : 0.f);
-  if (lane == 0 && out.lse) out.lse[index] = softmax.lse() * kLn2;
+  if (lane == 0 && out.lse) out.lse[index] = static_cast<T>(softmax.lse() * kLn2);
 }
 
 /** Place of each sorted row in its order. */

@@ -13,8 +13,9 @@ constexpr int kColumns = 64;
 __device__ inline int warpRow(int m, int half) { return m * 16 + half * 8 + threadIdx.x % 32 / 4; }
 
 /**
- * In the base-2 domain: weights are 2^(logit - peak), `sum` and `total` their sums. A logit object tells
- * plain(tile): whether logits of that tile are product * scale, scale above 0, for all rows and columns; biased(tile):
+ * In the base-2 domain: weights are 2^(logit - peak), `sum` and `total` their sums. The peak only follows a logit that is
+ * higher by more than the logit object's kHeadroom: 0 for weights up to 1, more for sums that are seldom rescaled, which
+ * pays where few columns follow each other. A logit object also tells plain(tile): whether logits of that tile are product * scale, scale above 0, for all rows and columns; biased(tile):
  * whether they are product * scale + bias(tile, column); and
  * operator()(tile, m, half, column, product): the logit, -infinity = not seen. Engines also call its prepare(tile)
  * before the products of a tile are there, and keep(tile, weights, peak) after they became weights.
@@ -54,14 +55,14 @@ struct SoftmaxRows {
   __device__ void exponentiate(Products& s, PerRow& shrink, int tile, const Logit& logit) {
     if (logit.plain(tile)) {
       const float scale = logit.scale;
-      exponentiateRows(
+      exponentiateRows<Logit::kHeadroom>(
           s, shrink, [=](int, int, int, float product) { return product; }, scale);
     } else if (logit.biased(tile)) {
-      exponentiateRows(
+      exponentiateRows<Logit::kHeadroom>(
           s, shrink,
           [&](int, int, int column, float product) { return product * logit.scale + logit.bias(tile, column); }, 1.f);
     } else {
-      exponentiateRows(
+      exponentiateRows<Logit::kHeadroom>(
           s, shrink, [&](int m, int half, int column, float product) { return logit(tile, m, half, column, product); }, 1.f);
     }
   }
@@ -79,7 +80,13 @@ struct SoftmaxRows {
         }
   }
 
+  template <int Headroom>
   __device__ void rescale(const PerRow& shrink) {
+    if constexpr (Headroom > 0) {
+      bool needed = false;
+      eachRow([&](int m, int half) { needed = needed || shrink[m][half] != 1; });
+      if (!__any_sync(kWholeWarp, needed)) return;
+    }
     eachRow([&](int m, int half) {
 #pragma unroll
       for (int n = 0; n < Dim / 8; n++) {
@@ -135,7 +142,7 @@ struct SoftmaxRows {
 
  private:
   /** Logits are `scale` times what `raw` gives. */
-  template <class Raw>
+  template <int Headroom, class Raw>
   __device__ void exponentiateRows(Products& s, PerRow& shrink, Raw raw, float scale) {
     const int t = threadIdx.x % 4;
     eachRow([&](int m, int half) {
@@ -150,7 +157,9 @@ struct SoftmaxRows {
         }
       top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 2));
-      const float next = fmaxf(peak[m][half], top * scale), base = next == -INFINITY ? 0 : next;
+      top *= scale;
+      const float next = top > peak[m][half] + Headroom ? top : peak[m][half];
+      const float base = next == -INFINITY ? 0 : next;
       shrink[m][half] = exp2Fast(peak[m][half] - base);
       peak[m][half] = next;
       float added = 0;

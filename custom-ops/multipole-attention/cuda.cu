@@ -1,0 +1,65 @@
+// MultipoleAttention on the CUDA execution provider.
+#include "../native/cuda/kernel.h"
+#include "cuda/pipeline.cuh"
+#include "signature.h"
+
+namespace onnxrewrite::multipole {
+namespace {
+
+class CudaKernel {
+ public:
+  CudaKernel(const ort::Api&, const NodeAttributes& attributes, const Operator<CudaKernel>& op)
+      : parameters_(readParameters(attributes)), type_(op.inputs[kQuery].type) {
+    const auto lacks = [](const char* what) {
+      throw ort::Error(ort::kNotImplemented, std::string("MultipoleAttention: no CUDA kernel for ") + what);
+    };
+    if (parameters_.order != 0) lacks("order 1 and 2");
+    if (parameters_.dyadic) lacks("a dyadic hierarchy");
+    if (parameters_.retrieve.size() > cuda::RetrieveCounts::kMost) lacks("that many numbers in retrieve");
+    if (parameters_.keyClusters > kMostClusters || parameters_.queryClusters > kMostClusters) {
+      lacks("that many clusters");
+    }
+  }
+
+  void run(const RunContext& context) const {
+    if (type_ == ort::kFloat) return runAs<float>(context);
+    if (type_ == ort::kFloat16) return runAs<__half>(context);
+    runAs<__nv_bfloat16>(context);
+  }
+
+ private:
+  /** Labels have 16 bits, of which one value means none; counts by label fit shared memory. */
+  static constexpr int64_t kMostClusters = 1024;
+
+  template <class T>
+  void runAs(const RunContext& context) const {
+    const Tensors tensors(context);
+    const Shape shape = tensors.shape(parameters_);
+    if (shape.valueDim > cuda::kPlainMaxValueDim) refuse("the CUDA kernel takes values of up to 512 elements");
+    T* const output = static_cast<T*>(context.output(kOutput, outputDims(shape)));
+    T* const lse = static_cast<T*>(context.output(kLogSumExp, rowDims(shape)));
+    const bool* const mask = tensors.mask ? tensors.mask->as<const bool>() : nullptr;
+    const T* const past = shape.past > 0 ? tensors.past->as<const T>() : nullptr;
+
+    using Attention = cuda::MultipoleAttention<T>;
+    const DeviceScratch memory(context, Attention(shape, parameters_, mask != nullptr, nullptr).bytes());
+    checkCuda(Attention(shape, parameters_, mask != nullptr, memory.data())
+                  .run({tensors.query.as<const T>(), tensors.key.as<const T>(), tensors.value.as<const T>(), mask, past,
+                        output, lse},
+                       computeStream(context)));
+  }
+
+  const Parameters parameters_;
+  const ort::ElementType type_;
+};
+
+Operator<CudaKernel> operatorOf(ort::ElementType type) {
+  return {"MultipoleAttention", "CUDAExecutionProvider", inputs(type), outputs(type)};
+}
+
+const Operator<CudaKernel> single = operatorOf(ort::kFloat), half = operatorOf(ort::kFloat16),
+                           brain = operatorOf(ort::kBfloat16);
+const Registration registrations[] = {Registration(single), Registration(half), Registration(brain)};
+
+}  // namespace
+}  // namespace onnxrewrite::multipole

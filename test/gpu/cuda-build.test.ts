@@ -1,0 +1,76 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { temporaryFolder } from '../temporary-folder.js';
+import { checkResults, gpuCaseFile } from './cases.js';
+
+/** One case of each path through the kernels; on a GPU all of them run (cases.ts). */
+const EMULATED = [
+  'acausal ragged [bfloat16]',
+  'acausal retrieve per head, some exact [float16]',
+  'acausal cluster, masked [float32]',
+  'acausal paper preset [float16]',
+  'causal many blocks [bfloat16]',
+  'causal chunk with past [float16]',
+];
+
+const run = (command: string, ...args: readonly string[]) => spawnSync(command, args, { encoding: 'utf8' });
+
+/** Folder of the CUDA toolkit's headers. */
+const TOOLKIT = [process.env.CUDA_HOME ?? '', '/usr/local/cuda'].find(
+  folder => folder && existsSync(join(folder, 'include', 'cuda_fp16.h')),
+);
+
+describe('the CUDA kernels', () => {
+  const folder = temporaryFolder();
+
+  before(function () {
+    if (TOOLKIT !== undefined && run(join(TOOLKIT, 'bin', 'nvcc'), '--version').status === 0) return;
+    console.log(
+      'no CUDA toolkit ($CUDA_HOME, /usr/local/cuda): the CUDA kernels are neither compiled nor emulated',
+    );
+    this.skip();
+  });
+
+  it('compile and link into a library that names its operators', function () {
+    this.timeout(600_000);
+    const library = join(folder(), 'libonnxrewrite_ops_cuda.so');
+    const fast = ['--', '-Xptxas=-O0', '-Xcicc=-O1'];
+    const build = run(
+      process.execPath,
+      'custom-ops/native/build-cuda.mjs',
+      ...['--architectures', '80', '--output', library],
+      ...fast,
+    );
+    assert.equal(build.status, 0, build.stdout + build.stderr);
+    const exported = run('nm', '-D', '--defined-only', library).stdout;
+    assert.match(exported, / T OnnxRewriteOperators$/m);
+    assert.match(exported, / T OnnxRewriteCopyDeviceMemory$/m);
+    // A second RegisterCustomOps would make a second domain object, and CUDA itself comes from the driver alone.
+    assert.doesNotMatch(exported, /RegisterCustomOps/);
+    assert.doesNotMatch(run('readelf', '-d', library).stdout, /NEEDED.*(cuda|nvrtc)/);
+  });
+
+  it('compute in emulation what the reference does', function () {
+    this.timeout(600_000);
+    const runner = join(folder(), 'runner');
+    const compiled = run(
+      process.env.CXX ?? 'c++',
+      ...['-O1', '-std=c++17', '-DONNX_REWRITE_EMULATE_CUDA', '-w'],
+      ...[`-I${join(TOOLKIT!, 'include')}`, '-Itest/gpu/emulation', '-x', 'c++'],
+      ...['test/gpu/multipole-attention-runner.cu', 'test/gpu/emulation/emulation.cc', '-o', runner],
+    );
+    assert.equal(compiled.status, 0, compiled.stderr);
+    for (const name of EMULATED) {
+      const cases = join(folder(), 'cases.bin');
+      const results = join(folder(), 'results.bin');
+      writeFileSync(cases, gpuCaseFile(name, true));
+      const done = run(runner, cases, results);
+      assert.equal(done.status, 0, done.stderr);
+      const problems = checkResults(readFileSync(results));
+      assert.ok(problems.size > 0, `no case is named ${name}`);
+      for (const [found, wrong] of problems) assert.deepEqual(wrong, [], found);
+    }
+  });
+});
