@@ -1,10 +1,10 @@
 // Inference sessions for Node on the ONNX Runtime that onnxruntime-node ships, with our operators registered.
 // runtime/node/binding.ts describes what is exported.
-#include "napi_values.h"
-#include "ort_runtime.h"
+#include "device_tensors.h"
 
 #include <atomic>
 #include <chrono>
+#include <algorithm>
 #include <cstring>
 
 namespace onnxrewrite {
@@ -379,12 +379,19 @@ size_t bitsOf(ort::ElementType type) {
 using ValueOwner = std::unique_ptr<ort::Value, void (*)(ort::Value*)>;
 ValueOwner own(ort::Value* value) { return {value, OrtRuntime::get().api.ReleaseValue}; }
 
+size_t countOf(const std::vector<int64_t>& dims) {
+  size_t count = 1;
+  for (const int64_t dim : dims) count *= static_cast<size_t>(dim);
+  return count;
+}
+
+size_t sizeOf(ort::ElementType type, size_t count) { return (count * bitsOf(type) + 7) / 8; }
+
 // A tensor over the memory of a typed array, or with the strings of an array.
 ValueOwner wrapTensor(napi_env env, ort::ElementType type, const std::vector<int64_t>& dims, napi_value data) {
   const OrtRuntime& runtime = OrtRuntime::get();
   const ort::Api& api = runtime.api;
-  size_t count = 1;
-  for (const int64_t dim : dims) count *= static_cast<size_t>(dim);
+  const size_t count = countOf(dims);
   ort::Value* value = nullptr;
   if (type == ort::kString) {
     const auto strings = js::toVector<std::string>(env, data, [&](napi_value text) { return js::toString(env, text); });
@@ -397,7 +404,7 @@ ValueOwner wrapTensor(napi_env env, ort::ElementType type, const std::vector<int
     return owner;
   }
   const js::Bytes bytes = js::bytesOf(env, data);
-  const size_t needed = (count * bitsOf(type) + 7) / 8;
+  const size_t needed = sizeOf(type, count);
   if (bytes.size < needed) throw std::runtime_error("the data is shorter than the shape says");
   static char nothing[1];
   void* memory = bytes.data ? bytes.data : nothing;
@@ -436,8 +443,10 @@ napi_value bufferOf(napi_env env, ValueOwner value, size_t bytes) {
   return buffer;
 }
 
-// [type, dims, ArrayBuffer or array of strings]
-napi_value unwrapTensor(napi_env env, const std::string& name, ValueOwner value) {
+enum class Place { host, device };
+
+// [type, dims, and an ArrayBuffer, an array of strings or the handle of a device tensor]
+napi_value unwrapTensor(napi_env env, const std::string& name, ValueOwner value, Place place) {
   const ort::Api& api = OrtRuntime::get().api;
   ort::OnnxType kind;
   ort::check(api, api.GetValueType(value.get(), &kind));
@@ -458,14 +467,20 @@ napi_value unwrapTensor(napi_env env, const std::string& name, ValueOwner value)
   const napi_value result = js::newArray(env, 3);
   js::setElement(env, result, 0, js::fromNumber(env, type));
   js::setElement(env, result, 1, shape);
-  js::setElement(env, result, 2, type == ort::kString
-                                     ? readStrings(env, value.get(), count)
-                                     : bufferOf(env, std::move(value), (count * bitsOf(type) + 7) / 8));
+  js::setElement(env, result, 2,
+                 place == Place::device ? js::newHandle(env, std::move(value))
+                 : type == ort::kString ? readStrings(env, value.get(), count)
+                                        : bufferOf(env, std::move(value), sizeOf(type, count)));
   return result;
 }
 
-// One run: inputs as [index, type, dims, data, ...], outputs as [index, ...] or, where the caller gives the
-// memory, [index, type, dims, data] in place of the index.
+std::vector<int64_t> readDims(napi_env env, napi_value dims) {
+  return js::toVector<int64_t>(env, dims, [&](napi_value dim) { return static_cast<int64_t>(js::toNumber(env, dim)); });
+}
+
+// One run: inputs as [index, type, dims, data, ...], data being the handle of a device tensor where it is on the GPU;
+// outputs as [index, ...], or in place of an index [index, device] where the output is to stay on a GPU, or
+// [index, type, dims, data] where the caller gives the memory.
 class Run {
  public:
   Run(napi_env env, std::shared_ptr<OrtSession> session, napi_value inputs, napi_value outputs, napi_value options,
@@ -477,13 +492,7 @@ class Run {
       inputNames_.push_back(session_->inputs.at(readIndex(env, js::element(env, inputs, 4 * n))).c_str());
     }
     const size_t outputCount = js::length(env, outputs);
-    for (size_t n = 0; n < outputCount; n++) {
-      const napi_value output = js::element(env, outputs, n);
-      const bool given = js::typeOf(env, output) == napi_object;
-      outputs_.push_back(given ? readTensor(env, output, 0, keep) : own(nullptr));
-      given_.push_back(given);
-      outputNames_.push_back(session_->outputs.at(readIndex(env, given ? js::element(env, output, 0) : output)).c_str());
-    }
+    for (size_t n = 0; n < outputCount; n++) outputs_.push_back(readOutput(env, js::element(env, outputs, n), keep));
     if (js::typeOf(env, options) == napi_object) readOptions(env, options);
   }
   ~Run() {
@@ -493,28 +502,20 @@ class Run {
   Run& operator=(const Run&) = delete;
 
   void execute() {
-    const ort::Api& api = OrtRuntime::get().api;
-    std::vector<const ort::Value*> inputs;
-    std::vector<ort::Value*> outputs;
-    for (const ValueOwner& value : inputs_) inputs.push_back(value.get());
-    for (const ValueOwner& value : outputs_) outputs.push_back(value.get());
-    ort::Status* status = api.Run(session_->session, options_, inputNames_.data(), inputs.data(), inputs.size(),
-                                  outputNames_.data(), outputs.size(), outputs.data());
-    for (size_t n = 0; n < outputs.size(); n++) {
-      if (!given_[n]) outputs_[n] = own(outputs[n]);
-    }
-    ort::check(api, status);
+    const auto staysOnGpu = [](const Output& output) { return output.device.has_value(); };
+    std::any_of(outputs_.begin(), outputs_.end(), staysOnGpu) ? runBound() : runPlain();
   }
 
   // By output: what unwrapTensor makes, or null where the caller gave the memory.
   napi_value results(napi_env env) {
     const napi_value list = js::newArray(env, outputs_.size());
     for (size_t n = 0; n < outputs_.size(); n++) {
+      Output& output = outputs_[n];
       napi_value result;
-      if (given_[n]) {
+      if (output.given) {
         check(env, napi_get_null(env, &result));
       } else {
-        result = unwrapTensor(env, outputNames_[n], std::move(outputs_[n]));
+        result = unwrapTensor(env, output.name, std::move(output.made), output.device ? Place::device : Place::host);
       }
       js::setElement(env, list, n, result);
     }
@@ -522,16 +523,80 @@ class Run {
   }
 
  private:
+  struct Output {
+    const char* name;
+    // Where it is to stay on a GPU: which one.
+    std::optional<int> device;
+    // Memory of the caller's.
+    SharedValue given;
+    ValueOwner made = own(nullptr);
+  };
+
   static size_t readIndex(napi_env env, napi_value value) { return static_cast<size_t>(js::toNumber(env, value)); }
 
-  static ValueOwner readTensor(napi_env env, napi_value array, size_t at, js::References* keep) {
-    const auto type = static_cast<ort::ElementType>(js::toNumber(env, js::element(env, array, at + 1)));
-    const auto dims = js::toVector<int64_t>(env, js::element(env, array, at + 2), [&](napi_value dim) {
-      return static_cast<int64_t>(js::toNumber(env, dim));
-    });
+  Output readOutput(napi_env env, napi_value source, js::References* keep) const {
+    const bool list = js::typeOf(env, source) == napi_object;
+    Output output{session_->outputs.at(readIndex(env, list ? js::element(env, source, 0) : source)).c_str(), {}, {}};
+    if (list && js::length(env, source) == 2) {
+      output.device = static_cast<int>(js::toNumber(env, js::element(env, source, 1)));
+    } else if (list) {
+      output.given = readTensor(env, source, 0, keep);
+    }
+    return output;
+  }
+
+  void runPlain() {
+    const ort::Api& api = OrtRuntime::get().api;
+    std::vector<const ort::Value*> inputs;
+    std::vector<ort::Value*> outputs;
+    std::vector<const char*> outputNames;
+    for (const SharedValue& value : inputs_) inputs.push_back(value.get());
+    for (const Output& output : outputs_) {
+      outputs.push_back(output.given.get());
+      outputNames.push_back(output.name);
+    }
+    ort::Status* status = api.Run(session_->session, options_, inputNames_.data(), inputs.data(), inputs.size(),
+                                  outputNames.data(), outputs.size(), outputs.data());
+    for (size_t n = 0; n < outputs.size(); n++) {
+      if (!outputs_[n].given) outputs_[n].made = own(outputs[n]);
+    }
+    ort::check(api, status);
+  }
+
+  void runBound() {
+    const OrtRuntime& runtime = OrtRuntime::get();
+    const ort::Api& api = runtime.api;
+    ort::IoBinding* created;
+    ort::check(api, api.CreateIoBinding(session_->session, &created));
+    const std::unique_ptr<ort::IoBinding, void (*)(ort::IoBinding*)> binding(created, api.ReleaseIoBinding);
+    for (size_t n = 0; n < inputs_.size(); n++) {
+      ort::check(api, api.BindInput(binding.get(), inputNames_[n], inputs_[n].get()));
+    }
+    for (const Output& output : outputs_) {
+      if (output.given) {
+        ort::check(api, api.BindOutput(binding.get(), output.name, output.given.get()));
+      } else if (output.device) {
+        ort::check(api, api.BindOutputToDevice(binding.get(), output.name, cudaMemory(*output.device).get()));
+      } else {
+        ort::check(api, api.BindOutputToDevice(binding.get(), output.name, runtime.cpu));
+      }
+    }
+    ort::check(api, api.RunWithBinding(session_->session, options_, binding.get()));
+    ort::Allocator* allocator;
+    ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
+    ort::Value** values = nullptr;
+    size_t count = 0;
+    ort::check(api, api.GetBoundOutputValues(binding.get(), allocator, &values, &count));
+    for (size_t n = 0; n < count; n++) outputs_[n].made = own(values[n]);
+    ort::check(api, api.AllocatorFree(allocator, values));
+  }
+
+  static SharedValue readTensor(napi_env env, napi_value array, size_t at, js::References* keep) {
     const napi_value data = js::element(env, array, at + 3);
+    if (js::typeOf(env, data) == napi_external) return js::deviceValueOf(env, data);
+    const auto type = static_cast<ort::ElementType>(js::toNumber(env, js::element(env, array, at + 1)));
     if (keep && type != ort::kString) keep->keep(data);
-    return wrapTensor(env, type, dims, data);
+    return wrapTensor(env, type, readDims(env, js::element(env, array, at + 2)), data);
   }
 
   void readOptions(napi_env env, napi_value source) {
@@ -555,9 +620,9 @@ class Run {
   }
 
   const std::shared_ptr<OrtSession> session_;
-  std::vector<ValueOwner> inputs_, outputs_;
-  std::vector<bool> given_;
-  std::vector<const char*> inputNames_, outputNames_;
+  std::vector<SharedValue> inputs_;
+  std::vector<const char*> inputNames_;
+  std::vector<Output> outputs_;
   ort::RunOptions* options_ = nullptr;
 };
 
@@ -585,6 +650,51 @@ class RunTask : public Task {
   Run run_;
 };
 
+// ---- tensors on the GPU ----
+
+// A copy of a tensor in device memory.
+class UploadTask : public Task {
+ public:
+  UploadTask(napi_env env, const js::Arguments<5>& arguments) : keep_(env), bytes_(js::bytesOf(env, arguments[4])) {
+    const auto type = static_cast<ort::ElementType>(js::toNumber(env, arguments[2]));
+    const std::vector<int64_t> dims = readDims(env, arguments[3]);
+    if (bytes_.size != sizeOf(type, countOf(dims))) throw std::runtime_error("the data does not fit the shape");
+    value_ = deviceTensor(*sessionOf(env, arguments[0]), static_cast<int>(js::toNumber(env, arguments[1])), type, dims);
+    keep_.keep(arguments[4]);
+  }
+
+ protected:
+  void execute() override { copyDeviceMemory(dataOf(value_), bytes_.data, bytes_.size); }
+  napi_value finish(napi_env env) override { return js::newHandle(env, std::move(value_)); }
+
+ private:
+  js::References keep_;
+  SharedValue value_;
+  const js::Bytes bytes_;
+};
+
+// Fills memory of the caller's with a device tensor.
+class DownloadTask : public Task {
+ public:
+  DownloadTask(napi_env env, const js::Arguments<2>& arguments)
+      : keep_(env), value_(js::deviceValueOf(env, arguments[0])), bytes_(js::bytesOf(env, arguments[1])) {
+    keep_.keep(arguments[1]);
+  }
+
+ protected:
+  void execute() override { copyDeviceMemory(bytes_.data, dataOf(value_), bytes_.size); }
+  napi_value finish(napi_env env) override {
+    napi_value nothing;
+    check(env, napi_get_undefined(env, &nothing));
+    return nothing;
+  }
+
+ private:
+  js::References keep_;
+  const SharedValue value_;
+  const js::Bytes bytes_;
+};
+
 // ---- exports ----
 
 napi_value init(napi_env env, napi_callback_info info) {
@@ -597,7 +707,7 @@ napi_value init(napi_env env, napi_callback_info info) {
 napi_value loadOperators(napi_env env, napi_callback_info info) {
   return js::guarded(env, [&] {
     const js::Arguments<1> arguments(env, info);
-    const std::vector<const ort::CustomOp*> ops = OrtRuntime::operatorsOf(js::toString(env, arguments[0]));
+    const std::vector<const ort::CustomOp*> ops = OrtRuntime::get().operatorsOf(js::toString(env, arguments[0]));
     const napi_value list = js::newArray(env, ops.size());
     for (size_t n = 0; n < ops.size(); n++) {
       const ort::CustomOp* op = ops[n];
@@ -639,6 +749,26 @@ napi_value runSync(napi_env env, napi_callback_info info) {
   });
 }
 
+napi_value upload(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    return Task::start(env, std::make_unique<UploadTask>(env, js::Arguments<5>(env, info)), "onnx-rewrite.upload");
+  });
+}
+
+napi_value download(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&] {
+    return Task::start(env, std::make_unique<DownloadTask>(env, js::Arguments<2>(env, info)), "onnx-rewrite.download");
+  });
+}
+
+// Gives device memory back before the handle is collected.
+napi_value dispose(napi_env env, napi_callback_info info) {
+  return js::guarded(env, [&]() -> napi_value {
+    js::heldValue(env, js::Arguments<1>(env, info)[0]).reset();
+    return nullptr;
+  });
+}
+
 napi_value endProfiling(napi_env env, napi_callback_info info) {
   return js::guarded(env, [&] {
     const js::Arguments<1> arguments(env, info);
@@ -673,7 +803,8 @@ NAPI_MODULE_INIT() {
   return js::guarded(env, [&] {
     const std::pair<const char*, napi_callback> functions[] = {
         {"init", init},       {"loadOperators", loadOperators}, {"createSession", createSession}, {"run", run},
-        {"runSync", runSync}, {"endProfiling", endProfiling},   {"release", release},
+        {"runSync", runSync}, {"endProfiling", endProfiling},   {"release", release},             {"upload", upload},
+        {"download", download}, {"dispose", dispose},
     };
     for (const auto& [name, callback] : functions) {
       napi_value function;

@@ -25,6 +25,7 @@ struct CustomOpDomain;
 struct KernelInfo;
 struct KernelContext;
 struct CudaProviderOptions;
+struct IoBinding;
 
 enum ErrorCode : int32_t { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
 enum OnnxType : int32_t { kTypeUnknown = 0, kTypeTensor = 1 };
@@ -132,7 +133,15 @@ enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
   X(110, Status*, SessionEndProfiling, (Session*, Allocator*, char** out))                                    \
   X(124, Status*, AddFreeDimensionOverrideByName, (SessionOptions*, const char* name, int64_t value))         \
   X(130, Status*, AddSessionConfigEntry, (SessionOptions*, const char* key, const char* value))               \
+  X(131, Status*, CreateAllocator, (const Session*, const MemoryInfo*, Allocator** out))                      \
   X(132, void, ReleaseAllocator, (Allocator*))                                                                \
+  X(133, Status*, RunWithBinding, (Session*, const RunOptions*, const IoBinding*))                            \
+  X(134, Status*, CreateIoBinding, (Session*, IoBinding** out))                                               \
+  X(135, void, ReleaseIoBinding, (IoBinding*))                                                                \
+  X(136, Status*, BindInput, (IoBinding*, const char* name, const Value*))                                    \
+  X(137, Status*, BindOutput, (IoBinding*, const char* name, const Value*))                                   \
+  X(138, Status*, BindOutputToDevice, (IoBinding*, const char* name, const MemoryInfo*))                      \
+  X(140, Status*, GetBoundOutputValues, (const IoBinding*, Allocator*, Value*** out, size_t* count))          \
   X(162, Status*, KernelInfoGetAttributeArray_float,                                                          \
     (const KernelInfo*, const char* name, float* out, size_t* size))                                          \
   X(163, Status*, KernelInfoGetAttributeArray_int64,                                                          \

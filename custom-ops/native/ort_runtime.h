@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "operators.h"
 #include "ort_error.h"
 
@@ -33,13 +34,18 @@ class OrtRuntime {
   const std::string version;
   ort::Env* env = nullptr;
   ort::MemoryInfo* cpu = nullptr;
+  // Of the library of CUDA operators; null until that is loaded.
+  CopyDeviceMemory copyDeviceMemory = nullptr;
 
   // Operators of a library, by path; loaded once.
-  static std::vector<const ort::CustomOp*> operatorsOf(const std::string& path) {
+  std::vector<const ort::CustomOp*> operatorsOf(const std::string& path) {
     void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle) throw std::runtime_error(dlerror());
     const auto list = reinterpret_cast<ListOperators>(dlsym(handle, "OnnxRewriteOperators"));
     if (!list) throw std::runtime_error(path + " is not a library of operators");
+    if (void* copy = dlsym(handle, "OnnxRewriteCopyDeviceMemory")) {
+      copyDeviceMemory = reinterpret_cast<CopyDeviceMemory>(copy);
+    }
     size_t count;
     const ort::CustomOp* const* ops = list(&count);
     return {ops, ops + count};

@@ -253,6 +253,30 @@ describe('sessions for Node', () => {
       await assert.rejects(InferenceSession.create(unknown, QUIET), /NoSuchOperator/);
     });
 
+    it('of a CUDA provider that is not there name the remedy', async function () {
+      try {
+        await within(addition(), () => {}, { executionProviders: ['cuda'] });
+      } catch (error) {
+        assert.ok(error instanceof InputError, String(error));
+        assert.match(error.message, /CUDA execution provider does not load/);
+        assert.match(error.details.remedy ?? '', /onnxruntime-node-install=cuda12/);
+        return;
+      }
+      console.log('the CUDA execution provider is there: its absence is not tested');
+      this.skip();
+    });
+
+    it('of tensors for a GPU, without one, say so', async () => {
+      await within(addition(), async session => {
+        await assert.rejects(session.upload(floats(1)), /not on CUDA/);
+        const elsewhere = Tensor.fromGpuBuffer({} as ort.Tensor.GpuBufferType, {
+          dataType: 'float32',
+          dims: [1],
+        });
+        await assert.rejects(session.run({ a: elsewhere, b: floats(1) }), /"a" is on gpu-buffer/);
+      });
+    });
+
     it('of running say what is wrong', async () => {
       await within(addition(), async session => {
         const feeds = { a: floats(1, 2), b: floats(1, 2) };

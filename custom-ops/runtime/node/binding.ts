@@ -31,6 +31,21 @@ export interface Binding {
     outputs: NativeFetches,
     options: NativeRunOptions | undefined,
   ): NativeResults;
+  /**
+   * Copies a tensor to GPU `device`, into memory of the session, which it outlives.
+   * @throws Error without the CUDA operators
+   */
+  upload(
+    session: SessionHandle,
+    device: number,
+    type: number,
+    dims: readonly number[],
+    data: ArrayBufferView,
+  ): Promise<DeviceHandle>;
+  /** Fills `data`, which has the size of the tensor. */
+  download(tensor: DeviceHandle, data: ArrayBufferView): Promise<void>;
+  /** Gives the memory back before the handle is collected. */
+  dispose(tensor: DeviceHandle): void;
   /** Ends profiling; returns the file. */
   endProfiling(session: SessionHandle): string;
   /** Gives the session up; runs in flight finish first. */
@@ -43,6 +58,10 @@ export interface OperatorHandle {
 }
 export interface SessionHandle {
   readonly sessionHandle: unique symbol;
+}
+/** A tensor in GPU memory. */
+export interface DeviceHandle {
+  readonly deviceHandle: unique symbol;
 }
 
 export interface NativeOperator {
@@ -94,11 +113,21 @@ export interface NativeValue {
 
 export type NativeData = ArrayBufferView | readonly string[];
 /** index of the input, type, dims, data, and so on. */
-export type NativeFeeds = (number | readonly number[] | NativeData)[];
-/** Indices of outputs; with type, dims and memory where the caller provides it. */
-export type NativeFetches = (number | [number, number, readonly number[], NativeData])[];
+export type NativeFeeds = (number | readonly number[] | NativeData | DeviceHandle)[];
+/**
+ * Indices of outputs; with the number of a GPU where the output is to stay there, with type, dims and memory where the
+ * caller provides it.
+ */
+export type NativeFetches = (
+  | number
+  | [number, number]
+  | [number, number, readonly number[], NativeData | DeviceHandle]
+)[];
 /** Type, dims and data of each output; null where the caller provided the memory. */
-export type NativeResults = ([number, readonly number[], ArrayBuffer | readonly string[]] | null)[];
+export type NativeResults = (
+  | [number, readonly number[], ArrayBuffer | readonly string[] | DeviceHandle]
+  | null
+)[];
 
 /** Where the native parts are, or why they are not used. */
 export type NativeParts =

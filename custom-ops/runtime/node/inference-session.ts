@@ -2,6 +2,7 @@ import {
   type InferenceSessionHandler,
   type InferenceSession as Session,
   InferenceSession as SessionFactory,
+  type Tensor,
 } from 'onnxruntime-node';
 import { createHandler } from './backend.js';
 import { nativeParts } from './binding.js';
@@ -106,6 +107,16 @@ export class InferenceSession implements Session {
     }
     const named = Array.isArray(fetches) ? Object.fromEntries(fetches.map(name => [name, null])) : fetches;
     return this.handler.runSync(feeds, named as Session.NullableOnnxValueMapType, options);
+  }
+
+  /**
+   * A copy of a tensor in the memory of the session's GPU, to be fed without copying it in every run. With
+   * `preferredOutputLocation: 'gpu-buffer'` outputs stay there too, and can be fed to this or other sessions.
+   * @throws Error when the session is not native, or not on CUDA
+   */
+  async upload(tensor: Tensor): Promise<Tensor> {
+    if (!this.handler) throw new Error(`upload needs the native build: ${this.onnxRewrite.reason}`);
+    return this.handler.upload(tensor);
   }
 
   /** Gives up the model; runs in flight finish first. */

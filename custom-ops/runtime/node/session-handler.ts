@@ -1,6 +1,8 @@
 import { type InferenceSession, type InferenceSessionHandler, Tensor } from 'onnxruntime-node';
 import type {
   Binding,
+  DeviceHandle,
+  NativeData,
   NativeFeeds,
   NativeFetches,
   NativeOperator,
@@ -8,7 +10,9 @@ import type {
   NativeSession,
   NativeValue,
 } from './binding.js';
+import { cudaRefusal } from './cuda-provider.js';
 import { dataTypeOf, typeName, viewOf } from './element-types.js';
+import { deviceHandle, gpuTensor } from './gpu-tensor.js';
 import {
   type CustomNode,
   chooseKernels,
@@ -16,7 +20,14 @@ import {
   type NodePlacement,
   placementsOf,
 } from './placement.js';
-import { accelerators, providerName, toNative, toNativeRun } from './session-options.js';
+import {
+  accelerators,
+  cudaDevice,
+  outputsOnGpu,
+  providerName,
+  toNative,
+  toNativeRun,
+} from './session-options.js';
 
 type Feeds = Parameters<InferenceSessionHandler['run']>[0];
 type Fetches = Parameters<InferenceSessionHandler['run']>[1];
@@ -30,12 +41,16 @@ export class NativeSessionHandler implements InferenceSessionHandler {
   readonly outputMetadata: readonly InferenceSession.ValueMetadata[];
   readonly #inputIndex: ReadonlyMap<string, number>;
   readonly #outputIndex: ReadonlyMap<string, number>;
+  /** The GPU of a session on CUDA. */
+  readonly #device: number | undefined;
+  readonly #outputsOnGpu: ReadonlySet<string>;
 
   private constructor(
     private readonly binding: Binding,
     private readonly session: NativeSession,
     /** What computes each node of our domain. */
     readonly placement: readonly NodePlacement[],
+    options: InferenceSession.SessionOptions,
   ) {
     this.inputNames = session.inputs.map(({ name }) => name);
     this.outputNames = session.outputs.map(({ name }) => name);
@@ -43,6 +58,8 @@ export class NativeSessionHandler implements InferenceSessionHandler {
     this.outputMetadata = session.outputs.map(metadata);
     this.#inputIndex = new Map(this.inputNames.map((name, index) => [name, index]));
     this.#outputIndex = new Map(this.outputNames.map((name, index) => [name, index]));
+    this.#device = cudaDevice(options);
+    this.#outputsOnGpu = outputsOnGpu(options, this.outputNames);
   }
 
   /**
@@ -68,8 +85,10 @@ export class NativeSessionHandler implements InferenceSessionHandler {
       try {
         const ops = kernels.map(({ op }) => op);
         const session = await binding.createSession(model, native, ops);
-        return new NativeSessionHandler(binding, session, placementsOf(nodes, refusals));
+        return new NativeSessionHandler(binding, session, placementsOf(nodes, refusals), options);
       } catch (error) {
+        const missing = cudaRefusal(error);
+        if (missing) throw missing;
         refusal ??= error;
         if (kernels.length === 0) throw refusal;
         const { message } = error as Error;
@@ -96,6 +115,19 @@ export class NativeSessionHandler implements InferenceSessionHandler {
     );
   }
 
+  /**
+   * A copy of a tensor in the memory of the session's GPU, which outlives the session.
+   * @throws Error when the session is not on CUDA
+   */
+  async upload(tensor: Tensor): Promise<Tensor> {
+    if (this.#device === undefined) throw new Error('the session is not on CUDA');
+    const data = tensor.data;
+    if (!ArrayBuffer.isView(data)) throw new TypeError('strings cannot be on the GPU');
+    const dataType = dataTypeOf(tensor.type);
+    const handle = await this.binding.upload(this.session.handle, this.#device, dataType, tensor.dims, data);
+    return gpuTensor(this.binding, dataType, tensor.dims, handle);
+  }
+
   async dispose(): Promise<void> {
     this.binding.release(this.session.handle);
   }
@@ -118,7 +150,10 @@ export class NativeSessionHandler implements InferenceSessionHandler {
       const index = this.#outputIndex.get(name);
       if (index === undefined) throw new RangeError(`'fetches' contains invalid output name: ${name}.`);
       const given = fetches[name];
-      outputs.push(given ? [index, ...describe(name, given)] : index);
+      if (given) outputs.push([index, ...describe(name, given)]);
+      else if (this.#device !== undefined && this.#outputsOnGpu.has(name))
+        outputs.push([index, this.#device]);
+      else outputs.push(index);
     }
     return { inputs, outputs };
   }
@@ -128,9 +163,21 @@ export class NativeSessionHandler implements InferenceSessionHandler {
     let n = 0;
     for (const name in fetches) {
       const native = natives[n++];
-      results[name] = native ? tensorOf(...native) : fetches[name]!;
+      results[name] = native ? this.#tensorOf(...native) : fetches[name]!;
     }
     return results;
+  }
+
+  #tensorOf(
+    dataType: number,
+    dims: readonly number[],
+    data: ArrayBuffer | readonly string[] | DeviceHandle,
+  ): Tensor {
+    if (data instanceof ArrayBuffer) {
+      return new Tensor(typeName(dataType), viewOf(dataType, data) as Tensor.DataType, dims);
+    }
+    if (isStrings(data)) return new Tensor(typeName(dataType), data as Tensor.DataType, dims);
+    return gpuTensor(this.binding, dataType, dims, data);
   }
 }
 
@@ -154,19 +201,17 @@ function metadata({ name, type, shape }: NativeValue): InferenceSession.ValueMet
   return { name, isTensor: true, type: typeName(type), shape };
 }
 
-/** Type, dims and data of a tensor on the CPU. */
-function describe(
-  name: string,
-  value: unknown,
-): [number, readonly number[], ArrayBufferView | readonly string[]] {
+/** Type, dims and data of a tensor on the CPU, or on the GPU through one of our sessions. */
+function describe(name: string, value: unknown): [number, readonly number[], NativeData | DeviceHandle] {
   if (!(value instanceof Tensor)) throw new TypeError(`"${name}" is not a Tensor`);
+  const handle = deviceHandle(value);
+  if (handle) return [dataTypeOf(value.type), value.dims, handle];
   if (value.location !== 'cpu' && value.location !== 'cpu-pinned') {
     throw new TypeError(`"${name}" is on ${value.location}, not on the CPU`);
   }
   return [dataTypeOf(value.type), value.dims, value.data];
 }
 
-function tensorOf(dataType: number, dims: readonly number[], data: ArrayBuffer | readonly string[]): Tensor {
-  const values = data instanceof ArrayBuffer ? viewOf(dataType, data) : data;
-  return new Tensor(typeName(dataType), values as Tensor.DataType, dims);
+function isStrings(data: readonly string[] | DeviceHandle): data is readonly string[] {
+  return Array.isArray(data);
 }

@@ -28,6 +28,20 @@ export function providerName(provider: ProviderConfig): string {
   return typeof provider === 'string' ? provider : provider.name;
 }
 
+/** Number of the GPU that a session's CUDA provider uses; undefined for a session without that provider. */
+export function cudaDevice(options: SessionOptions): number | undefined {
+  const provider = accelerators(options).find(entry => providerName(entry) === 'cuda');
+  if (provider === undefined) return undefined;
+  return (typeof provider === 'object' && 'deviceId' in provider ? provider.deviceId : undefined) ?? 0;
+}
+
+/** Outputs that `preferredOutputLocation` leaves on the GPU. */
+export function outputsOnGpu(options: SessionOptions, outputNames: readonly string[]): ReadonlySet<string> {
+  const wanted = options.preferredOutputLocation;
+  const locationOf = (name: string) => (typeof wanted === 'object' ? wanted[name] : wanted);
+  return new Set(outputNames.filter(name => locationOf(name) === 'gpu-buffer'));
+}
+
 /**
  * Session options as onnxruntime-node understands them, for the addon.
  * @throws InputError for a value that means nothing
