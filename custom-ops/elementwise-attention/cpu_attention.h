@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <thread>
 
 #include "../native/environment.h"
 #include "vectors.h"
@@ -59,7 +60,7 @@ class Attention {
   void runSeries(int order, bool causal, const States& states) const {
     const size_t parts = shape_.batch * blocks_;
     const size_t most = std::max<size_t>(1, std::max(shape_.keys, shape_.rows) / kLeastChunk);
-    const size_t chunks = std::clamp<size_t>(parts == 0 ? 1 : kItems / parts, 1, most);
+    const size_t chunks = std::clamp<size_t>(parts == 0 ? 1 : pieces() / parts, 1, most);
     const size_t stateSize = stateRows(order) * kBlock;
     Buffer<float> memory(environment_.allocator, std::max<size_t>(1, (chunks + 1) * parts * stateSize));
     // The sums before chunk n, and after the last.
@@ -97,9 +98,11 @@ class Attention {
   static constexpr size_t kBlock = 64;
   static constexpr size_t kTileRows = 64;
   static constexpr size_t kExactRows = 32;
-  // Chunks are cut so that there are this many pieces of work, and no shorter than kLeastChunk rows.
-  static constexpr size_t kItems = 64;
   static constexpr size_t kLeastChunk = 256;
+
+  // Pieces of work that keep every processor busy: causal chunks cost a second look at their keys. The number of a
+  // session's threads makes no difference, so that results do not depend on it.
+  static size_t pieces() { return 2 * std::max<size_t>(1, std::thread::hardware_concurrency()); }
 
   const Vectors& kernels() const { return *environment_.simd.elementwise; }
 

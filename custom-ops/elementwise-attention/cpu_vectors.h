@@ -1,17 +1,13 @@
 // Implementation of elementwise::Vectors, part of simd/kernels.h: compiled once per instruction set.
 //
-// Sums stand in registers while a few rows go by. A key smaller than the offset changes the scale of all sums;
-// since that is rare after the first keys, a stretch of rows is looked through before it is added, and pays for
-// rescaling only if it holds such a key. Both ways give the same bits: a scale that stays is exactly 1.
+// Sums stand in registers while the rows of a tile go by. A key smaller than the offset changes the scale of all
+// sums, which is rare after the first keys.
 
 namespace onnxrewrite {
 namespace ONNXREWRITE_SIMD {
 namespace elementwise_kernels {
 
 using elementwise::Tile;
-
-// Rows between two looks at the offset.
-constexpr size_t kStretch = 16;
 
 constexpr float kLog2E = 1.44269504f;
 
@@ -22,10 +18,19 @@ static inline __attribute__((always_inline)) Vec ratio(Vec a, Vec b) {
   return exp2((a - b) * (a + b) * kLog2E);
 }
 
-static inline bool any(IntVec mask) {
+// Whether any element is not 0.
+static inline __attribute__((always_inline)) bool any(IntVec mask) {
+#if defined(ONNXREWRITE_AVX512)
+  return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(__x86_64__) && ONNXREWRITE_VECTOR_BYTES == 32
+  return __builtin_ia32_movmskps256((Vec)mask) != 0;
+#elif defined(__x86_64__)
+  return __builtin_ia32_movmskps((Vec)mask) != 0;
+#else
   int32_t bits = 0;
   for (int i = 0; i < kWidth; i++) bits |= mask[i];
   return bits != 0;
+#endif
 }
 
 template <int Order>
@@ -48,7 +53,8 @@ struct Sums {
     }
     store(state + 2 * (Order + 1) * lanes, offset);
   }
-  __attribute__((always_inline)) void lower(Vec least) {
+  __attribute__((always_inline)) void lower(Vec size) {
+    const Vec least = select(size < offset, size, offset);
     const Vec factor = ratio(least, offset);
 #pragma GCC unroll 17
     for (int n = 0; n <= Order; n++) {
@@ -58,7 +64,9 @@ struct Sums {
     offset = least;
   }
   __attribute__((always_inline)) void add(Vec key, Vec value) {
-    Vec term = ratio(offset, magnitude(key));
+    const Vec size = magnitude(key);
+    if (any(size < offset)) lower(size);
+    Vec term = ratio(offset, size);
 #pragma GCC unroll 17
     for (int n = 0; n <= Order; n++) {
       denominators[n] += term;
@@ -79,40 +87,15 @@ struct Sums {
   }
 };
 
-template <int Order, bool Keys, bool Means, bool Lowering>
-static inline __attribute__((always_inline)) void sweepStretch(Sums<Order>& sums, const Tile& tile, size_t lane,
-                                                              size_t first, size_t last) {
-  for (size_t n = first; n < last; n++) {
-    const size_t at = n * tile.stride + lane;
-    if (Keys && (!tile.visible || tile.visible[n])) {
-      const Vec key = load(tile.key + at);
-      if (Lowering) {
-        const Vec size = magnitude(key);
-        sums.lower(select(size < sums.offset, size, sums.offset));
-      }
-      sums.add(key, load(tile.value + at));
-    }
-    if (Means) store(tile.output + at, sums.mean(load(tile.query + at)));
-  }
-}
-
 template <int Order, bool Keys, bool Means>
 static void sweep(float* state, size_t lanes, const Tile& tile) {
   for (size_t lane = 0; lane < lanes; lane += kWidth) {
     Sums<Order> sums;
     sums.read(state + lane, lanes);
-    for (size_t first = 0; first < tile.rows; first += kStretch) {
-      const size_t last = first + kStretch < tile.rows ? first + kStretch : tile.rows;
-      Vec least = sums.offset;
-      for (size_t n = first; Keys && n < last; n++) {
-        const Vec size = magnitude(load(tile.key + n * tile.stride + lane));
-        least = !tile.visible || tile.visible[n] ? select(size < least, size, least) : least;
-      }
-      if (Keys && any(least < sums.offset)) {
-        sweepStretch<Order, Keys, Means, true>(sums, tile, lane, first, last);
-      } else {
-        sweepStretch<Order, Keys, Means, false>(sums, tile, lane, first, last);
-      }
+    for (size_t n = 0; n < tile.rows; n++) {
+      const size_t at = n * tile.stride + lane;
+      if (Keys && (!tile.visible || tile.visible[n])) sums.add(load(tile.key + at), load(tile.value + at));
+      if (Means) store(tile.output + at, sums.mean(load(tile.query + at)));
     }
     if (Keys) sums.write(state + lane, lanes);
   }

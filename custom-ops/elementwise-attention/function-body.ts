@@ -1,7 +1,7 @@
 import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
 import { type BodyContext, DOMAIN } from '../operator.js';
-import { coefficients, type ElementwiseParameters, EMPTY_OFFSET } from './parameters.js';
+import { coefficients, type ElementwiseParameters, EMPTY_OFFSET, orderProblem } from './parameters.js';
 
 export const OP_TYPE = 'ElementwiseAttention';
 
@@ -45,12 +45,15 @@ interface Sums {
  * carried along. Order 0 takes as many rows at a time as fit {@link MOST_PAIRS}.
  * @param connected names of the inputs, and of the optional outputs, that the node connects: a body has no
  *   output after the last that its node has
+ * @throws RangeError for an order that there is no operator of
  */
 export function elementwiseFunctionBody(
   parameters: ElementwiseParameters,
   connected: readonly string[],
   { opset, elementType }: BodyContext,
 ): FunctionSpec {
+  const problem = orderProblem(parameters.order);
+  if (problem !== null) throw new RangeError(problem);
   const lastOf = (names: readonly string[]) => names.findLastIndex(name => connected.includes(name)) + 1;
   const inputs = INPUT_NAMES.slice(0, lastOf(INPUT_NAMES));
   const outputs = OUTPUT_NAMES.slice(0, Math.max(1, lastOf(OUTPUT_NAMES)));

@@ -173,7 +173,7 @@ describe('ElementwiseAttention on the CPU', () => {
     }
   });
 
-  it('refuses shapes and attributes that do not fit, naming them', async () => {
+  it('refuses shapes that do not fit, naming them', async () => {
     const inputs = selfAttention(9, 6, 3);
     const { present } = elementwiseAttention(inputs, { order: 2, causal: false });
     const refused = (given: ElementwiseInputs, order: number, causal: boolean) =>
@@ -184,6 +184,5 @@ describe('ElementwiseAttention on the CPU', () => {
       refused({ ...inputs, value: part(inputs, 0, 4).value }, 2, false),
       /does not fit key/,
     );
-    await assert.rejects(refused(inputs, 3, false), /order is 3, not an even number/);
   });
 });

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { InferenceSession } from 'onnxruntime-node';
 import {
   caseInputs,
@@ -45,4 +46,9 @@ describe('the function body of element-wise attention', () => {
       }
     });
   }
+
+  it('is refused for an odd order, with the reason', () => {
+    const connected = ['query', 'key', 'value'];
+    assert.throws(() => nodeModel({ order: 3, causal: false }, connected), /odd order is negative/);
+  });
 });
