@@ -7,6 +7,8 @@ import { SiteBench, type SiteMeasurement } from './site-bench.js';
 import type { TunableSite } from './tunable-model.js';
 import type { TuningContext } from './tuning-context.js';
 
+/** Part of the time that goes to timing the forms of a site. */
+const SCREENING = 0.35;
 /** Recorded values in memory at a time. */
 const ALLOWANCE = 1.5 * 2 ** 30;
 /** Size of one value, batch row and position where the graph does not tell heads or head size. */
@@ -29,11 +31,17 @@ export async function measureSites(
       (measured.length + group.length) / sites.length,
     );
     const benches = benchesOf(context, exactModel, group, name => share.step(0, 1, `recording ${name}`));
+    const [screening, weighing] = [share.part(0, SCREENING), share.part(SCREENING, 1)];
+    for (const [b, bench] of benches.entries()) await bench.screen(partOfSite(screening, b, benches.length));
     for (const [b, bench] of benches.entries()) {
-      measured.push(await bench.measure(share.part(b / benches.length, (b + 1) / benches.length)));
+      measured.push(await bench.measure(partOfSite(weighing, b, benches.length)));
     }
   }
   return measured;
+}
+
+function partOfSite(share: ShareOfProgress, site: number, sites: number): ShareOfProgress {
+  return share.part(site / sites, (site + 1) / sites);
 }
 
 function benchesOf(

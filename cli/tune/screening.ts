@@ -6,17 +6,22 @@ export interface Screened {
 }
 
 /** Forms of a site whose effect on the metric is measured, at most. */
-const MOST_FORMS = 6;
+const MOST_FORMS = 5;
 /** Part of the time of exact attention that a form has to stay below to be of use. */
 const WORTHWHILE = 0.95;
 /** How far off a single timing may be: a form has to be beaten by this factor to be out after one. */
 const ROUGHNESS = 1.25;
 
-/** The forms that may turn out to be worth it after one rough timing. */
+/** Whether a form that was timed roughly may be faster than exact attention. */
+export function mayBeFaster({ ratio }: Pick<Screened, 'ratio'>): boolean {
+  return ratio < ROUGHNESS * WORTHWHILE;
+}
+
+/** The forms that may turn out to be of use after one rough timing. */
 export function chooseForTiming<T extends Screened>(forms: readonly T[]): T[] {
   return forms.filter(
     form =>
-      form.ratio < ROUGHNESS * WORTHWHILE &&
+      mayBeFaster(form) &&
       !forms.some(other => ROUGHNESS * other.ratio < form.ratio && other.error <= form.error),
   );
 }

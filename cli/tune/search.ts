@@ -119,10 +119,13 @@ function mixedForms(
       );
     }
     const { attributes } = family[0]!.form;
-    return mixes.map(({ numbers, ms, cost }) => {
-      const form = { operator: operator.id, attributes: { ...attributes, [perHead]: numbers } };
-      return { form, ms, cost, exact: numbers.every(number => number === exactNumber) };
-    });
+    // Equal numbers are one of the forms as a whole, which was measured as such.
+    return mixes
+      .filter(({ numbers }) => new Set(numbers).size > 1)
+      .map(({ numbers, ms, cost }) => {
+        const form = { operator: operator.id, attributes: { ...attributes, [perHead]: numbers } };
+        return { form, ms, cost, exact: false };
+      });
   });
 }
 

@@ -8,7 +8,7 @@ import type { GraphPart } from './graph-part.js';
 import { headErrors, withHead } from './heads.js';
 import type { Tensors } from './metric.js';
 import { pick, type Recording } from './recording.js';
-import { chooseForLoss, chooseForTiming, evenly } from './screening.js';
+import { chooseForLoss, chooseForTiming, evenly, mayBeFaster } from './screening.js';
 import type { ShareOfProgress } from './share-of-progress.js';
 import { describeForm, formKey, formOf, KEPT, type SiteForm } from './site-form.js';
 import type { TunableSite } from './tunable-model.js';
@@ -49,6 +49,12 @@ interface ScreenedForm extends Screening {
   readonly form: SiteForm;
 }
 
+interface Screened {
+  /** Milliseconds of the exact form. */
+  readonly exactMs: number;
+  readonly forms: readonly ScreenedForm[];
+}
+
 /** Forms whose heads are measured one by one, at most. */
 const MOST_SPLIT = 3;
 /** Timed runs of promising forms, in turns with the exact one. */
@@ -61,7 +67,7 @@ const RATIO_STEP = 0.01;
 const SPLITTING_SHARE = 0.1;
 
 /** Parts of the work on a site, by their usual shares of the time. */
-const [SCREENED, WEIGHED] = [0.35, 0.7];
+const WEIGHED = 0.6;
 /** Of timing, the part that goes to the first look. */
 const ROUGHLY = 0.5;
 
@@ -94,12 +100,30 @@ export class SiteBench {
     return [...new Map(forms.map(form => [formKey(form), form])).values()];
   }
 
+  /** Times and compares the forms of the site; `measure` does so too, unless it was done. */
+  async screen(progress: ShareOfProgress): Promise<Screened> {
+    const [exact, ...forms] = SiteBench.forms(this.context, this.site);
+    const rough = await this.screenAll(exact!, forms, 0, progress.part(0, ROUGHLY));
+    const promising = new Set(chooseForTiming(rough.forms.filter(({ form }) => !this.isExact(form))));
+    const again = rough.forms.filter(
+      form => promising.has(form) || (this.isExact(form.form) && mayBeFaster(form)),
+    );
+    const careful = await this.screenAll(
+      exact!,
+      again.map(({ form }) => form),
+      ROUNDS,
+      progress.part(ROUGHLY, 1),
+    );
+    const others = rough.forms.filter(form => !again.includes(form));
+    return { exactMs: careful.exactMs ?? rough.exactMs!, forms: [...careful.forms, ...others] };
+  }
+
+  /** Finds what the forms that are worth it do to the metric. */
   async measure(progress: ShareOfProgress): Promise<SiteMeasurement> {
-    const [exact, ...others] = SiteBench.forms(this.context, this.site);
-    const { exactMs, screened } = await this.screen(exact!, others, progress.part(0, SCREENED));
-    const approximate = screened.filter(({ form }) => !this.isExact(form));
+    const { exactMs, forms } = await this.screen(progress.part(0, 0));
+    const approximate = forms.filter(({ form }) => !this.isExact(form));
     const weighed = chooseForLoss(approximate).map(({ form }) => form);
-    const changes = await this.changes(weighed, [null], progress.part(SCREENED, WEIGHED));
+    const changes = await this.changes(weighed, [null], progress.part(0, WEIGHED));
     const costly = weighed.filter(form => this.isSplit(form, changes.get(form)![0]!));
     const split = this.heads > 1 ? evenly(costly, MOST_SPLIT) : [];
     const heads = Array.from({ length: this.heads }, (_, head) => head);
@@ -107,7 +131,7 @@ export class SiteBench {
     return {
       site: this.site,
       exactMs,
-      forms: screened.map(({ ratio, ...measured }) => ({
+      forms: forms.map(({ ratio, ...measured }) => ({
         ...measured,
         ms: ratio * exactMs,
         change: changes.get(measured.form)?.[0] ?? null,
@@ -142,31 +166,17 @@ export class SiteBench {
   }
 
   /**
-   * Times forms in turns with the exact one, and compares what they compute, on the first window: all of them
-   * once, and again, more often, those that may be of use.
+   * Times forms in turns with the exact one, and compares what they compute, on the first window.
+   * @param rounds of timed runs; 0 takes the time of the first run of each, which is colder than others
    */
-  private async screen(
-    exact: SiteForm,
-    forms: readonly SiteForm[],
-    progress: ShareOfProgress,
-  ): Promise<{ exactMs: number; screened: readonly ScreenedForm[] }> {
-    const rough = await this.screenAll(exact, forms, 1, progress.part(0, ROUGHLY));
-    const candidates = rough.screened.filter(({ form }) => !this.isExact(form));
-    const promising = new Set(chooseForTiming(candidates).map(({ form }) => form));
-    const again = forms.filter(form => promising.has(form) || this.isExact(form));
-    const careful = await this.screenAll(exact, again, ROUNDS, progress.part(ROUGHLY, 1));
-    const others = rough.screened.filter(({ form }) => !again.includes(form));
-    return { exactMs: careful.exactMs, screened: [...careful.screened, ...others] };
-  }
-
   private async screenAll(
     exact: SiteForm,
     forms: readonly SiteForm[],
     rounds: number,
     progress: ShareOfProgress,
-  ): Promise<{ exactMs: number; screened: readonly ScreenedForm[] }> {
+  ): Promise<{ exactMs: number | null; forms: readonly ScreenedForm[] }> {
     const { cache } = this.context;
-    const times = rounds === 1 ? 'once' : `${rounds} times`;
+    const times = rounds === 0 ? 'roughly' : `${rounds} times`;
     const keyOf = (form: SiteForm) => `${this.label} ${times}: ${formKey(form)}`;
     const exactKey = `${this.label} ${times}: exact`;
     const missing = forms.filter(form => !cache.has(keyOf(form)));
@@ -179,8 +189,8 @@ export class SiteBench {
       for (const [f, form] of batch.entries()) await cache.get(keyOf(form), async () => screenings[f]!);
     }
     return {
-      exactMs: cache.stored<number>(exactKey),
-      screened: forms.map(form => ({ form, ...cache.stored<Screening>(keyOf(form)) })),
+      exactMs: cache.has(exactKey) ? cache.stored<number>(exactKey) : null,
+      forms: forms.map(form => ({ form, ...cache.stored<Screening>(keyOf(form)) })),
     };
   }
 
@@ -203,8 +213,9 @@ export class SiteBench {
         const feeds = pick(values, part.inputs);
         const session = await engine.open(part.bytes(feeds));
         contenders.push({ form, session, feeds, ms: [] });
-        const result = (await engine.run(session, feeds, [output])).get(output)!;
-        errors.push(headErrors(this.site.site, expected, result).map(finite));
+        const first = await engine.timed(session, feeds, [output]);
+        if (rounds === 0) contenders.at(-1)!.ms.push(first.ms);
+        errors.push(headErrors(this.site.site, expected, first.outputs.get(output)!).map(finite));
       }
       for (let round = 0; round < rounds; round++) {
         for (const [c, { form, session, feeds, ms }] of contenders.entries()) {

@@ -1,6 +1,6 @@
 import type { ModelSession } from '../runtime/session.js';
 import { median } from '../statistics.js';
-import { planHash } from './check-plan.js';
+import { planHash } from './measure-plan.js';
 import type { Tensors } from './metric.js';
 import { pick, Recording } from './recording.js';
 import type { ShareOfProgress } from './share-of-progress.js';

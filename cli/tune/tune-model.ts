@@ -19,8 +19,9 @@ import { siteGlob } from '../site-glob.js';
 import { mean } from '../statistics.js';
 import { VERSION } from '../version.js';
 import { measureBaseline } from './baseline.js';
-import { choosePlan } from './check-plan.js';
+import { choosePlan, MOST_CHECKS } from './choose-plan.js';
 import { Engine, type EngineSettings } from './engine.js';
+import { measurePlan } from './measure-plan.js';
 import { measureSites } from './measure-sites.js';
 import { MeasurementCache } from './measurement-cache.js';
 import { metricModuleHash } from './metric-module.js';
@@ -113,7 +114,13 @@ async function tuneOpenModel(file: ModelFile, request: TuneRequest, progress: Pr
   };
   const measurements = await measureSites(context, all.part(BASELINE, SITES));
   const plans = searchPlans(measurements, ({ site }) => exactForm(context, site));
-  const checked = await choosePlan(context, plans, all.part(SITES, CHECKS));
+  const checks = all.part(SITES, CHECKS);
+  let step = 0;
+  const checked = await choosePlan(plans, context.budget, (plan, half) =>
+    measurePlan(context, formsIn(plan), data[half], name =>
+      checks.step(step++, 2 * MOST_CHECKS * data[half].length, `a plan on ${name}`),
+    ),
+  );
   const times = await timePlan(context, formsIn(checked.plan), all.part(CHECKS, 1));
 
   // Machines drift: a plan is foretold in parts of the time of exact attention, measured beside everything else.
