@@ -116,10 +116,7 @@ const ACCEPTED_MASKS: ReadonlySet<MaskKind> = new Set([
  */
 const MIN_LENGTH = 3072;
 
-/**
- * Shorter segments, with a window around them, and fewer keys retrieved: at 8192 tokens a third more speed than the
- * defaults for half a percent more loss (README, "Presets and plans").
- */
+/** Shorter segments with a window around them, and fewer keys retrieved (README, "Presets and plans"). */
 const FAST: Attributes = { segment: 128, window: 1, key_clusters: 4, retrieve: [24] };
 
 /** Multipole semantic attention (operator specification, section 1). */

@@ -1,10 +1,20 @@
 import { fork } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { describeEnvironment } from '../../cli/environment.js';
+import { peakMemory } from '../../cli/peak-memory.js';
 import { printJson, table } from '../../cli/terminal.js';
 import {
   defaultParameters,
@@ -66,14 +76,14 @@ interface MemoryJob {
 
 if (options['memory-job']) {
   const { heads, parameters, data } = JSON.parse(readFileSync(options['memory-job'], 'utf8')) as MemoryJob;
-  const all = new Float32Array(Uint8Array.from(readFileSync(data)).buffer);
+  const all = floatsOf(data);
   const size = all.length / 3;
   const part = (n: number) => all.subarray(n * size, (n + 1) * size);
   const whole = { ...heads, query: part(0), key: part(1), value: part(2) };
   const contender = await multipole('', parameters, whole, sessionOptions);
-  const before = process.resourceUsage().maxRSS;
+  const before = peakMemory();
   await contender.run();
-  process.send!((process.resourceUsage().maxRSS - before) * 1024);
+  process.send!(peakMemory() - before);
   await contender.release();
 } else {
   await main();
@@ -191,6 +201,15 @@ async function addedMemory(
     child.once('message', bytes => resolve(Number(bytes)));
     child.once('exit', code => code && reject(new Error(`measuring memory failed with ${code}`)));
   });
+}
+
+/** Reads a file into memory once, without a copy that would count as used before. */
+function floatsOf(file: string): Float32Array {
+  const floats = new Float32Array(statSync(file).size / Float32Array.BYTES_PER_ELEMENT);
+  const descriptor = openSync(file, 'r');
+  readSync(descriptor, floats);
+  closeSync(descriptor);
+  return floats;
 }
 
 /** The slope of a line through the logarithms. */
