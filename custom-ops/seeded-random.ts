@@ -6,6 +6,13 @@ export class SeededRandom {
     this.#state = seed >>> 0;
   }
 
+  /** The numbers of a name: seeded by its hash (FNV-1a). */
+  static named(name: string): SeededRandom {
+    let hash = 0x811c9dc5;
+    for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193);
+    return new SeededRandom(hash);
+  }
+
   /** Uniform in [0, 1). */
   uniform(): number {
     this.#state = (this.#state + 0x6d2b79f5) >>> 0;

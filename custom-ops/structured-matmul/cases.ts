@@ -63,19 +63,12 @@ export const STRUCTURED_MATMUL_CASES: readonly StructuredMatMulCase[] = [
   shaped('float16', blockTensorTrain(64, 64, 4, 16, 1), [2, 17], true),
 ];
 
-/** Seed of a case: a hash of its name (FNV-1a). */
-function seedOf(name: string): number {
-  let hash = 0x811c9dc5;
-  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193);
-  return hash >>> 0;
-}
-
 /** The inputs of a case, the same on every call: x of unit variance, factors that keep it near that. */
 export function caseInputs({ name, structure, leading, float16 }: StructuredMatMulCase): {
   readonly x: Tensor;
   readonly factors: readonly Tensor[];
 } {
-  const random = new SeededRandom(seedOf(name));
+  const random = SeededRandom.named(name);
   const tensor = (dims: readonly number[], spread: number): Tensor => {
     const data = random.normals(dims.reduce((product, dim) => product * dim, 1)).map(x => x * spread);
     return { dims, data: float16 ? float16ToFloat32(float32ToFloat16(data)) : data };
