@@ -82,11 +82,18 @@ function renderSites(sites: readonly SiteDescription[]): string {
     sites.map(site => [
       site.id,
       site.pattern,
-      `${site.query_heads ?? '?'}${site.kv_heads === site.query_heads ? '' : `/${site.kv_heads ?? '?'}`} x ${site.head_dim ?? '?'}`,
+      headsOf(site),
       site.scale === null ? '?' : String(Number(site.scale.toPrecision(4))),
       site.causal ? `${site.kind}, causal` : site.kind,
       site.mask,
       site.replaceable ? colors.green(site.operators.join(', ')) : colors.yellow(`kept: ${site.reason}`),
     ]),
   );
+}
+
+/** Heads and their size; what has none is told by its parameters. */
+function headsOf({ query_heads, kv_heads, head_dim, parameters }: SiteDescription): string {
+  const given = Object.entries(parameters).map(([name, value]) => `${name} ${value}`);
+  if (query_heads === null && given.length > 0) return given.join(', ');
+  return `${query_heads ?? '?'}${kv_heads === query_heads ? '' : `/${kv_heads ?? '?'}`} x ${head_dim ?? '?'}`;
 }

@@ -115,8 +115,8 @@ export function acceptance(operator: OperatorDefinition, site: Site, retrained =
   }
   if (fidelity === 'needs-trained-weights' && !retrained) {
     return refuse(
-      `${operator.id} is right in a model trained with it only (needs-trained-weights), and these weights were ` +
-        `trained with ${COMPUTATIONS[site.computation]}: state with --retrain that the model will be retrained`,
+      `${operator.id} needs-trained-weights: it is right only in a model trained with it, not with ` +
+        `${COMPUTATIONS[site.computation]}; state with --retrain that the model will be retrained`,
     );
   }
   const opset = site.nodes[0]?.graph.opsets.get('');

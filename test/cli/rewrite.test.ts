@@ -18,6 +18,28 @@ describe('onnx-rewrite rewrite', () => {
     return path('model.onnx');
   }
 
+  it('refuses operators that need trained weights, unless the model will be retrained', async () => {
+    const args = ['rewrite', save(), '-o', path('out.onnx'), '--op', 'elementwise-attention', '--json'];
+    const refused = JSON.parse((await onnxRewrite(args)).stdout);
+    for (const { decision, reason } of refused.sites) {
+      assert.equal(decision, 'kept');
+      assert.match(reason, /needs-trained-weights: .* --retrain/);
+    }
+    const odd = await onnxRewrite([...args, '--retrain', '--set', 'order=3']);
+    assert.equal(odd.exitCode, 2);
+    assert.match(odd.stderr, /order 3 is odd: .* weights change sign/);
+    const retrained = await onnxRewrite([...args, '--retrain']);
+    assert.equal(retrained.exitCode, 0, retrained.stderr);
+    const document = JSON.parse(retrained.stdout);
+    assert.equal(document.validation, null);
+    for (const { operator, attributes } of document.sites) {
+      assert.equal(operator, 'elementwise-attention');
+      assert.equal(attributes.order, 2);
+    }
+    const run = await onnxRewrite(['run', path('out.onnx'), '--length', '12']);
+    assert.equal(run.exitCode, 0, run.stderr);
+  });
+
   it('replaces every site, validates, and prints the document of the contract', async () => {
     const model = save({ mask: DataType.INT64 });
     const args = ['rewrite', model, '-o', path('out.onnx'), '--length', '40', '--json'];
