@@ -83,7 +83,7 @@ function chosenVariants(): Variant[] {
     })),
     ...options.plan.map(file => {
       const plan = parsePlan(readFileSync(file, 'utf8'), file);
-      const decisions = decideByPlan(model.sites, plan, [multipoleAttention], null);
+      const decisions = decideByPlan(model.sites, plan, [multipoleAttention], 0);
       return {
         name: file.replace(/^.*\//, '').replace(/\.json$/, ''),
         parameters: decisions.map(({ replacement }, n) =>
