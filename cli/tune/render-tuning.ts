@@ -115,6 +115,9 @@ function conclusion(tuning: Tuning, output: string | null): string[] {
       `${measured.rejected} faster ${measured.rejected === 1 ? 'plan was' : 'plans were'} over the budget on the windows held out.`,
     );
   }
+  if (approximated && tuning.sites.some(({ causal }) => causal)) {
+    lines.push('Causal sites choose by earlier tokens only: forms that look ahead were not considered.');
+  }
   if (!approximated) lines.push('No approximation keeps the budget and pays: the plan is exact attention.');
   const faster = nextFaster(tuning);
   if (faster !== null) {
@@ -127,7 +130,7 @@ function conclusion(tuning: Tuning, output: string | null): string[] {
   lines.push(
     output === null
       ? 'No plan was written: name one with -o.'
-      : `Wrote ${output}. Apply it: onnx-rewrite rewrite ${tuning.model} -o OUT.onnx --plan ${output}`,
+      : `Wrote ${output}. Apply it: onnx-rewrite rewrite ${tuning.model} -o OUT.onnx --plan ${output} --inputs FILE --length ${tuning.data.length ?? 'N'}`,
   );
   return lines;
 }

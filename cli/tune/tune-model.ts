@@ -6,7 +6,7 @@ import { OPERATORS } from '../../custom-ops/index.js';
 import type { TuningSpace } from '../../custom-ops/tuning-space.js';
 import { TUNING_SPACES } from '../../custom-ops/tuning-spaces.js';
 import { InputError } from '../../rewriter/errors.js';
-import { plural } from '../../rewriter/format.js';
+import { formatDuration, plural } from '../../rewriter/format.js';
 import { externalLocations } from '../../rewriter/onnx/external-data.js';
 import { type ModelFile, openModelFile } from '../../rewriter/onnx/model-file.js';
 import { segmentBytes } from '../../rewriter/onnx/write.js';
@@ -29,7 +29,7 @@ import { operationCeiling } from './operation-count.js';
 import { formsIn, type PlanEstimate, searchPlans } from './search.js';
 import { ShareOfProgress } from './share-of-progress.js';
 import type { SiteMeasurement } from './site-bench.js';
-import { timePlan } from './time-plan.js';
+import { type ModelTimes, timePlan } from './time-plan.js';
 import { modelBytes, TunableModel } from './tunable-model.js';
 import type { Budget, FrontierPoint, Outcome, TunedSite, Tuning } from './tuning.js';
 import { exactForm, type TuningContext } from './tuning-context.js';
@@ -189,7 +189,7 @@ async function tuneOpenModel(file: ModelFile, request: TuneRequest, progress: Pr
     ),
     sites: measurements.map(measured => describeSite(measured, checked.plan, checked.correction, data)),
     skipped: model.skipped,
-    notes: [...notes, ...dataNotes(data)],
+    notes: [...notes, ...dataNotes(data), ...timeNotes(checked.plan, times)],
   };
 }
 
@@ -251,6 +251,7 @@ function describeSite(
     .sort((a, b) => a.ms - b.ms);
   return {
     id,
+    causal: site.site.causal,
     ...form,
     exact,
     ms,
@@ -276,6 +277,15 @@ function dataNotes({ calibration, heldOut }: TuningData): string[] {
           'differences between windows may be larger than the budget. Give more data.',
       ]
     : [];
+}
+
+function timeNotes({ exact }: PlanEstimate, times: ModelTimes): string[] {
+  return exact || times.plan < times.exact
+    ? []
+    : [
+        `Measured as a whole, the plan (${formatDuration(times.plan)}) is no faster than exact attention ` +
+          `(${formatDuration(times.exact)}): use longer inputs, or an idle machine.`,
+      ];
 }
 
 function sum(values: readonly number[]): number {

@@ -87,6 +87,7 @@ export interface FrontierPoint extends Outcome {
 
 export interface TunedSite extends SiteForm {
   readonly id: string;
+  readonly causal: boolean;
   /** Whether the form computes exact attention. */
   readonly exact: boolean;
   /** Milliseconds of the form and of exact attention. */
