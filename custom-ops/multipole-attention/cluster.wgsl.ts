@@ -192,7 +192,8 @@ export const chunkSums = variants((shape: ClusterShape) => {
     declarations: `const QUADS = ${width}u;
 const LANES = ${lanes}u;
 const STRIPS = ${THREADS / lanes}u;
-var<workgroup> members: array<bool, ${CHUNK}>;
+// One bit for every row of the chunk.
+var<workgroup> members: array<atomic<u32>, ${CHUNK / 32}>;
 var<workgroup> partial: array<vec4<f32>, ${THREADS}>;
 var<workgroup> partial_counts: array<u32, ${THREADS}>;`,
     body: `let cluster = group % params.clusters;
@@ -202,7 +203,11 @@ let chunk = chunk_table[part % params.chunks];
 let size = chunk.z - chunk.y;
 let origin = params.point_base + head * params.rows + chunk.y;
 let place = head * params.assigned + chunk.w;
-for (var n = thread; n < size; n += ${THREADS}u) { members[n] = assignment[place + n] == cluster; }
+if (thread < ${CHUNK / 32}u) { atomicStore(&members[thread], 0u); }
+workgroupBarrier();
+for (var n = thread; n < size; n += ${THREADS}u) {
+  if (assignment[place + n] == cluster) { atomicOr(&members[n / 32u], 1u << (n % 32u)); }
+}
 workgroupBarrier();
 let lane = thread % LANES;
 let strip = thread / LANES;
@@ -210,9 +215,12 @@ for (var first = 0u; first < QUADS; first += LANES) {
   let quad = first + lane;
   var sum = vec4<f32>();
   var count = 0u;
-  for (var n = strip; n < size; n += STRIPS) {
-    if (members[n]) {
-      count++;
+  for (var word = strip; word < ${CHUNK / 32}u; word += STRIPS) {
+    var bits = atomicLoad(&members[word]);
+    count += countOneBits(bits);
+    while (bits != 0u) {
+      let n = word * 32u + firstTrailingBit(bits);
+      bits &= bits - 1u;
       if (quad < QUADS) { sum += read_points(origin + n, quad); }
     }
   }

@@ -14,8 +14,8 @@ export const PANEL = 256;
  * tile's rows, so all rows of a tile share their cluster, and only the last ones may be missing.
  */
 const tileRows = (rows: number): string => `var<workgroup> slot_rows: array<u32, ${rows}>;`;
-/** `masses_of(head, slot)`: where the masses of the row of a slot that is not empty start. */
-const massesOf = `fn masses_of(head: u32, slot: u32) -> u32 {
+/** `logits_of(head, slot)`: where the logits of the row of a slot that is not empty start. */
+const logitsOf = `fn logits_of(head: u32, slot: u32) -> u32 {
   return (head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin) * params.clusters;
 }`;
 const loadTileRows = (rows: number): string => `let first_slot = (head * params.tiles + tile) * ${rows}u;
@@ -30,9 +30,9 @@ workgroupBarrier();`;
  */
 export const estimates = variants((shape: HeadShape) => {
   const { headDim } = shape;
-  const tile = new AttentionTile(shape.tile);
+  const tile = new AttentionTile(shape.logitTile);
   const keyQuads = quads(headDim);
-  const { keys } = shape.tile;
+  const { keys } = shape.logitTile;
   const rows = tile.height;
   const loadQuery = (row: string, quad: string) =>
     `load_residual(head, query_cluster, slot_rows[${row}], ${quad})`;
@@ -56,12 +56,12 @@ export const estimates = variants((shape: HeadShape) => {
       row_clusters: storage('read', 'u32'),
       summary_weights: storage('read', 'f32'),
       summary_keys: storage('read', 'vec4<f32>'),
-      masses: storage('read_write', 'f32'),
+      far_logits: storage('read_write', 'f32'),
     },
     declarations: `${geometry}
-${tile.declarations}
+${tile.logitDeclarations}
 ${tileRows(rows)}
-${massesOf}
+${logitsOf}
 fn load_residual(head: u32, query_cluster: u32, slot: u32, quad: u32) -> vec4<f32> {
   if (slot == 0u) { return vec4<f32>(); }
   let centroid = (head * params.sets + params.centroid_set) * params.query_clusters + query_cluster;
@@ -94,7 +94,7 @@ ${tile.rows
   .map(
     r => `      if (slot_${r} != 0u) {
         let seen = weight > ${HIDDEN} && is_far(far_${r}, cluster);
-        masses[masses_of(head, slot_${r}) + cluster] = select(${HIDDEN}, weight + logit_${c}[${r}], seen);
+        far_logits[logits_of(head, slot_${r}) + cluster] = select(${HIDDEN}, weight + logit_${c}[${r}], seen);
       }`,
   )
   .join('\n')}
@@ -107,51 +107,53 @@ ${tile.rows
 });
 
 /**
- * Turns a row's estimated logits into a_j (README, step 8), in place, and notes the log-sum-exp over near keys
- * and estimates in the row's state. One group per (head, row of the block).
+ * Notes the log-sum-exp over a row's near keys and estimates (README, step 8) in the row's state: with it, an
+ * estimated logit is the logarithm of a_j. One group per (head, row of the block).
  */
-export const normalize = variants((valueDim: number) =>
+export const jointLse = variants((valueDim: number) =>
   kernel({
-    label: 'far masses',
+    label: 'far lse',
     threads: 64,
     parameters: { ...geometryParameters, ...blockParameters },
     bindings: {
-      masses: storage('read_write', 'f32'),
+      far_logits: storage('read', 'f32'),
       state: storage('read_write', 'vec4<f32>'),
     },
     declarations: `${geometry}
 ${stateOf(valueDim)}
-var<workgroup> partial: array<f32, 64>;
-var<workgroup> near_lse: f32;`,
+var<workgroup> tops: array<f32, 64>;
+var<workgroup> totals: array<f32, 64>;`,
     body: `let size = params.block_end - params.block_begin;
 let head = group / size;
-let masses_of_row = group * params.clusters;
-let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(valueDim) - 1}u;
-if (thread == 0u) { near_lse = state[statistics].z; }
+let first = group * params.clusters;
 var top = ${HIDDEN};
-for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
-  top = max(top, masses[masses_of_row + cluster]);
-}
-partial[thread] = top;
-workgroupBarrier();
-top = near_lse;
-for (var i = 0u; i < 64u; i++) { top = max(top, partial[i]); }
-workgroupBarrier();
 var total = 0.0;
 for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
-  let logit = masses[masses_of_row + cluster];
-  total += select(0.0, exp(logit - top), logit > ${HIDDEN});
+  let logit = far_logits[first + cluster];
+  if (logit > ${HIDDEN}) {
+    let next = max(top, logit);
+    total = total * exp(top - next) + exp(logit - next);
+    top = next;
+  }
 }
-partial[thread] = total;
+tops[thread] = top;
+totals[thread] = total;
 workgroupBarrier();
-total = select(0.0, exp(near_lse - top), near_lse > ${HIDDEN});
-for (var i = 0u; i < 64u; i++) { total += partial[i]; }
-let lse = select(${HIDDEN}, top + log(total), total > 0.0);
-for (var cluster = thread; cluster < params.clusters; cluster += 64u) {
-  let logit = masses[masses_of_row + cluster];
-  masses[masses_of_row + cluster] = select(0.0, exp(logit - lse), logit > ${HIDDEN});
+for (var half = 32u; half > 0u; half /= 2u) {
+  if (thread < half) {
+    let next = max(tops[thread], tops[thread + half]);
+    totals[thread] = totals[thread] * exp(tops[thread] - next) + totals[thread + half] * exp(tops[thread + half] - next);
+    tops[thread] = next;
+  }
+  workgroupBarrier();
 }
-if (thread == 0u) { state[statistics].z = lse; }`,
+if (thread == 0u) {
+  let statistics = state_of(head, params.block_begin + group % size) + ${stateQuads(valueDim) - 1}u;
+  let near_lse = state[statistics].z;
+  top = max(near_lse, tops[0]);
+  total = totals[0] * exp(tops[0] - top) + select(0.0, exp(near_lse - top), near_lse > ${HIDDEN});
+  state[statistics].z = select(${HIDDEN}, top + log(total), total > 0.0);
+}`,
   }),
 );
 
@@ -172,7 +174,7 @@ export const farValues = variants((shape: HeadShape, selection: Selection | null
     bindings: {
       order: storage('read', 'u32'),
       row_clusters: storage('read', 'u32'),
-      masses: storage('read', 'f32'),
+      far_logits: storage('read', 'f32'),
       summary_values: storage('read', 'vec4<f32>'),
       state: storage('read_write', 'vec4<f32>'),
       ...chosenBindings(selection),
@@ -182,11 +184,12 @@ ${stateOf(valueDim)}
 ${tile.declarations}
 ${selection ? isRetrieved(selection) : ''}
 ${tileRows(rows)}
-${massesOf}
-fn mass(slot: u32, first: u32, choice: u32, cluster: u32) -> f32 {
+${logitsOf}
+fn mass(slot: u32, first: u32, retrieved: u32, lse: f32, cluster: u32) -> f32 {
   if (slot == 0u || cluster >= params.clusters) { return 0.0; }
-  ${selection ? 'if (is_retrieved(choice, cluster)) { return 0.0; }' : ''}
-  return masses[first + cluster];
+  if (extractBits(retrieved, cluster % 32u, 1u) != 0u) { return 0.0; }
+  let logit = far_logits[first + cluster];
+  return select(0.0, exp(logit - lse), logit > ${HIDDEN});
 }`,
     body: `let tile = group % params.tiles;
 let head = group / params.tiles;
@@ -197,15 +200,21 @@ ${tile.rows
   .map(
     r => `let slot_${r} = slot_rows[${tile.row(r)}];
 let known_${r} = max(slot_${r}, params.block_begin + 1u);
-let first_${r} = masses_of(head, known_${r});
+let first_${r} = logits_of(head, known_${r});
+let before_${r} = state_of(head, known_${r} - 1u);
+let near_${r} = state[before_${r} + ${width - 1}u];
 let choice_${r} = ${selection ? `choice_of(head, known_${r} - 1u)` : '0u'};`,
   )
   .join('\n')}
 for (var base = 0u; base < params.clusters; base += ${keys}u) {
+  // The keys of a tile share a word: their number divides 32.
+${tile.rows
+  .map(r => `  let retrieved_${r} = ${selection ? `chosen_word(choice_${r}, base / 32u)` : '0u'};`)
+  .join('\n')}
 ${tile.keys
   .map(
     c => `  {
-    let weights = vec4<f32>(${tile.rows.map(r => `mass(slot_${r}, first_${r}, choice_${r}, base + ${tile.key(c)})`).join(', ')});
+    let weights = vec4<f32>(${tile.rows.map(r => `mass(slot_${r}, first_${r}, retrieved_${r}, near_${r}.z, base + ${tile.key(c)})`).join(', ')});
     row_total += weights;
     weight_tile[${tile.key(c)} * ${shape.tile.side}u + ty] = weights;
   }`,
@@ -216,9 +225,7 @@ ${tile.keys
 ${tile.finishTotals}
 ${tile.rows
   .map(
-    r => `let before_${r} = state_of(head, known_${r} - 1u);
-let near_${r} = state[before_${r} + ${width - 1}u];
-let joint_${r} = max(near_${r}.x, near_${r}.z);
+    r => `let joint_${r} = max(near_${r}.x, near_${r}.z);
 let keep_${r} = exp(near_${r}.x - joint_${r});
 let add_${r} = exp(near_${r}.z - joint_${r});`,
   )

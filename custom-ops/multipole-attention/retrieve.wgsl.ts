@@ -13,7 +13,9 @@ const MAX_WORDS = 128;
 /**
  * Exact attention to the members of retrieved clusters (README, step 9), added to the state of a block's rows.
  * A workgroup goes through the clusters that any of its rows retrieves, in batches; the members of a batch are
- * laid end to end, and each row looks at those of its own clusters. One group per (head, tile of rows).
+ * laid end to end, and each row looks at those of its own clusters. Causal rows must not know what later rows of
+ * their tile retrieve: there every cluster starts a tile of keys, so that a row's own clusters alone decide in
+ * which order it sums. One group per (head, tile of rows).
  */
 export const retrieved = variants((shape: HeadShape, selection: Selection) => {
   const { headDim, valueDim } = shape;
@@ -53,15 +55,17 @@ ${tile.declarations}
 var<workgroup> any_row: array<atomic<u32>, ${words}>;
 var<workgroup> before_word: array<u32, ${words}>;
 var<workgroup> found: u32;
-// The batch: its clusters, where the members of each start, how many they are and how many come before, and
-// which rows take which.
+// The batch: its clusters, where the members of each start, how many they are, the places they take and how many
+// come before, and which rows take which.
 var<workgroup> batch_clusters: array<u32, ${BATCH}>;
 var<workgroup> batch_starts: array<u32, ${BATCH}>;
 var<workgroup> batch_sizes: array<u32, ${BATCH}>;
+var<workgroup> batch_room: array<u32, ${BATCH}>;
 var<workgroup> batch_members: array<u32, ${BATCH + 1}>;
 var<workgroup> shares: array<u32, ${(rows * BATCH) / 32}>;
 var<workgroup> tile_keys: array<u32, ${keys}>;
 var<workgroup> tile_places: array<u32, ${keys}>;
+const NO_PLACE = 0xffffffffu;
 fn load_query(head: u32, row: u32, quad: u32) -> vec4<f32> {
   return read_query(query_head(head) * params.rows + min(row, params.rows - 1u), quad);
 }
@@ -70,6 +74,7 @@ fn first_member(kv: u32, cluster: u32) -> u32 {
   return unit * (params.key_clusters + 1u) + cluster % params.key_clusters;
 }
 fn shares_in(row: u32, place: u32) -> bool {
+  if (place == NO_PLACE) { return false; }
   return extractBits(shares[row * ${BATCH / 32}u + place / 32u], place % 32u, 1u) != 0u;
 }`,
     body: `let head = group / params.tiles;
@@ -126,11 +131,12 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
       let at = first_member(kv, batch_clusters[i]);
       batch_starts[i] = starts[at];
       batch_sizes[i] = starts[at + 1u] - starts[at];
+      batch_room[i] = select(batch_sizes[i], (batch_sizes[i] + ${keys - 1}u) / ${keys}u * ${keys}u, params.causal != 0u);
     }
     workgroupBarrier();
     for (var i = thread; i <= batch_size; i += ${tile.threads}u) {
       var before = 0u;
-      for (var earlier = 0u; earlier < i; earlier++) { before += batch_sizes[earlier]; }
+      for (var earlier = 0u; earlier < i; earlier++) { before += batch_room[earlier]; }
       batch_members[i] = before;
     }
     for (var i = thread; i < ${(rows * BATCH) / 32}u; i += ${tile.threads}u) {
@@ -157,17 +163,15 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
           let middle = (low + high) / 2u;
           if (batch_members[middle] <= member) { low = middle; } else { high = middle; }
         }
-        let slot = batch_starts[low] + member - batch_members[low];
+        let within = member - batch_members[low];
+        let is_member = base + thread < batch_keys && within < batch_sizes[low];
+        let slot = batch_starts[low] + select(0u, within, is_member);
         tile_keys[thread] = kv * params.keys + members[kv * params.keys + slot] - 1u;
-        tile_places[thread] = low;
+        tile_places[thread] = select(NO_PLACE, low, is_member);
       }
       workgroupBarrier();
       ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(tile_keys[${key}], ${quad})`)}
-      ${tile.weights(
-        valueDim,
-        'params.scale',
-        (r, key) => `base + ${key} < batch_keys && shares_in(${tile.row(r)}, tile_places[${key}])`,
-      )}
+      ${tile.weights(valueDim, 'params.scale', (r, key) => `shares_in(${tile.row(r)}, tile_places[${key}])`)}
       ${tile.accumulate(valueDim, (key, quad) => `read_value(tile_keys[${key}], ${quad})`)}
     }
   }

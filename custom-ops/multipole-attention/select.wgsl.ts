@@ -1,5 +1,7 @@
+import { HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, optional, storage, variants } from '../runtime/web/wgsl.js';
 import { blockParameters, geometry, geometryParameters } from './geometry.wgsl.js';
+import { stateOf, stateQuads } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 
 /**
@@ -77,11 +79,20 @@ fn pool_rows(pool: u32) -> vec2<u32> {
 const poolsPerSegment =
   'fn pools_per_segment() -> u32 { return (params.segment + params.pool_size - 1u) / params.pool_size; }';
 
+/** `mass_of(head, row, cluster)`: a_j of a row of the block (README, step 8), from its estimated logit. */
+const massOf = (valueDim: number): string => `${stateOf(valueDim)}
+fn mass_of(head: u32, row: u32, cluster: u32) -> f32 {
+  let at = head * (params.block_end - params.block_begin) + row - params.block_begin;
+  let logit = far_logits[at * params.clusters + cluster];
+  let lse = state[state_of(head, row) + ${stateQuads(valueDim) - 1}u].z;
+  return select(0.0, exp(logit - lse), logit > ${HIDDEN});
+}`;
+
 /**
  * Mean of a_j over each pool of a block, [heads, block's pools, clusters]. Rows before the block come from
  * `tail` (see {@link keepTail}). One group per (head, pool, panel of 256 clusters).
  */
-export const poolMeans = variants((selection: Selection) => {
+export const poolMeans = variants((selection: Selection, valueDim: number) => {
   const sliding = selection === 'sliding';
   const clustered = selection === 'cluster';
   return kernel({
@@ -98,16 +109,18 @@ export const poolMeans = variants((selection: Selection) => {
       slots: 'u32',
     },
     bindings: {
-      masses: storage('read', 'f32'),
+      far_logits: storage('read', 'f32'),
+      state: storage('read', 'vec4<f32>'),
       means: storage('read_write', 'f32'),
       ...optional(sliding, 'tail', storage('read', 'f32')),
       ...optional(clustered, 'pool_order', storage('read', 'u32')),
     },
     declarations: `${geometry}
+${massOf(valueDim)}
 ${poolRows(selection)}
 fn mass(head: u32, row: u32, cluster: u32) -> f32 {
   ${sliding ? `if (row < params.block_begin) { return tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster]; }` : ''}
-  return masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster];
+  return mass_of(head, row, cluster);
 }`,
     body: `let panel = group % params.panels;
 let pool = group / params.panels % params.block_pools;
@@ -135,28 +148,35 @@ means[(head * params.block_pools + pool) * params.clusters + cluster] = sum / f3
  * Keeps the masses of a block's last rows, row r at place r modulo the group's size, for the pools of the next
  * block. One thread per (head, row, cluster).
  */
-export const keepTail = kernel({
-  label: 'masses of last rows',
-  parameters: {
-    ...geometryParameters,
-    ...blockParameters,
-    /** Rows to keep: at most a group. */
-    kept: 'u32',
-    all_clusters: 'u32',
-    threads: 'u32',
-  },
-  bindings: { masses: storage('read', 'f32'), tail: storage('read_write', 'f32') },
-  body: `let index = group * 256u + thread;
+export const keepTail = variants((valueDim: number) =>
+  kernel({
+    label: 'masses of last rows',
+    parameters: {
+      ...geometryParameters,
+      ...blockParameters,
+      /** Rows to keep: at most a group. */
+      kept: 'u32',
+      all_clusters: 'u32',
+      threads: 'u32',
+    },
+    bindings: {
+      far_logits: storage('read', 'f32'),
+      state: storage('read', 'vec4<f32>'),
+      tail: storage('read_write', 'f32'),
+    },
+    declarations: massOf(valueDim),
+    body: `let index = group * 256u + thread;
 if (index >= params.threads) { return; }
 let cluster = index % params.all_clusters;
 let row = params.block_end - 1u - index / params.all_clusters % params.kept;
 let head = index / params.all_clusters / params.kept;
 var mass = 0.0;
 if (cluster < params.clusters) {
-  mass = masses[(head * (params.block_end - params.block_begin) + row - params.block_begin) * params.clusters + cluster];
+  mass = mass_of(head, row, cluster);
 }
 tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster] = mass;`,
-});
+  }),
+);
 
 /**
  * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass

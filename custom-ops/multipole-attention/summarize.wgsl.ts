@@ -2,7 +2,7 @@ import { AttentionTile, HIDDEN, type TileShape } from '../runtime/web/attention-
 import { type FloatType, kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { geometry, geometryParameters } from './geometry.wgsl.js';
 
-/** Element type and columns of query, key and value, and the tile that fits the device. */
+/** Element type and columns of query, key and value, and the tiles that fit the device. */
 export interface HeadShape {
   /** Type of key and value. */
   readonly type: FloatType;
@@ -14,6 +14,8 @@ export interface HeadShape {
   /** E */
   readonly valueDim: number;
   readonly tile: TileShape;
+  /** For kernels that compute nothing but logits; as high as `tile`. */
+  readonly logitTile: TileShape;
 }
 
 /**

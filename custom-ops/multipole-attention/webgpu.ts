@@ -1,10 +1,10 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { Attributes } from '../operator.js';
-import { AttentionTile, tileShape } from '../runtime/web/attention-tile.wgsl.js';
+import { AttentionTile, logitTileShape, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type FloatType, quads } from '../runtime/web/wgsl.js';
-import { estimates, farValues, normalize, PANEL } from './far.wgsl.js';
+import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
 import { finishLse, finishOutput } from './finish.wgsl.js';
 import type { geometryParameters } from './geometry.wgsl.js';
 import { joinRows } from './join.wgsl.js';
@@ -30,10 +30,13 @@ import {
 } from './webgpu-layout.js';
 
 /**
- * Scratch tensors that grow with the sequence are cut, by heads and by blocks of rows, to about this many
- * bytes: half of what a binding holds on every device.
+ * Scratch tensors that grow with the sequence are cut, by heads and by blocks of rows, to about half of what a
+ * binding of the device holds, and no more than this: long blocks fill the tiles of far rows better.
  */
-const SCRATCH_BYTES = 64 * 2 ** 20;
+const MOST_SCRATCH_BYTES = 512 * 2 ** 20;
+
+/** Rows that a block should have before another head is worked on at the same time. */
+const FULL_BLOCK = 16384;
 
 /** Sees the discrete choices of a call while it is recorded, so that a test can copy them out. */
 export interface ChoiceObserver {
@@ -178,6 +181,7 @@ class MultipoleCall {
   readonly #shape: HeadShape;
   readonly #scale: number;
   readonly #tileRows: number;
+  readonly #scratchBytes: number;
   readonly #query: GpuRange;
   #keys: SortedRows | null = null;
 
@@ -199,8 +203,10 @@ class MultipoleCall {
       headDim,
       valueDim,
       tile: tileShape(recorder.device, headDim),
+      logitTile: logitTileShape(recorder.device, headDim),
     };
     this.#tileRows = new AttentionTile(this.#shape.tile).height;
+    this.#scratchBytes = Math.min(MOST_SCRATCH_BYTES, recorder.device.limits.maxStorageBufferBindingSize / 2);
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
     this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
   }
@@ -235,17 +241,17 @@ class MultipoleCall {
   }
 
   get #exactHeads(): number {
-    return Math.max(1, Math.floor(SCRATCH_BYTES / this.#stateBytes(this.sizes.queries)));
+    return Math.max(1, Math.floor(this.#scratchBytes / this.#stateBytes(this.sizes.queries)));
   }
 
-  /** As many heads as keep their summaries, row states, and masses of a thousand rows in bounds. */
+  /** As many heads as keep their summaries, row states, and masses of most rows in bounds. */
   get #approximateHeads(): number {
     const { headDim, valueDim } = this.sizes;
     const { rows, clusters } = this.#layout;
     const widest = Math.max(quads(headDim), quads(valueDim));
     const summaries = this.parameters.queryClusters * clusters * widest * 16;
-    const masses = Math.min(rows, 1024) * clusters * 4;
-    return Math.max(1, Math.floor(SCRATCH_BYTES / Math.max(summaries, masses, this.#stateBytes(rows))));
+    const masses = Math.min(rows, FULL_BLOCK) * clusters * 4;
+    return Math.max(1, Math.floor(this.#scratchBytes / Math.max(summaries, masses, this.#stateBytes(rows))));
   }
 
   #scratch(name: string, bytes: number): GpuRange {
@@ -528,7 +534,7 @@ class MultipoleCall {
       },
       heads.count * Math.ceil(parameters.queryClusters / this.#tileRows) * clusters,
     );
-    const rows = Math.floor(SCRATCH_BYTES / (heads.count * clusters * 4));
+    const rows = Math.floor(this.#scratchBytes / (heads.count * clusters * 4));
     for (const part of this.#layout.split(block, rows)) {
       this.#farPart(
         geometry,
@@ -568,7 +574,7 @@ class MultipoleCall {
       slots,
       tileRows,
     );
-    const masses = this.#scratch('far masses', heads.count * size * clusters * 4);
+    const far_logits = this.#scratch('far logits', heads.count * size * clusters * 4);
     const tiles = slots / tileRows;
     const panels = Math.ceil(clusters / PANEL);
     const values = { ...geometry, block_begin: block.begin, block_end: block.end, clusters };
@@ -582,19 +588,19 @@ class MultipoleCall {
         row_clusters: queries.rowClusters,
         summary_weights: summaries.summary_weights,
         summary_keys: summaries.summary_keys,
-        masses,
+        far_logits,
       },
       heads.count * tiles * panels,
     );
-    recorder.dispatch(normalize(valueDim), values, { masses, state }, heads.count * size);
-    if (retrieval) this.#choose(values, heads, block, masses, retrieval);
+    recorder.dispatch(jointLse(valueDim), values, { far_logits, state }, heads.count * size);
+    if (retrieval) this.#choose(values, heads, block, far_logits, state, retrieval);
     recorder.dispatch(
       farValues(this.#shape, retrieval && parameters.selection),
       { ...values, ...poolValues(retrieval), tiles },
       {
         order,
         row_clusters: queries.rowClusters,
-        masses,
+        far_logits,
         summary_values: summaries.summary_values,
         state,
         chosen: retrieval?.chosen ?? null,
@@ -626,7 +632,7 @@ class MultipoleCall {
         heads.count * rowTiles,
       );
     }
-    this.#releaseAll(starts, order, masses);
+    this.#releaseAll(starts, order, far_logits);
   }
 
   /** README, step 8: the clusters that each pool of a block's rows retrieves. */
@@ -634,10 +640,12 @@ class MultipoleCall {
     values: GeometryValues & Readonly<Record<'block_begin' | 'block_end' | 'clusters', number>>,
     heads: HeadChunk,
     block: RowBlock,
-    masses: GpuRange,
+    far_logits: GpuRange,
+    state: GpuRange,
     retrieval: Retrieval,
   ): void {
     const { recorder, parameters } = this;
+    const { valueDim } = this.sizes;
     const { clusters } = block;
     const all_clusters = this.#layout.clusters;
     const { first, count } = this.#poolsOf(block, values.first_row);
@@ -645,18 +653,18 @@ class MultipoleCall {
     const means = this.#scratch('pool means', heads.count * count * clusters * 4);
     const pools = { first_pool: first, block_pools: count };
     recorder.dispatch(
-      poolMeans(parameters.selection),
+      poolMeans(parameters.selection, valueDim),
       { ...values, ...pools, panels, all_clusters, slots: retrieval.slots },
-      { masses, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
+      { far_logits, state, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
       heads.count * count * panels,
     );
     if (retrieval.tail) {
       const kept = Math.min(parameters.group, block.end - block.begin);
       const threads = heads.count * kept * all_clusters;
       recorder.dispatch(
-        keepTail,
+        keepTail(valueDim),
         { ...values, kept, all_clusters, threads },
-        { masses, tail: retrieval.tail },
+        { far_logits, state, tail: retrieval.tail },
         groupsOf(threads),
       );
     }

@@ -41,11 +41,25 @@ export function tileShape({ limits, adapterInfo }: GPUDevice, columns: number): 
   return shapes.find(shape => tileBytes(shape) <= memory)!;
 }
 
+/** The same for kernels that compute nothing but logits, and so can look at more keys at a time. */
+export function logitTileShape(device: GPUDevice, columns: number): TileShape {
+  const shape = tileShape(device, columns);
+  const wide = { ...shape, keys: 2 * shape.keys };
+  const fits = logitBytes(wide) + LOGIT_RESERVED <= device.limits.maxComputeWorkgroupStorageSize;
+  return fits && !device.adapterInfo.isFallbackAdapter ? wide : shape;
+}
+
 /** Workgroup memory left for what a kernel declares besides the tile. */
 const RESERVED = 4096;
+const LOGIT_RESERVED = 512;
 
-function tileBytes({ side, keys, depth }: TileShape): number {
-  return 16 * (ROWS_PER_THREAD * side * depth + keys * Math.max(depth, side) + keys * side + side * side);
+function logitBytes({ side, keys, depth }: TileShape): number {
+  return 16 * (ROWS_PER_THREAD * side * depth + keys * Math.max(depth, side));
+}
+
+function tileBytes(shape: TileShape): number {
+  const { side, keys } = shape;
+  return logitBytes(shape) + 16 * (keys * side + side * side);
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, n) => n);
@@ -75,10 +89,16 @@ export class AttentionTile {
     return `(tx + ${this.shape.side * c}u)`;
   }
 
-  get declarations(): string {
+  /** What {@link logits} needs. */
+  get logitDeclarations(): string {
     const { side, keys, depth } = this.shape;
     return `var<workgroup> query_tile: array<vec4<f32>, ${this.height * depth}>;
-var<workgroup> key_tile: array<vec4<f32>, ${keys * Math.max(depth, side)}>;
+var<workgroup> key_tile: array<vec4<f32>, ${keys * Math.max(depth, side)}>;`;
+  }
+
+  get declarations(): string {
+    const { side, keys } = this.shape;
+    return `${this.logitDeclarations}
 var<workgroup> weight_tile: array<vec4<f32>, ${keys * side}>;
 var<workgroup> reduction: array<vec4<f32>, ${this.threads}>;`;
   }
