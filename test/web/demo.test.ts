@@ -13,6 +13,9 @@ import { NO_BROWSER, openBrowser, showErrors, TestServer } from './browser.js';
 const DEMO = fileURLToPath(new URL('../../../cli/web-demo', import.meta.url));
 const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 const DESKTOP = { width: 1280, height: 900 };
+/** Of single steps: far more than they take on an idle machine. */
+const TIMEOUT_MS = 100_000;
+const MODEL = tinyTransformer({ layers: 1 }).model;
 const PHONE = { width: 360, height: 740 };
 
 /** On wasm, since it is quick here: what the GPU does is tested in session.test.ts. */
@@ -42,6 +45,7 @@ describe('the demo page', () => {
 
   beforeEach(async () => {
     page = await browser.newPage({ viewport: DESKTOP });
+    page.setDefaultTimeout(TIMEOUT_MS);
     showErrors(page);
     await page.goto(`${server.address}/some/folder/`);
     await page.waitForSelector('#device.bad');
@@ -76,14 +80,14 @@ describe('the demo page', () => {
   }
 
   it('rewrites a file, runs both models, and shows what that costs and gains', async () => {
-    await chooseFile('tiny.onnx', tinyTransformer().model);
+    await chooseFile('tiny.onnx', MODEL);
     assert.deepEqual(await violations(), []);
     await page.focus('#run');
     await page.keyboard.press('Enter');
     await page.waitForSelector('#results section');
     const results = (await page.textContent('#results'))!;
     assert.match(results, /Both models ran on wasm: there is no WebGPU adapter/);
-    assert.match(results, /2 of 2 attention sites replaced/);
+    assert.match(results, /1 of 1 attention sites replaced/);
     const error = Number(/Error of logits([\d.e-]+)relative/.exec(results)?.[1]);
     assert(error > 0 && error < 0.05, `error ${error}`);
     const shares = await page.$$eval('tr:has(td[data-title="below 16"])', rows =>
@@ -91,7 +95,7 @@ describe('the demo page', () => {
         [...row.querySelectorAll('td')].slice(0, -1).map(cell => parseFloat(cell.textContent!)),
       ),
     );
-    assert.equal(shares.length, 2);
+    assert.equal(shares.length, 1);
     for (const site of shares) assert(Math.abs(site.reduce((a, b) => a + b) - 100) < 0.5, site.join());
 
     for (const colorScheme of ['light', 'dark'] as const) {
@@ -111,16 +115,16 @@ describe('the demo page', () => {
   });
 
   it('can be canceled, and used again', async () => {
-    await chooseFile('tiny.onnx', tinyTransformer({ layers: 4 }).model);
+    await chooseFile('tiny.onnx', MODEL);
     await page.click('#run');
-    await page.waitForFunction(() => document.querySelector('progress')!.value > 0.1);
+    await page.waitForFunction(() => document.querySelector('progress')!.value >= 0.1);
     assert(await page.isDisabled('#run'));
     await page.click('#cancel');
     assert(await page.isHidden('#progress'));
     assert(await page.isEnabled('#run'));
     assert.equal(await page.textContent('#results'), '');
     await page.click('#run');
-    await page.waitForFunction(() => document.querySelector('progress')!.value > 0.1);
+    await page.waitForFunction(() => document.querySelector('progress')!.value >= 0.1);
   });
 
   it('says what is wrong with a file', async () => {

@@ -1,4 +1,5 @@
 import * as ort from 'onnxruntime-web/webgpu';
+import { GpuMemory } from '../../cli/web-demo/gpu-memory.js';
 import { type Execution, InferenceSession } from '../../custom-ops/runtime/web/index.js';
 
 /** What tests run inside the browser. Everything that crosses is plain data. */
@@ -84,34 +85,15 @@ export async function memoryAfter(
   feeds: readonly PageFeeds[],
   marks: readonly number[],
 ): Promise<readonly number[]> {
-  const live = watchBuffers();
+  const memory = GpuMemory.watch();
   const session = await InferenceSession.create(model);
   const measured: number[] = [];
   for (let run = 1; run <= Math.max(...marks); run++) {
     await session.run(tensors(feeds[run % feeds.length]!));
-    if (marks.includes(run)) measured.push(live());
+    if (marks.includes(run)) measured.push(memory.live);
   }
   await session.release();
   return measured;
-}
-
-/** Counts the bytes of GPU buffers that were made and not destroyed from now on. */
-function watchBuffers(): () => number {
-  let live = 0;
-  const { createBuffer } = GPUDevice.prototype;
-  GPUDevice.prototype.createBuffer = function (descriptor) {
-    const buffer = createBuffer.call(this, descriptor);
-    const destroy = buffer.destroy.bind(buffer);
-    let counted = descriptor.size;
-    live += counted;
-    buffer.destroy = () => {
-      live -= counted;
-      counted = 0;
-      destroy();
-    };
-    return buffer;
-  };
-  return () => live;
 }
 
 /** Runs a model on a device that claims to hold no storage buffer above `bytes` bytes. */
