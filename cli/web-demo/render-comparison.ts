@@ -145,8 +145,8 @@ ${measured.map(
 <tbody>${measured.map(
     ({ id, mass, effective_keys }) =>
       html`<tr><th scope="row"><code>${id}</code></th>${shown.map(
-        ({ n }) => html`<td>${percent(mass[n]!)}</td>`,
-      )}<td>${effective_keys.toFixed(1)}</td></tr>`,
+        ({ title, n }) => html`<td data-title="${title}">${percent(mass[n]!)}</td>`,
+      )}<td data-title="Effective keys">${effective_keys.toFixed(1)}</td></tr>`,
   )}</tbody>
 </table></div></details>
 </section>`;
