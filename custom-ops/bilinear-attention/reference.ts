@@ -18,17 +18,21 @@ export interface LevelWeights {
   readonly keyNorm?: Tensor;
 }
 
-export interface BilinearInputs {
+/** What scores are made of. */
+export interface ScoreInputs {
   /** [B, N, X] */
   readonly x: Tensor;
-  /** [B, H, N, E] */
-  readonly value: Tensor;
-  /** [B, N], nonzero = visible. */
-  readonly keyMask?: Uint8Array;
   /** Of `block-tensor-train`: left [H q, p s, X / q], right [p, X / p, H q s], and the gain [X] of the norm. */
   readonly train?: { readonly left: Tensor; readonly right: Tensor; readonly keyNorm?: Tensor };
   /** Of `multi-level-low-rank`. */
   readonly levels?: readonly LevelWeights[];
+}
+
+export interface BilinearInputs extends ScoreInputs {
+  /** [B, H, N, E] */
+  readonly value: Tensor;
+  /** [B, N], nonzero = visible. */
+  readonly keyMask?: Uint8Array;
 }
 
 /** One head of one batch row: query and key vectors of each token, by level. */
@@ -39,13 +43,11 @@ export function bilinearAttention(inputs: BilinearInputs, parameters: BilinearPa
   const { value, keyMask } = inputs;
   const [batch = 0, heads = 0, length = 0, valueDim = 0] = value.dims;
   const data = new Float32Array(value.data.length);
+  const products = scoresOf(inputs, parameters);
   for (let part = 0; part < batch * heads; part++) {
     const [b, head] = [Math.floor(part / heads), part % heads];
-    const vectors = vectorsOf(inputs, parameters, b, head);
     const score = (i: number, j: number) =>
-      parameters.levelScale.reduce((sum, scale, l) => {
-        return sum + scale * dot(vectors[i]![l]!.query, vectors[j]![l]!.key);
-      }, 0);
+      products(b, head, i, j).reduce((sum, product, l) => sum + parameters.levelScale[l]! * product, 0);
     for (let i = 0; i < length; i++) {
       const visible: number[] = [];
       for (let j = 0; j < length; j++) {
@@ -67,8 +69,24 @@ export function bilinearAttention(inputs: BilinearInputs, parameters: BilinearPa
   return { dims: value.dims, data };
 }
 
+/**
+ * Products of query and key by batch row, head, row and key: one for each level, without its scale.
+ */
+export function scoresOf(
+  inputs: ScoreInputs,
+  parameters: BilinearParameters,
+): (b: number, head: number, i: number, j: number) => number[] {
+  const known = new Map<number, Vectors>();
+  return (b, head, i, j) => {
+    const part = b * parameters.heads + head;
+    const vectors = known.get(part) ?? vectorsOf(inputs, parameters, b, head);
+    known.set(part, vectors);
+    return vectors[i]!.map(({ query }, level) => dot(query, vectors[j]![level]!.key));
+  };
+}
+
 function vectorsOf(
-  { x, train, levels }: BilinearInputs,
+  { x, train, levels }: ScoreInputs,
   parameters: BilinearParameters,
   batch: number,
   head: number,

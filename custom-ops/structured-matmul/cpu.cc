@@ -5,23 +5,15 @@
 #include <vector>
 
 #include "../native/attention_shapes.h"
-#include "../native/padded_rows.h"
+#include "level_product.h"
 
 namespace onnxrewrite::structured {
 namespace {
 
 constexpr const char* kOpType = "StructuredMatMul";
 constexpr size_t kMostLevels = 8;
-// Rows of x that go through all levels together.
-constexpr size_t kRows = kTile;
 
 [[noreturn]] void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
-
-struct Level {
-  size_t inputPieces, outputPieces, rank;
-  bool permuted;
-  float scale;
-};
 
 // The attributes of a node; operator.ts validates them when a node is made, this checks what a kernel relies on.
 struct Structure {
@@ -63,111 +55,6 @@ struct Structure {
     if (value < 1 || value > INT32_MAX) refuse(std::string(name) + " holds " + std::to_string(value));
     return static_cast<size_t>(value);
   }
-};
-
-// A factor in float32: blocks of rows padded to multiples of kLanes.
-class Factor {
- public:
-  // tensor [blocks][rows][columns]
-  Factor(const Environment& environment, const TensorView& tensor, size_t blocks, size_t rows, size_t columns)
-      : padded(roundUpToLanes(columns)),
-        block_(rows * padded),
-        data_(environment, blocks, {&tensor}, {rows}, columns) {}
-  // The transpose of `tensor` [columns][rows] as each of the blocks.
-  Factor(const Environment& environment, const TensorView& tensor, size_t rows, size_t columns)
-      : padded(roundUpToLanes(columns)), block_(0), data_(transposed(environment, tensor, rows, columns)) {}
-
-  Rows block(size_t n) const { return {data_.data() + n * block_, padded, nullptr}; }
-
-  const size_t padded;
-
- private:
-  PaddedRows transposed(const Environment& environment, const TensorView& tensor, size_t rows, size_t columns) {
-    std::vector<float> given(rows * columns);
-    toFloats(tensor, 0, given.size(), given.data());
-    float* target = turned_.reset(environment.allocator, rows * padded);
-    for (size_t row = 0; row < rows; row++) {
-      for (size_t column = 0; column < padded; column++) {
-        target[row * padded + column] = column < columns ? given[column * rows + row] : 0.f;
-      }
-    }
-    const TensorView view{ort::kFloat, {}, target};
-    return PaddedRows(environment, 1, {&view}, {rows}, padded);
-  }
-
-  Buffer<float> turned_;
-  const size_t block_;
-  const PaddedRows data_;
-};
-
-// One level on a tile of rows: y += scale * x M^T.
-class LevelProduct {
- public:
-  LevelProduct(const Environment& environment, const Structure& structure, const Level& level, const TensorView& left,
-               const TensorView& right)
-      : simd_(environment.simd),
-        level_(level),
-        in_(structure.in),
-        out_(structure.out),
-        piece_(in_ / level.inputPieces),
-        outputPiece_(out_ / level.outputPieces),
-        left_(structure.tied
-                  ? Factor(environment, left, level.inputPieces, outputPiece_)
-                  : Factor(environment, left, level.outputPieces,
-                           level.permuted ? level.inputPieces * level.rank : level.rank, outputPiece_)),
-        right_(structure.tied ? Factor(environment, right, piece_, level.outputPieces)
-                              : Factor(environment, right, level.inputPieces, piece_,
-                                       level.permuted ? level.outputPieces * level.rank : level.rank)) {}
-
-  // Floats of scratch that `add` takes.
-  size_t scratch() const {
-    return kRows * (left_.padded + right_.padded * (level_.permuted ? level_.inputPieces : 1));
-  }
-
-  void add(float* y, const float* x, size_t rows, float* scratch) const {
-    float* results = scratch;
-    float* middle = scratch + kRows * left_.padded;
-    const size_t slab = kRows * right_.padded, rank = level_.rank;
-    for (size_t piece = 0; piece < level_.inputPieces; piece++) {
-      float* own = middle + (level_.permuted ? piece * slab : 0);
-      multiply(own, right_, rows, x + piece * piece_, in_, 1, right_.block(piece), piece_);
-      if (level_.permuted) continue;
-      multiply(results, left_, rows, own, right_.padded, 1, left_.block(piece), rank);
-      addTo(y + piece * outputPiece_, 1, results, rows);
-    }
-    if (!level_.permuted) return;
-    for (size_t piece = 0; piece < level_.outputPieces; piece++) {
-      std::fill_n(results, rows * left_.padded, 0.f);
-      for (size_t sigma = 0; sigma < rank; sigma++) {
-        const Rows block = left_.block(piece);
-        simd_.accumulateRows(results, left_.padded, rows, left_.padded, middle + piece * rank + sigma, right_.padded,
-                             slab, {block.base + sigma * block.stride, rank * block.stride, nullptr},
-                             level_.inputPieces);
-      }
-      addTo(y + piece, level_.outputPieces, results, rows);
-    }
-  }
-
- private:
-  // sums [rows][factor.padded] = weights [rows][depth] times `block`
-  void multiply(float* sums, const Factor& factor, size_t rows, const float* weights, size_t weightRow,
-                size_t weightColumn, Rows block, size_t depth) const {
-    std::fill_n(sums, rows * factor.padded, 0.f);
-    simd_.accumulateRows(sums, factor.padded, rows, factor.padded, weights, weightRow, weightColumn, block, depth);
-  }
-
-  void addTo(float* y, size_t step, const float* results, size_t rows) const {
-    for (size_t row = 0; row < rows; row++) {
-      for (size_t alpha = 0; alpha < outputPiece_; alpha++) {
-        y[row * out_ + alpha * step] += level_.scale * results[row * left_.padded + alpha];
-      }
-    }
-  }
-
-  const Simd& simd_;
-  const Level level_;
-  const size_t in_, out_, piece_, outputPiece_;
-  const Factor left_, right_;
 };
 
 // The stages of a butterfly on one row; weights are kept as four planes, so that neighbours share vectors.
@@ -248,7 +135,7 @@ class Kernel {
     size_t scratch = 0;
     for (size_t n = 0; n < structure_.levels.size(); n++) {
       const Level& level = structure_.levels[n];
-      products.emplace_back(environment, structure_, level, factor(context, 1 + 2 * n, leftDims(level)),
+      products.emplace_back(environment, structure_.in, structure_.out, level, structure_.tied, 1, factor(context, 1 + 2 * n, leftDims(level)),
                             factor(context, 2 + 2 * n, rightDims(level)));
       scratch = std::max(scratch, products.back().scratch());
     }

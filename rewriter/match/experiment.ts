@@ -1,8 +1,12 @@
+import type { Node } from '../graph/node.js';
 import { descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
+import type { Feed } from '../probe/feed.js';
 import { PLAIN, type Trial } from '../probe/laboratory.js';
 import type { Probe } from '../probe/probe.js';
-import { axisOf, type Sample } from '../probe/sample.js';
+import { axisOf, remembered, type Sample } from '../probe/sample.js';
+import type { Product } from './product.js';
+import { elementsOf } from './score-experiment.js';
 
 /**
  * Part of a graph fed with numbers of one's own. Where every operator between some values and an output can be
@@ -13,8 +17,9 @@ import { axisOf, type Sample } from '../probe/sample.js';
 export class Experiment {
   private probe: Probe;
 
-  constructor(trial: Trial) {
-    this.probe = trial.probe(PLAIN);
+  /** @param feed what the model is fed where nothing is put in place */
+  constructor(trial: Trial, feed: Feed = PLAIN) {
+    this.probe = trial.probe(feed);
   }
 
   /** Shape of a value; null where it cannot be followed. */
@@ -51,6 +56,30 @@ export class Experiment {
       return Math.exp(logits.at(index) - top) / sum;
     };
     this.replace(output, { dims, dataType, at });
+  }
+
+  /** Carries out a matrix product, whose elements probes take for data. */
+  applyProduct(output: Value, product: Product): void {
+    const { dims, dataType } = this.probe.sample(output);
+    this.replace(output, remembered({ dims, dataType, at: elementsOf(product, dims, this.probe) }));
+  }
+
+  /** Carries out a LayerNormalization of the last axis. */
+  applyLayerNormalization(node: Node): void {
+    const [x, gain, bias] = node.inputs.map(value => value && this.probe.sample(value));
+    const { dims, dataType, at } = x!;
+    const size = dims.at(-1)!;
+    const epsilon = node.float('epsilon', 1e-5);
+    const normalized = (index: number) => {
+      const first = index - (index % size);
+      const vector = Array.from({ length: size }, (_, n) => at(first + n));
+      const mean = vector.reduce((sum, element) => sum + element, 0) / size;
+      const variance = vector.reduce((sum, element) => sum + (element - mean) ** 2, 0) / size;
+      const channel = index % size;
+      const factor = (gain?.at(channel) ?? 1) / Math.sqrt(variance + epsilon);
+      return (vector[channel]! - mean) * factor + (bias?.at(channel) ?? 0);
+    };
+    this.replace(node.outputs[0]!, remembered({ dims, dataType, at: normalized }));
   }
 
   /** An element of a value. @throws UnknownSample where an operator before it cannot be followed */

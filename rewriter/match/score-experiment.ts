@@ -55,7 +55,8 @@ export class ScoreExperiment {
   }
 }
 
-function elementsOf(product: Product, dims: readonly number[], probe: Probe): Sample['at'] {
+/** Elements of a product of what a probe finds its factors to be. */
+export function elementsOf(product: Product, dims: readonly number[], probe: Probe): Sample['at'] {
   const result = product.result(dims.length);
   const left = factor(probe.sample(product.left), product.axes.left);
   const right = factor(probe.sample(product.right), product.axes.right);

@@ -1,3 +1,4 @@
+import { bilinearAttention } from './bilinear-attention.js';
 import { elementwiseSeries } from './elementwise-series.js';
 import { elementwiseSoftmax } from './elementwise-softmax.js';
 import { groupQueryAttention } from './group-query-attention.js';
@@ -10,6 +11,7 @@ import type { SourceForm } from './source-form.js';
 
 /** Every source form. Where several take the same anchors, special ones come before general ones. */
 export const SOURCE_FORMS: readonly SourceForm[] = [
+  bilinearAttention,
   multiLevelAttention,
   softmaxAttention,
   onnxAttention,

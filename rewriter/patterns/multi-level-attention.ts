@@ -4,9 +4,9 @@ import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { HIDDEN_AT_MOST } from '../masks/logits.js';
 import { isMatch, match } from '../match/matcher.js';
-import { isStored } from '../match/operands.js';
 import { any } from '../match/pattern.js';
 import { PRODUCTS, type Product, productOf } from '../match/product.js';
+import { productsBehind } from '../match/products-behind.js';
 import { ScoreExperiment } from '../match/score-experiment.js';
 import { drawn, type Feed } from '../probe/feed.js';
 import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
@@ -31,9 +31,6 @@ export const multiLevelAttention: SourceForm = {
 
 const weightedSum = weightedSumOf(any('logits'));
 
-/** Values to look at between scores and products; a graph of one product per block has some thousand. */
-const MOST_VALUES = 20_000;
-
 /** Longest block that is looked for, and most numbers of a constant that may hold its length. */
 const MOST_BLOCK = 1 << 16;
 const MOST_NUMBERS = 16;
@@ -51,7 +48,7 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   const sum = weightedValues(anchor, found, laboratory);
   if (typeof sum === 'string') return far(sum);
   const logits = found.values.get('logits')!;
-  const products = productsBehind(logits, context);
+  const products = productsBehind(logits, laboratory);
   if (products.length < 2) return far('one product of query and key');
   const operands = { query: commonSource(products, 'left'), key: commonSource(products, 'right') };
   if (operands.query === null || operands.key === null || operands.query === operands.key) {
@@ -76,25 +73,6 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
     problems.push(problem);
   }
   return miss(problems[0]!);
-}
-
-/** The products of two computed values that `logits` is made from; none where it depends on anything else. */
-function productsBehind(logits: Value, { laboratory }: FormContext): Node[] {
-  const products: Node[] = [];
-  const seen = new Set([logits]);
-  for (const value of seen) {
-    const { producer } = value;
-    if (producer === null || producer.type === 'Shape' || producer.type === 'Size') continue;
-    const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
-    if (product !== null) {
-      if (isStored(product.left, laboratory) || isStored(product.right, laboratory)) return [];
-      if (!products.includes(producer)) products.push(producer);
-      continue;
-    }
-    for (const input of producer.inputs) if (input !== null) seen.add(input);
-    if (seen.size > MOST_VALUES) return [];
-  }
-  return products;
 }
 
 /** Operators between query or key and a product that pick elements, move them, or scale them. */

@@ -1,0 +1,27 @@
+import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
+import type { Laboratory } from '../probe/laboratory.js';
+import { isStored } from './operands.js';
+import { PRODUCTS, productOf } from './product.js';
+
+/** Values to look at between scores and products; a graph of one product per block has some thousand. */
+const MOST_VALUES = 20_000;
+
+/** The products of two computed values that `logits` is made from; none where it depends on anything else. */
+export function productsBehind(logits: Value, laboratory: Laboratory): Node[] {
+  const products: Node[] = [];
+  const seen = new Set([logits]);
+  for (const value of seen) {
+    const { producer } = value;
+    if (producer === null || producer.type === 'Shape' || producer.type === 'Size') continue;
+    const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
+    if (product !== null) {
+      if (isStored(product.left, laboratory) || isStored(product.right, laboratory)) return [];
+      if (!products.includes(producer)) products.push(producer);
+      continue;
+    }
+    for (const input of producer.inputs) if (input !== null) seen.add(input);
+    if (seen.size > MOST_VALUES) return [];
+  }
+  return products;
+}

@@ -1,0 +1,49 @@
+import {
+  BILINEAR_CASES,
+  levelParameters,
+  trainParameters,
+} from '../../custom-ops/bilinear-attention/cases.js';
+import type { BilinearParameters } from '../../custom-ops/bilinear-attention/parameters.js';
+import * as runtime from '../../custom-ops/runtime/node/index.js';
+import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { checkCase } from '../custom-ops/bilinear-attention/check-case.js';
+import { nativeBuild } from './native-build.js';
+
+const RANDOM_CASES = 40;
+
+/** Ragged sizes of both kinds. */
+function randomParameters(random: SeededRandom): BilinearParameters {
+  const size = (most: number) => 1 + random.below(most);
+  const changes = {
+    causal: random.below(2) === 0,
+    normalisation: random.below(3) === 0 ? 'none' : 'layer',
+  } as const;
+  if (random.below(2) === 0) {
+    const [p, q] = [size(5), size(5)];
+    return trainParameters(size(3), p * q * size(3), [p, q, size(3)], changes);
+  }
+  const ranks = Array.from({ length: size(4) }, () => size(9));
+  return levelParameters(size(4), 2 ** (ranks.length - 1) * size(7), ranks, changes);
+}
+
+describe('BilinearAttention on the CPU', () => {
+  before(function () {
+    this.timeout(600_000);
+    nativeBuild(this);
+  });
+
+  for (const shared of BILINEAR_CASES) {
+    it(`agrees with the reference: ${shared.name}`, () => checkCase(runtime, shared, { bare: true }));
+  }
+
+  it(`agrees on ${RANDOM_CASES} random ragged cases`, async () => {
+    const random = new SeededRandom(11);
+    for (let n = 0; n < RANDOM_CASES; n++) {
+      const parameters = randomParameters(random);
+      const [batch, length, valueDim] = [1 + random.below(2), random.below(150), 1 + random.below(40)];
+      const keyMask = (['none', 'random', 'first'] as const)[random.below(3)]!;
+      const shape = { batch, length, valueDim, keyMask, gains: random.below(2) === 0, float16: false };
+      await checkCase(runtime, { name: `random ${n}`, parameters, ...shape }, { bare: true });
+    }
+  });
+});

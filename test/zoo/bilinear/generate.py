@@ -1,0 +1,189 @@
+"""Writes bilinear attention as PyTorch implementations export it, and forms that only look like it.
+
+  python test/zoo/bilinear/generate.py       # writes *.onnx beside this file
+
+Needs what test/zoo/generate needs (see test/zoo/README.md). Deterministic for given versions.
+"""
+
+import os
+import sys
+
+import onnx
+import torch
+from torch import nn
+from torch.nn import functional
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(FOLDER, "..", "generate"))
+
+from exporting import DYNAMO_18, LEGACY_17, Input, export, randomize  # noqa: E402
+
+WIDTH, HEADS = 24, 3
+INNER, OUTER = 4, 6
+RANKS = (4, 2, 1)
+
+
+def weight(*shape):
+    return nn.Parameter(torch.randn(*shape) * shape[1] ** -0.5)
+
+
+class Gain(nn.Module):
+    """Layer normalization without bias."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.weight = size, nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return functional.layer_norm(x, (self.size,), self.weight)
+
+
+class Attention(nn.Module):
+    """Values by a projection; subclasses compute the scores from the tokens."""
+
+    causal = False
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        v = self.value(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+        scores = self.scores(x)
+        if self.causal:
+            length = x.shape[1]
+            seen = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+            scores = scores.masked_fill(~seen, float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class TensorTrain(Attention):
+    """Keys by a Block Tensor Train of rank 1 per head, in two batched products."""
+
+    causal = True
+    scale = WIDTH**-0.5
+
+    def __init__(self):
+        super().__init__()
+        self.right, self.left = weight(INNER, OUTER, HEADS * OUTER), weight(HEADS * OUTER, INNER, INNER)
+        self.norm = Gain(WIDTH)
+
+    def scores(self, x):
+        batch, length, _ = x.shape
+        pieces = x.reshape(batch * length, INNER, OUTER).transpose(0, 1)
+        middle = torch.bmm(pieces, self.right)
+        keys = torch.bmm(middle.permute(2, 1, 0), self.left)
+        keys = keys.reshape(HEADS, OUTER, batch, length, INNER)
+        keys = keys.permute(2, 0, 3, 4, 1).reshape(batch, HEADS, length, WIDTH)
+        return (x[:, None] @ self.norm(keys).transpose(-1, -2)) * self.scale
+
+
+class PlainTensorTrain(TensorTrain):
+    """Of rank 2, without normalization, with a scale of its own; not causal."""
+
+    causal = False
+    scale = 0.05
+
+    def __init__(self):
+        super().__init__()
+        self.right, self.left = weight(INNER, OUTER, HEADS * OUTER * 2), weight(HEADS * OUTER, INNER * 2, INNER)
+        self.norm = None
+
+    def scores(self, x):
+        batch, length, _ = x.shape
+        middle = torch.matmul(x.reshape(-1, INNER, OUTER).transpose(0, 1), self.right)
+        middle = middle.reshape(INNER, batch * length, HEADS * OUTER, 2).permute(2, 1, 0, 3)
+        keys = torch.matmul(middle.reshape(HEADS * OUTER, batch * length, INNER * 2), self.left)
+        keys = keys.reshape(HEADS, OUTER, batch, length, INNER).permute(2, 0, 3, 4, 1)
+        keys = keys.reshape(batch, HEADS, length, WIDTH)
+        return x[:, None] @ (keys * self.scale).transpose(-1, -2)
+
+
+class Levels(Attention):
+    """Low-rank queries and keys of 1, 2 and 4 pieces of the tokens; causal."""
+
+    causal = True
+
+    def __init__(self):
+        super().__init__()
+        shapes = [(1 << level, WIDTH >> level, HEADS * rank) for level, rank in enumerate(RANKS)]
+        self.query, self.key = (nn.ParameterList(weight(*shape) for shape in shapes) for _ in range(2))
+        sizes = [rank << level for level, rank in enumerate(RANKS)]
+        self.query_norm, self.key_norm = (nn.ModuleList(Gain(size) for size in sizes) for _ in range(2))
+
+    def image(self, x, weights, norm, rank):
+        batch, length, _ = x.shape
+        pieces = weights.shape[0]
+        split = x.reshape(batch * length, pieces, WIDTH // pieces).transpose(0, 1)
+        images = torch.bmm(split, weights).reshape(pieces, batch, length, HEADS, rank)
+        return norm(images.permute(1, 3, 2, 0, 4).reshape(batch, HEADS, length, pieces * rank))
+
+    def scores(self, x):
+        total = 0
+        for level, rank in enumerate(RANKS):
+            q = self.image(x, self.query[level], self.query_norm[level], rank)
+            k = self.image(x, self.key[level], self.key_norm[level], rank)
+            total = total + (q @ k.transpose(-1, -2)) * (rank << level) ** -0.5
+        return total
+
+
+class PlainLevels(Levels):
+    """Without normalization; not causal."""
+
+    causal = False
+
+    def __init__(self):
+        super().__init__()
+        self.query_norm, self.key_norm = (nn.ModuleList(nn.Identity() for _ in RANKS) for _ in range(2))
+
+
+class OtherPermutation(TensorTrain):
+    """Not the operator: output pieces lie one after the other."""
+
+    def scores(self, x):
+        batch, length, _ = x.shape
+        pieces = x.reshape(batch * length, INNER, OUTER).transpose(0, 1)
+        keys = torch.bmm(torch.bmm(pieces, self.right).permute(2, 1, 0), self.left)
+        keys = keys.reshape(HEADS, OUTER, batch, length, INNER).permute(2, 0, 3, 1, 4)
+        keys = self.norm(keys.reshape(batch, HEADS, length, WIDTH))
+        return (x[:, None] @ keys.transpose(-1, -2)) * self.scale
+
+
+class BiasedNorm(TensorTrain):
+    """Not the operator: the normalization has a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+
+
+class Distance(TensorTrain):
+    """Not the operator: scores fall with the distance."""
+
+    def scores(self, x):
+        position = torch.arange(x.shape[1])
+        return super().scores(x) - (position[:, None] - position[None, :]).abs()
+
+
+INPUTS = [Input("x", ("batch", "sequence", WIDTH), "normal", "float32")]
+MODELS = {
+    "tensor-train": (TensorTrain, (LEGACY_17, DYNAMO_18)),
+    "plain-tensor-train": (PlainTensorTrain, (LEGACY_17, DYNAMO_18)),
+    "levels": (Levels, (LEGACY_17, DYNAMO_18)),
+    "plain-levels": (PlainLevels, (LEGACY_17, DYNAMO_18)),
+    "not-other-permutation": (OtherPermutation, (DYNAMO_18,)),
+    "not-biased-norm": (BiasedNorm, (DYNAMO_18,)),
+    "not-distance": (Distance, (DYNAMO_18,)),
+}
+
+
+def main():
+    for name, (build, exporters) in MODELS.items():
+        for exporter in exporters:
+            file = os.path.join(FOLDER, f"{name}-{exporter.label}.onnx")
+            outputs = {"y": ("batch", "sequence", WIDTH)}
+            onnx.save(export(randomize(build(), 3), INPUTS, outputs, exporter, {"batch": 2, "sequence": 7}), file)
+
+
+if __name__ == "__main__":
+    main()
