@@ -84,19 +84,12 @@ export const ELEMENTWISE_CASES: readonly ElementwiseCase[] = [
   ]),
 ];
 
-/** Seed of a case: a hash of its name (FNV-1a). */
-function seedOf(name: string): number {
-  let hash = 0x811c9dc5;
-  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193);
-  return hash >>> 0;
-}
-
 /** Keys hidden at the start in a `first` mask. */
 const HIDDEN_FIRST = 10;
 
 /** The inputs of a case, the same on every call. */
 export function caseInputs(shared: ElementwiseCase): ElementwiseInputs {
-  const random = new SeededRandom(seedOf(shared.name));
+  const random = SeededRandom.named(shared.name);
   const { batch, rows, keys, channels, past, parameters } = shared;
   const earlier = past ?? 0;
   const rounded = (data: Float32Array) => (shared.float16 ? float16ToFloat32(float32ToFloat16(data)) : data);

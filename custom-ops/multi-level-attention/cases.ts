@@ -114,16 +114,9 @@ export const MULTI_LEVEL_CASES: readonly MultiLevelCase[] = [
   ...both('float16 with a cache', 30, FALLING, 20, { float16: true, past: 55 }),
 ];
 
-/** Seed of a case: a hash of its name (FNV-1a). */
-function seedOf(name: string): number {
-  let hash = 0x811c9dc5;
-  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193);
-  return hash >>> 0;
-}
-
 /** The inputs of a case, the same on every call. */
 export function caseInputs(shared: MultiLevelCase): MultiLevelInputs {
-  const random = new SeededRandom(seedOf(shared.name));
+  const random = SeededRandom.named(shared.name);
   const { batch, queryHeads, kvHeads, queries, keys, past, valueDim, parameters } = shared;
   const headDim = parameters.ranks.reduce((sum, rank) => sum + rank, 0);
   const tensor = (heads: number, rows: number, size: number): Tensor => {

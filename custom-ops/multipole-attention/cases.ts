@@ -251,16 +251,9 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
   ),
 ];
 
-/** Seed of a case: a hash of its name (FNV-1a). */
-function seedOf(name: string): number {
-  let hash = 0x811c9dc5;
-  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193);
-  return hash >>> 0;
-}
-
 /** The inputs of a case, the same on every call. */
 export function caseInputs(shared: MultipoleCase): MultipoleInputs {
-  const random = new SeededRandom(seedOf(shared.name));
+  const random = SeededRandom.named(shared.name);
   const { batch, queryHeads, kvHeads, queries, keys, past, headDim, valueDim } = shared;
   const mask = keyMask(shared, random);
   const rows = past + queries;
