@@ -99,15 +99,27 @@ class Normalization {
 
   void apply(float* vector) const {
     if (!enabled_) return;
-    float mean = 0, variance = 0;
-    for (size_t n = 0; n < size_; n++) mean += vector[n];
-    mean /= static_cast<float>(size_);
-    for (size_t n = 0; n < size_; n++) variance += (vector[n] - mean) * (vector[n] - mean);
-    const float factor = 1.f / std::sqrt(variance / static_cast<float>(size_) + epsilon_);
-    for (size_t n = 0; n < size_; n++) vector[n] = (vector[n] - mean) * factor * (gains_.empty() ? 1.f : gains_[n]);
+    const float mean = meanOf([&](size_t n) { return vector[n]; });
+    const float variance = meanOf([&](size_t n) { return (vector[n] - mean) * (vector[n] - mean); });
+    const float factor = 1.f / std::sqrt(variance + epsilon_);
+    for (size_t n = 0; n < size_; n++) vector[n] = (vector[n] - mean) * factor;
+    for (size_t n = 0; n < gains_.size(); n++) vector[n] *= gains_[n];
   }
 
  private:
+  // In lanes, which compilers make vectors of.
+  template <class Element>
+  float meanOf(const Element& element) const {
+    float lanes[kLanes] = {}, sum = 0;
+    const size_t whole = size_ / kLanes * kLanes;
+    for (size_t n = 0; n < whole; n += kLanes) {
+      for (size_t lane = 0; lane < kLanes; lane++) lanes[lane] += element(n + lane);
+    }
+    for (const float lane : lanes) sum += lane;
+    for (size_t n = whole; n < size_; n++) sum += element(n);
+    return sum / static_cast<float>(size_);
+  }
+
   const bool enabled_;
   const size_t size_;
   const float epsilon_;

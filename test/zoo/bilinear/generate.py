@@ -1,6 +1,7 @@
 """Writes bilinear attention as PyTorch implementations export it, and forms that only look like it.
 
-  python test/zoo/bilinear/generate.py       # writes *.onnx beside this file
+  python test/zoo/bilinear/generate.py           # writes *.onnx beside this file
+  python test/zoo/bilinear/generate.py FOLDER    # writes what test/bench/bilinear-attention.ts times: width 256
 
 Needs what test/zoo/generate needs (see test/zoo/README.md). Deterministic for given versions.
 """
@@ -165,7 +166,6 @@ class Distance(TensorTrain):
         return super().scores(x) - (position[:, None] - position[None, :]).abs()
 
 
-INPUTS = [Input("x", ("batch", "sequence", WIDTH), "normal", "float32")]
 MODELS = {
     "tensor-train": (TensorTrain, (LEGACY_17, DYNAMO_18)),
     "plain-tensor-train": (PlainTensorTrain, (LEGACY_17, DYNAMO_18)),
@@ -177,13 +177,28 @@ MODELS = {
 }
 
 
+def write(file, build, exporter):
+    inputs = [Input("x", ("batch", "sequence", WIDTH), "normal", "float32")]
+    outputs = {"y": ("batch", "sequence", WIDTH)}
+    onnx.save(export(randomize(build(), 3), inputs, outputs, exporter, {"batch": 2, "sequence": 7}), file)
+
+
 def main():
     for name, (build, exporters) in MODELS.items():
         for exporter in exporters:
-            file = os.path.join(FOLDER, f"{name}-{exporter.label}.onnx")
-            outputs = {"y": ("batch", "sequence", WIDTH)}
-            onnx.save(export(randomize(build(), 3), INPUTS, outputs, exporter, {"batch": 2, "sequence": 7}), file)
+            write(os.path.join(FOLDER, f"{name}-{exporter.label}.onnx"), build, exporter)
+
+
+def write_large(folder):
+    global WIDTH, HEADS, INNER, OUTER, RANKS
+    WIDTH, HEADS, INNER, OUTER, RANKS = 256, 8, 8, 32, (16, 8, 4, 4)
+    TensorTrain.scale = WIDTH**-0.5
+    for name, build in (("tensor-train", TensorTrain), ("levels", Levels)):
+        write(os.path.join(folder, f"{name}.onnx"), build, LEGACY_17)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        write_large(sys.argv[1])
+    else:
+        main()
