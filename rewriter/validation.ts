@@ -82,9 +82,7 @@ export function reachTitles(): string[] {
 }
 
 /** Sites whose reach was measured, at the longest length at which any was. */
-export function measuredReach(
-  validation: Validation,
-): {
+export function measuredReach(validation: Validation): {
   readonly length: LengthValidation;
   readonly sites: readonly { id: string; reach: AttentionReach }[];
 } | null {
