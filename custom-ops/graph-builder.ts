@@ -28,6 +28,8 @@ class Scope {
   }
 }
 
+const OPSET_WITH_CAST_LIKE = 15;
+
 /** The oldest opset that has the operators used here. */
 export const OLDEST_OPSET = 11;
 
@@ -246,6 +248,15 @@ export class GraphBuilder {
 
   cast(x: Value, type: DataType): Value {
     return x.type === type ? x : this.node('Cast', [x], type, { to: { type: 'int', value: type } });
+  }
+
+  /**
+   * x in the type of an input whose type is the node's: by CastLike where there is such an operator, which leaves
+   * the body right for every type, else as `type`.
+   */
+  castLike(x: Value, input: Value, type: DataType): Value {
+    if (this.#opset < OPSET_WITH_CAST_LIKE) return this.cast(x, type);
+    return this.node('CastLike', [x, input], DataType.UNDEFINED);
   }
 
   /** 1 where true, 0 where false. */

@@ -21,8 +21,6 @@ export const INPUT_NAMES: readonly string[] = [
   ]),
 ];
 
-const OPSET_WITH_CAST_LIKE = 15;
-
 /** Most rows whose scores over all keys exist at once. */
 const CHUNK_ROWS = 256;
 
@@ -60,11 +58,7 @@ export function bilinearFunctionBody(
   const keyBias = bias && b.unsqueeze(atLeastOne(b, bias, 2, 1, tokens, HIDDEN), 1, 2);
   const output = attention(b, query, key, value, keyBias, parameters, sizes);
   const present = b.slice(output, 2, 0, tokens);
-  const narrow =
-    opset >= OPSET_WITH_CAST_LIKE
-      ? b.node('CastLike', [present, given], DataType.UNDEFINED)
-      : b.cast(present, elementType);
-  b.output(narrow, 'output');
+  b.output(b.castLike(present, given, elementType), 'output');
   return {
     domain: DOMAIN,
     name: OP_TYPE,

@@ -11,8 +11,6 @@ export const INPUT_NAMES = ['query', 'key', 'value', 'key_mask', 'past_state', '
 /** Outputs of the operator, in order. */
 export const OUTPUT_NAMES = ['output', 'present_state', 'present_offset'] as const;
 
-const OPSET_WITH_CAST_LIKE = 15;
-
 /** Rows whose sums exist at once under causality. */
 const CHUNK_ROWS = 256;
 /** Pairs of a row and a key, channel by channel, that exist at once for order 0. */
@@ -73,10 +71,7 @@ export function elementwiseFunctionBody(
       : parameters.causal
         ? causalSeries(b, query, key, value, mask, past, parameters.order)
         : series(b, query, tokensOf(b, key, value, mask, b.max(b.dim(key, 1), 1)), past, parameters.order);
-  const narrow = (x: Value) =>
-    opset >= OPSET_WITH_CAST_LIKE
-      ? b.node('CastLike', [x, given], DataType.UNDEFINED)
-      : b.cast(x, elementType);
+  const narrow = (x: Value) => b.castLike(x, given, elementType);
   b.output(narrow(result.output), 'output');
   if (result.present !== null && outputs.length > 1) {
     const { sums, offset } = result.present;

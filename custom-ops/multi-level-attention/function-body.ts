@@ -26,8 +26,6 @@ export const OUTPUT_NAMES: readonly string[] = [
   ...LEVELS.map(level => `present_key_${level + 1}`),
 ];
 
-const OPSET_WITH_CAST_LIKE = 15;
-
 /** Most rows whose scores over all keys exist at once. */
 const CHUNK_ROWS = 256;
 
@@ -101,10 +99,7 @@ export function multiLevelFunctionBody(
     levels,
     parameters,
   );
-  const narrow = (x: Value) =>
-    opset >= OPSET_WITH_CAST_LIKE
-      ? b.node('CastLike', [x, query], DataType.UNDEFINED)
-      : b.cast(x, elementType);
+  const narrow = (x: Value) => b.castLike(x, query, elementType);
   const results: Record<string, () => Value> = {
     output: () => narrow(output),
     lse: () => narrow(lse),

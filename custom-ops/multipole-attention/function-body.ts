@@ -15,8 +15,6 @@ export const INPUT_NAMES = ['query', 'key', 'value', 'key_mask', 'past_query'] a
 /** Outputs of a test build after `output` and `lse`: see {@link Trace}. */
 export const TRACE_NAMES = ['key_clusters', 'query_centroids', 'row_clusters', 'selected'] as const;
 
-const OPSET_WITH_CAST_LIKE = 15;
-
 /**
  * The operator in standard ONNX operators. Working memory grows as N (D + E) + S (D + E) (queries and
  * clusters): the only products of rows and keys are of one row segment or one tile at a time.
@@ -51,10 +49,7 @@ export function multipoleFunctionBody(
     parameters,
     traced,
   );
-  const narrow = (value: Value) =>
-    opset >= OPSET_WITH_CAST_LIKE
-      ? b.node('CastLike', [value, query], DataType.UNDEFINED)
-      : b.cast(value, elementType);
+  const narrow = (value: Value) => b.castLike(value, query, elementType);
   b.output(narrow(result.output), 'output');
   if (connected.includes('lse')) b.output(narrow(result.lse), 'lse');
   if (result.trace) {

@@ -12,7 +12,6 @@ export const INPUT_NAMES: readonly string[] = [
   ...Array.from({ length: MOST_LEVELS }, (_, level) => [`left_${level + 1}`, `right_${level + 1}`]).flat(),
 ];
 
-const OPSET_WITH_CAST_LIKE = 15;
 /** Reshape from here on can be told that a dimension of 0 means 0. */
 const OPSET_WITH_ALLOW_ZERO = 14;
 
@@ -48,11 +47,7 @@ export function structuredMatMulBody(
   const target = b.concat([b.slice(shape, 0, 0, -1), b.ints([outFeatures])], 0);
   const allowZero = opset >= OPSET_WITH_ALLOW_ZERO ? { allowzero: { type: 'int', value: 1 } as const } : {};
   const whole = b.node('Reshape', [b.slice(sum, 0, 0, count), target], DataType.FLOAT, allowZero);
-  const narrow =
-    opset >= OPSET_WITH_CAST_LIKE
-      ? b.node('CastLike', [whole, given], DataType.UNDEFINED)
-      : b.cast(whole, elementType);
-  b.output(narrow, 'output');
+  b.output(b.castLike(whole, given, elementType), 'output');
   return {
     domain: DOMAIN,
     name: OP_TYPE,
