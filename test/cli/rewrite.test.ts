@@ -232,7 +232,7 @@ describe('onnx-rewrite rewrite', () => {
       [[...output, '--plan', path('missing.json')], /missing\.json/],
       [[...output, '--plan', path('plan.json'), '--op', 'x'], /cannot be used with/],
       [[...output, '--min-length', '-3'], /Expected an integer/],
-      [[...output, '--length', 'short'], /Expected a positive integer/],
+      [[...output, '--length', 'short'], /Expected a number of tokens/],
       [[...output, '--max-error', 'small'], /Expected a number/],
       [[...output, '--report', path('report.pdf')], /Expected a file name that ends in/],
       [[...output, '--report', model], /Expected a file name that ends in/],
