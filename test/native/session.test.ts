@@ -411,7 +411,7 @@ describe('sessions for Node', () => {
       assert.deepEqual(await answer(await ort.InferenceSession.create(source())), FROM_BODY);
     });
 
-    it('become its sessions without a native build, and say so', () => {
+    const withoutBuild = (native: string, reason: RegExp) => {
       const file = join(folder(), 'model.onnx');
       writeFileSync(file, source());
       const [report, y] = runScript(
@@ -419,13 +419,19 @@ describe('sessions for Node', () => {
          const tensor = values => new runtime.Tensor('float32', Float32Array.from(values), [1, 1, 1, 2]);
          const { y } = await session.run({ q: tensor([1, 2]), k: tensor([1, 1]), v: tensor([5, 6]) });
          console.log(JSON.stringify([session.onnxRewrite, [...y.data]]));`,
-        { ONNX_REWRITE_NATIVE: 'none' },
+        { ONNX_REWRITE_NATIVE: native },
       ) as [InferenceSession['onnxRewrite'], number[]];
       assert.deepEqual(y, FROM_BODY);
       assert.equal(report.native, false);
-      assert.match(report.reason ?? '', /npm run build:native/);
+      assert.match(report.reason ?? '', reason);
       assert.equal(report.placement[0]?.executedBy, 'function-body');
-    });
+    };
+
+    it('become its sessions without a native build, and say so', () =>
+      withoutBuild(folder(), /npm run build:native/));
+
+    it('become its sessions where native parts are not wanted, and say so', () =>
+      withoutBuild('none', /ONNX_REWRITE_NATIVE/));
   });
 
   it('work in worker threads, and end with them', async () => {

@@ -147,6 +147,9 @@ export function nativeParts(): NativeParts {
 }
 
 function load(): NativeParts {
+  if (process.env.ONNX_REWRITE_NATIVE === 'none') {
+    return { ok: false, reason: 'ONNX_REWRITE_NATIVE is set to none' };
+  }
   const folder = nativeFolder();
   if (folder === null) {
     return {
@@ -167,10 +170,9 @@ function load(): NativeParts {
   }
 }
 
-/** The environment variable overrides (`none`: no native parts); then a local build, then what was shipped. */
+/** The folder that ONNX_REWRITE_NATIVE names; without it a local build, then what was shipped. */
 function nativeFolder(): string | null {
   const override = process.env.ONNX_REWRITE_NATIVE;
-  if (override === 'none') return null;
   const root = packageRoot();
   const candidates = override
     ? [override]
