@@ -3,6 +3,20 @@ import type { FusionSite, Site } from '../rewriter/site.js';
 import type { AttributeDefinition, Attributes, AttributeValue, OperatorDefinition } from './operator.js';
 
 export type Settings = Readonly<Record<string, AttributeValue>>;
+/** Attributes that mean the same in every attention operator that has them. */
+export const CAUSAL: AttributeDefinition = {
+  name: 'causal',
+  type: 'int',
+  least: 0,
+  most: 1,
+  description: '1: a row sees the keys up to its position',
+};
+export const CAUSAL_OFFSET: AttributeDefinition = {
+  name: 'causal_offset',
+  type: 'int',
+  description: 'position of row 0; absent: number of keys less number of queries',
+};
+
 type Described = Pick<OperatorDefinition, 'id' | 'attributes'>;
 
 /** @throws InputError for an attribute that does not exist or a value that it does not take */

@@ -50,6 +50,11 @@ export interface BodyContext {
 
 export type Acceptance = { readonly ok: true } | { readonly ok: false; readonly reason: string };
 
+/** Acceptance by the operator `id`, unless there is a reason against it. */
+export function acceptedUnless(id: string, reason: string | null): Acceptance {
+  return reason === null ? { ok: true } : { ok: false, reason: `${id}: ${reason}` };
+}
+
 /**
  * A custom operator, independent of where attention was found. The function body is the operator's portable
  * form: standard ONNX nodes that compute what `reference.ts` computes.

@@ -246,7 +246,11 @@ function visibleKeys(nodes: Nodes, mask: KeyMask, masks: Map<string, string>): s
   return visible;
 }
 
-function attributeSpecs(operator: OperatorDefinition, attributes: Attributes): Record<string, AttributeSpec> {
+/** Attributes as they are written on a node, typed as the operator defines them. */
+export function attributeSpecs(
+  operator: OperatorDefinition,
+  attributes: Attributes,
+): Record<string, AttributeSpec> {
   const specs: Record<string, AttributeSpec> = {};
   for (const { name, type } of operator.attributes) {
     const value = attributes[name];

@@ -2,6 +2,7 @@ import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
 import { type BodyContext, DOMAIN } from '../operator.js';
 import { atLeastOne, HIDDEN, softmaxPart, VISIBLE_ABOVE } from '../softmax-part.js';
+import { permutedPieces, pieces } from '../structured-matmul/function-body.js';
 import { type BilinearParameters, levelSize, MOST_LEVELS } from './parameters.js';
 
 export const OP_TYPE = 'BilinearAttention';
@@ -83,18 +84,13 @@ type Transforms = (
   sizes: Sizes,
 ) => Vectors;
 
-/** [B, N, X] -> [p, B N, X / p]. */
-function pieces(b: GraphBuilder, x: Value, count: number, { features }: BilinearParameters): Value {
-  return b.transpose(b.reshape(x, [-1, count, features / count]), [1, 0, 2]);
-}
-
 /** The tokens themselves, shared by all heads, and their images by each head's Block Tensor Train. */
 const trainVectors: Transforms = (b, x, weight, parameters, { batch, length }) => {
   const { heads, features, inputPieces, outputPieces, ranks, levelScale } = parameters;
   const [p, q, s] = [inputPieces[0]!, outputPieces[0]!, ranks[0]!];
-  const middle = b.matMul(pieces(b, x, p, parameters), weight('right')!);
-  const byOutput = b.transpose(b.reshape(middle, [p, -1, heads * q, s]), [2, 1, 0, 3]);
-  const images = b.matMul(b.reshape(byOutput, [heads * q, -1, p * s]), weight('left')!);
+  // One matrix for all heads: each has output pieces of its own.
+  const level = { inputPieces: p, outputPieces: heads * q, rank: s };
+  const images = permutedPieces(b, x, weight('left')!, weight('right')!, level, features);
   const apart = b.reshape(images, [heads, q, batch, length, features / q]);
   const key = b.reshape(b.transpose(apart, [2, 0, 3, 4, 1]), [batch, heads, length, features]);
   return {
@@ -105,10 +101,10 @@ const trainVectors: Transforms = (b, x, weight, parameters, { batch, length }) =
 
 /** Levels side by side. */
 const levelVectors: Transforms = (b, x, weight, parameters, { batch, length }) => {
-  const { heads, inputPieces, ranks, levelScale } = parameters;
+  const { heads, features, inputPieces, ranks, levelScale } = parameters;
   const image = (level: number, side: 'query' | 'key') => {
     const [p, rank] = [inputPieces[level]!, ranks[level]!];
-    const products = b.matMul(pieces(b, x, p, parameters), weight(`${side}_${level + 1}`)!);
+    const products = b.matMul(pieces(b, x, p, features), weight(`${side}_${level + 1}`)!);
     const apart = b.transpose(b.reshape(products, [p, batch, length, heads, rank]), [1, 3, 2, 0, 4]);
     const vectors = b.reshape(apart, [batch, heads, length, levelSize(parameters, level)]);
     return normalized(b, vectors, weight(`${side}_norm_${level + 1}`), parameters);

@@ -1,7 +1,6 @@
-import type { Site } from '../../rewriter/site.js';
-import { asFusion, fusionAttributes } from '../attributes.js';
+import { asFusion, CAUSAL, fusionAttributes } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
-import type { Acceptance, AttributeDefinition, OperatorDefinition } from '../operator.js';
+import { type AttributeDefinition, acceptedUnless, type OperatorDefinition } from '../operator.js';
 import { bilinearFunctionBody, INPUT_NAMES, OP_TYPE } from './function-body.js';
 import { bilinearProblem, parametersOf } from './parameters.js';
 
@@ -42,13 +41,7 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
     description: 'what is done to keys, and with levels to queries, before they are multiplied',
   },
   { name: 'epsilon', type: 'float', least: 0, description: 'added to variances under layer normalization' },
-  {
-    name: 'causal',
-    type: 'int',
-    least: 0,
-    most: 1,
-    description: '1: a row sees the keys up to its position',
-  },
+  CAUSAL,
 ];
 
 /** Attention with structured scores on the tokens themselves (operator specification, section 3). */
@@ -65,13 +58,8 @@ export const bilinearAttention: OperatorDefinition = {
   presets: { default: {} },
   defaultMinLength: 0,
   oldestOpset: OLDEST_OPSET,
-  accepts,
+  accepts: site => acceptedUnless(ID, bilinearProblem(parametersOf(asFusion(site).parameters))),
   resolve: (site, settings) => fusionAttributes(bilinearAttention, asFusion(site), settings),
   functionBody: (attributes, connected, model) =>
     bilinearFunctionBody(parametersOf(attributes), connected, model),
 };
-
-function accepts(site: Site): Acceptance {
-  const reason = bilinearProblem(parametersOf(asFusion(site).parameters));
-  return reason === null ? { ok: true } : { ok: false, reason: `${ID}: ${reason}` };
-}

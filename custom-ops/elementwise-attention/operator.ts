@@ -1,8 +1,14 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { AttentionSite, Site } from '../../rewriter/site.js';
-import { checkSettings, fusionAttributes, type Settings } from '../attributes.js';
+import { CAUSAL, checkSettings, fusionAttributes, type Settings } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
-import type { Acceptance, AttributeDefinition, Attributes, OperatorDefinition } from '../operator.js';
+import {
+  type Acceptance,
+  type AttributeDefinition,
+  type Attributes,
+  acceptedUnless,
+  type OperatorDefinition,
+} from '../operator.js';
 import { elementwiseFunctionBody, INPUT_NAMES, OP_TYPE, OUTPUT_NAMES } from './function-body.js';
 import { attributesOf, MOST_ORDER, orderProblem, parametersOf } from './parameters.js';
 
@@ -16,13 +22,7 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
     most: MOST_ORDER,
     description: 'even order of the Taylor polynomial of exp(2 q k); 0: the exponential itself',
   },
-  {
-    name: 'causal',
-    type: 'int',
-    least: 0,
-    most: 1,
-    description: '1: a row sees the keys up to its position',
-  },
+  CAUSAL,
 ];
 
 /** Order on softmax sites of models to be retrained, the smallest. */
@@ -49,7 +49,7 @@ export const elementwiseAttention: OperatorDefinition = {
 
 function accepts(site: Site): Acceptance {
   const reason = site.computation === 'softmax' ? refusalOfSoftmax(site) : refusalOfOrder(site.parameters);
-  return reason === null ? { ok: true } : { ok: false, reason: `${ID}: ${reason}` };
+  return acceptedUnless(ID, reason);
 }
 
 function refusalOfOrder({ order }: Attributes): string | null {

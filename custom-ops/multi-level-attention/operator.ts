@@ -1,5 +1,5 @@
 import type { Site } from '../../rewriter/site.js';
-import { asFusion, fusionAttributes } from '../attributes.js';
+import { asFusion, CAUSAL, CAUSAL_OFFSET, fusionAttributes } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import type { Acceptance, AttributeDefinition, OperatorDefinition } from '../operator.js';
 import { INPUT_NAMES, multiLevelFunctionBody, OP_TYPE, OUTPUT_NAMES } from './function-body.js';
@@ -7,18 +7,8 @@ import { MOST_LEVELS, parametersOf } from './parameters.js';
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
   { name: 'scale', type: 'float', description: 'factor on every score; absent: 1 / sqrt(head size)' },
-  {
-    name: 'causal',
-    type: 'int',
-    least: 0,
-    most: 1,
-    description: '1: a row sees the keys up to its position',
-  },
-  {
-    name: 'causal_offset',
-    type: 'int',
-    description: 'position of row 0; absent: number of keys less number of queries',
-  },
+  CAUSAL,
+  CAUSAL_OFFSET,
   {
     name: 'ranks',
     type: 'ints',

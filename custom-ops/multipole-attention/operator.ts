@@ -1,6 +1,6 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { AttentionSite, MaskKind, Site } from '../../rewriter/site.js';
-import { checkSettings } from '../attributes.js';
+import { CAUSAL, CAUSAL_OFFSET, checkSettings } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import type {
   Acceptance,
@@ -20,18 +20,8 @@ import {
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
   { name: 'scale', type: 'float', description: 'factor on query . key; absent: 1 / sqrt(head size)' },
-  {
-    name: 'causal',
-    type: 'int',
-    least: 0,
-    most: 1,
-    description: '1: a row sees the keys up to its position',
-  },
-  {
-    name: 'causal_offset',
-    type: 'int',
-    description: 'position of row 0; absent: number of keys less number of queries',
-  },
+  CAUSAL,
+  CAUSAL_OFFSET,
   {
     name: 'exact_below',
     type: 'int',

@@ -68,16 +68,28 @@ type Apply = (
 ) => Value;
 
 /** [T, I] -> [p, T, I / p]. */
-function pieces(b: GraphBuilder, rows: Value, count: number, features: number): Value {
+export function pieces(b: GraphBuilder, rows: Value, count: number, features: number): Value {
   return b.transpose(b.reshape(rows, [-1, count, features / count]), [1, 0, 2]);
 }
 
-const permuted: Apply = (b, rows, left, right, { inputPieces, outputPieces, rank }, structure) => {
-  const middle = b.matMul(pieces(b, rows, inputPieces, structure.inFeatures), right);
-  const byOutput = b.transpose(b.reshape(middle, [inputPieces, -1, outputPieces, rank]), [2, 1, 0, 3]);
-  const products = b.matMul(b.reshape(byOutput, [outputPieces, -1, inputPieces * rank]), left);
+const permuted: Apply = (b, rows, left, right, level, structure) => {
+  const products = permutedPieces(b, rows, left, right, level, structure.inFeatures);
   return b.reshape(b.transpose(products, [1, 2, 0]), [-1, structure.outFeatures]);
 };
+
+/** The output pieces of a permuted level side by side, [q, T, O / q]. */
+export function permutedPieces(
+  b: GraphBuilder,
+  rows: Value,
+  left: Value,
+  right: Value,
+  { inputPieces, outputPieces, rank }: Pick<Level, 'inputPieces' | 'outputPieces' | 'rank'>,
+  inFeatures: number,
+): Value {
+  const middle = b.matMul(pieces(b, rows, inputPieces, inFeatures), right);
+  const byOutput = b.transpose(b.reshape(middle, [inputPieces, -1, outputPieces, rank]), [2, 1, 0, 3]);
+  return b.matMul(b.reshape(byOutput, [outputPieces, -1, inputPieces * rank]), left);
+}
 
 const blockDiagonal: Apply = (b, rows, left, right, { inputPieces }, structure) => {
   const middle = b.matMul(pieces(b, rows, inputPieces, structure.inFeatures), right);

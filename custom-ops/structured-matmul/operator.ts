@@ -1,7 +1,6 @@
-import type { Site } from '../../rewriter/site.js';
 import { asFusion, fusionAttributes } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
-import type { Acceptance, AttributeDefinition, OperatorDefinition } from '../operator.js';
+import { type AttributeDefinition, acceptedUnless, type OperatorDefinition } from '../operator.js';
 import { INPUT_NAMES, OP_TYPE, structuredMatMulBody } from './function-body.js';
 import { STRUCTURE_KINDS, structureOf, structureProblem } from './parameters.js';
 
@@ -53,12 +52,7 @@ export const structuredMatMul: OperatorDefinition = {
   presets: { default: {} },
   defaultMinLength: 0,
   oldestOpset: OLDEST_OPSET,
-  accepts,
+  accepts: site => acceptedUnless(ID, structureProblem(structureOf(asFusion(site).parameters))),
   resolve: (site, settings) => fusionAttributes(structuredMatMul, asFusion(site), settings),
   functionBody: (attributes, _connected, model) => structuredMatMulBody(structureOf(attributes), model),
 };
-
-function accepts(site: Site): Acceptance {
-  const reason = structureProblem(structureOf(asFusion(site).parameters));
-  return reason === null ? { ok: true } : { ok: false, reason: `${ID}: ${reason}` };
-}

@@ -12,16 +12,13 @@ import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { HIDDEN_AT_MOST } from '../masks/logits.js';
 import { Experiment } from '../match/experiment.js';
-import { isMatch, match } from '../match/matcher.js';
 import { isStored } from '../match/operands.js';
-import { any } from '../match/pattern.js';
 import { PRODUCTS, type Product, productOf } from '../match/product.js';
-import { productsBehind } from '../match/products-behind.js';
 import { drawn, type Feed } from '../probe/feed.js';
 import { OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { elements, indexOf } from '../probe/sample.js';
 import type { FormContext, Fusion, Miss, SourceForm } from './source-form.js';
-import { weightedSumOf, weightedValues } from './weighted-sum.js';
+import { sumOfProducts } from './weighted-sum.js';
 
 /**
  * Bilinear attention in standard operators: softmax over products of tokens and their images by structured
@@ -33,8 +30,6 @@ export const bilinearAttention: SourceForm = {
   anchors: PRODUCTS,
   recognize,
 };
-
-const weightedSum = weightedSumOf(any('logits'));
 
 /** Operators that move the elements of their first input, or scale them by their second. */
 const MOVES: ReadonlySet<string> = new Set([
@@ -64,15 +59,12 @@ interface Candidate {
 }
 
 function recognize(anchor: Node, context: FormContext): Fusion | Miss {
-  const { laboratory, graph } = context;
+  const { laboratory } = context;
   const output = anchor.outputs[0]!;
-  const found = match(weightedSum, output, graph.constants, value => laboratory.rank(value));
   const far = (reason: string): Miss => ({ node: anchor, reason, near: false, nodes: [] });
-  if (!isMatch(found)) return far(found.reason);
-  const sum = weightedValues(anchor, found, laboratory);
-  if (typeof sum === 'string') return far(sum);
-  const logits = found.values.get('logits')!;
-  const products = productsBehind(logits, laboratory);
+  const attention = sumOfProducts(anchor, context);
+  if (typeof attention === 'string') return far(attention);
+  const { found, sum, logits, products } = attention;
   const candidate = candidateOf(products, sum, output, context);
   if (typeof candidate === 'string') return far(candidate);
   const parameters = measured(candidate, logits, laboratory.trials);

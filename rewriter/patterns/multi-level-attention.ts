@@ -3,17 +3,14 @@ import type { Node } from '../graph/node.js';
 import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { HIDDEN_AT_MOST } from '../masks/logits.js';
-import { isMatch, match } from '../match/matcher.js';
-import { any } from '../match/pattern.js';
 import { PRODUCTS, type Product, productOf } from '../match/product.js';
-import { productsBehind } from '../match/products-behind.js';
 import { ScoreExperiment } from '../match/score-experiment.js';
 import { drawn, type Feed } from '../probe/feed.js';
 import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf } from '../probe/sample.js';
 import type { Move } from '../site.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
-import { weightedSumOf, weightedValues } from './weighted-sum.js';
+import { sumOfProducts } from './weighted-sum.js';
 
 /**
  * Multi-level attention in standard operators: softmax over a sum of products of parts of query and key, each
@@ -29,8 +26,6 @@ export const multiLevelAttention: SourceForm = {
   recognize,
 };
 
-const weightedSum = weightedSumOf(any('logits'));
-
 /** Longest block that is looked for, and most numbers of a constant that may hold its length. */
 const MOST_BLOCK = 1 << 16;
 const MOST_NUMBERS = 16;
@@ -40,15 +35,12 @@ const COMPARISONS = 400;
 const ROUNDING = 1e-5;
 
 function recognize(anchor: Node, context: FormContext): Fusion | Miss {
-  const { laboratory, graph } = context;
+  const { laboratory } = context;
   const output = anchor.outputs[0]!;
-  const found = match(weightedSum, output, graph.constants, value => laboratory.rank(value));
   const far = (reason: string): Miss => ({ node: anchor, reason, near: false, nodes: [] });
-  if (!isMatch(found)) return far(found.reason);
-  const sum = weightedValues(anchor, found, laboratory);
-  if (typeof sum === 'string') return far(sum);
-  const logits = found.values.get('logits')!;
-  const products = productsBehind(logits, laboratory);
+  const attention = sumOfProducts(anchor, context);
+  if (typeof attention === 'string') return far(attention);
+  const { found, sum, logits, products } = attention;
   if (products.length < 2) return far('one product of query and key');
   const operands = { query: commonSource(products, 'left'), key: commonSource(products, 'right') };
   if (operands.query === null || operands.key === null || operands.query === operands.key) {

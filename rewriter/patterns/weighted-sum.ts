@@ -1,9 +1,11 @@
 import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
-import type { Match } from '../match/matcher.js';
+import { isMatch, type Match, match } from '../match/matcher.js';
 import { any, bound, constant, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
 import { type Product, productOf } from '../match/product.js';
+import { productsBehind } from '../match/products-behind.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+import type { FormContext } from './source-form.js';
 
 /** The softmax of 'logits', bound to that name; the node is 'softmax'. */
 export function softmaxOf(logits: Pattern): Pattern {
@@ -48,6 +50,26 @@ export function weightedValues(anchor: Node, found: Match, laboratory: Laborator
   if (!comesFrom(sum.left, softmax, found.matched)) return 'the probabilities are the second factor';
   if (keepsMatrix(softmax.outputs[0]!, sum.left, laboratory)) return sum;
   return 'the probabilities are rearranged before they weight the values';
+}
+
+/** A weighted sum whose logits are made of products of computed values, and these products. */
+export interface SumOfProducts {
+  readonly found: Match;
+  readonly sum: Product;
+  readonly logits: Value;
+  readonly products: readonly Node[];
+}
+
+const sumOfAnything = weightedSumOf(any('logits'));
+
+/** The weighted sum that ends at `anchor`, however its logits are made of products; else why there is none. */
+export function sumOfProducts(anchor: Node, { laboratory, graph }: FormContext): SumOfProducts | string {
+  const found = match(sumOfAnything, anchor.outputs[0]!, graph.constants, value => laboratory.rank(value));
+  if (!isMatch(found)) return found.reason;
+  const sum = weightedValues(anchor, found, laboratory);
+  if (typeof sum === 'string') return sum;
+  const logits = found.values.get('logits')!;
+  return { found, sum, logits, products: productsBehind(logits, laboratory) };
 }
 
 function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolean {

@@ -1,7 +1,6 @@
 import type * as Ort from 'onnxruntime-common';
 import { create, globals } from 'webgpu';
-import { buildModel } from '../../rewriter/onnx/encode.js';
-import { DataType } from '../../rewriter/onnx/spec.js';
+import { identityModel } from '../../custom-ops/runtime/web/identity-model.js';
 
 /** Dawn crashes some time after its entry object has been collected. */
 let entry: GPU | null = null;
@@ -24,22 +23,8 @@ export async function openOnnxRuntime(
   ort.env.wasm.numThreads = 1;
   ort.env.logLevel = 'error';
   // The device is there from the first session on, and gone with the last one.
-  await ort.InferenceSession.create(identity(), { executionProviders: ['webgpu'] });
+  await ort.InferenceSession.create(identityModel(), { executionProviders: ['webgpu'] });
   return { ort, device: (await ort.env.webgpu.device) as GPUDevice };
-}
-
-function identity(): Uint8Array {
-  const value = (name: string) => ({ name, dataType: DataType.FLOAT, dims: [1] });
-  return buildModel({
-    irVersion: 8,
-    opsetImports: { '': 17 },
-    graph: {
-      name: 'identity',
-      inputs: [value('x')],
-      outputs: [value('y')],
-      nodes: [{ opType: 'Identity', inputs: ['x'], outputs: ['y'] }],
-    },
-  });
 }
 
 /** Dawn in Node refuses to write from shared memory, in which ONNX Runtime keeps its tensors. */

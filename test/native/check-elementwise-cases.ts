@@ -1,5 +1,6 @@
 import { caseInputs, ELEMENTWISE_CASES } from '../../custom-ops/elementwise-attention/cases.js';
-import { assertMatches, SINGLE } from '../custom-ops/elementwise-attention/comparison.js';
+import { SINGLE } from '../comparison.js';
+import { assertMatches } from '../custom-ops/elementwise-attention/comparison.js';
 import { runKernel } from './elementwise-kernel.js';
 
 /** A process of its own for each instruction set, since the choice (ONNX_REWRITE_SIMD) is made once. */

@@ -11,7 +11,8 @@ import {
 } from '../../custom-ops/elementwise-attention/reference.js';
 import type { Tensor } from '../../custom-ops/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
-import { assertClose, assertMatches, HALF, SINGLE } from '../custom-ops/elementwise-attention/comparison.js';
+import { HALF, SINGLE } from '../comparison.js';
+import { assertClose, assertMatches } from '../custom-ops/elementwise-attention/comparison.js';
 import { runKernel } from './elementwise-kernel.js';
 import { nativeBuild } from './native-build.js';
 

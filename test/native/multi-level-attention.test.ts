@@ -11,11 +11,11 @@ import {
 import type { Tensor } from '../../custom-ops/operator.js';
 import * as runtime from '../../custom-ops/runtime/node/index.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { assertClose, HALF, SINGLE } from '../comparison.js';
 import { assertSameCache, keyNumbers } from '../custom-ops/multi-level-attention/comparison.js';
 import { randomSequence, runInPieces } from '../custom-ops/multi-level-attention/decoding.js';
 import { NodeSessions } from '../custom-ops/multi-level-attention/node-session.js';
 import { sequenceRows } from '../custom-ops/multipole-attention/sequence-rows.js';
-import { assertClose, HALF, SINGLE } from './compare.js';
 import { nativeBuild } from './native-build.js';
 
 const RANDOM_CASES = 120;

@@ -9,7 +9,8 @@ import {
 import { type MultipoleInputs, multipoleAttention } from '../../custom-ops/multipole-attention/reference.js';
 import type { Tensor } from '../../custom-ops/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
-import { assertClose, compareWithReference, relativeError, SINGLE } from './compare.js';
+import { assertClose, relativeError, SINGLE } from '../comparison.js';
+import { compareWithReference } from './compare.js';
 import { nativeBuild } from './native-build.js';
 import { randomCase } from './random-case.js';
 import { runKernel } from './traced-attention.js';

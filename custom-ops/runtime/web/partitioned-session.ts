@@ -1,10 +1,10 @@
 import type * as Ort from 'onnxruntime-common';
 import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
-import { buildModel } from '../../../rewriter/onnx/encode.js';
-import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import type { DataType, ValueSpec } from '../../../rewriter/onnx/spec.js';
 import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
+import { identityModel } from './identity-model.js';
 import { int64Values } from './integer-values.js';
 import { attributesOf } from './node-attributes.js';
 import type { WebGpuOperator } from './operator.js';
@@ -158,21 +158,6 @@ function givenDevice({ executionProviders = [] }: SessionOptions): GPUDevice | n
     if (typeof provider === 'object' && 'device' in provider) return provider.device as GPUDevice;
   }
   return null;
-}
-
-/** A model to open a session, and with it ONNX Runtime's device, where no part of the model would. */
-function identityModel(): Uint8Array<ArrayBuffer> {
-  const value = (name: string) => ({ name, dataType: DataType.FLOAT, dims: [1] });
-  return buildModel({
-    irVersion: 8,
-    opsetImports: { '': 17 },
-    graph: {
-      name: 'identity',
-      inputs: [value('x')],
-      outputs: [value('y')],
-      nodes: [{ opType: 'Identity', inputs: ['x'], outputs: ['y'] }],
-    },
-  });
 }
 
 function outputsLeftOnGpu(

@@ -5,14 +5,17 @@ import {
   INPUT_NAMES,
   OP_TYPE,
 } from '../../../custom-ops/bilinear-attention/function-body.js';
+import { bilinearAttention as bilinearOperator } from '../../../custom-ops/bilinear-attention/operator.js';
 import { attributesOf, type BilinearParameters } from '../../../custom-ops/bilinear-attention/parameters.js';
 import { type BilinearInputs, bilinearAttention } from '../../../custom-ops/bilinear-attention/reference.js';
 import { DOMAIN, DOMAIN_VERSION, type Tensor } from '../../../custom-ops/operator.js';
 import { buildModel } from '../../../rewriter/onnx/encode.js';
 import { float16ToFloat32, float32ToFloat16 } from '../../../rewriter/onnx/float16.js';
-import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
-import { assertClose, HALF, SINGLE } from '../elementwise-attention/comparison.js';
-import type { OnnxRuntime } from '../structured-matmul/check-case.js';
+import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
+import { HALF, SINGLE } from '../../comparison.js';
+import { assertClose } from '../elementwise-attention/comparison.js';
+import type { OnnxRuntime } from '../onnx-runtime.js';
 
 export interface NodeOptions {
   /** Default domain of the model. */
@@ -105,7 +108,7 @@ function nodeModel(
           domain: DOMAIN,
           inputs: body.inputs.map(name => (connected.includes(name) ? name : '')),
           outputs: ['output'],
-          attributes: nodeAttributes(parameters),
+          attributes: attributeSpecs(bilinearOperator, attributesOf(parameters)),
         },
       ],
       inputs: connected.map(name =>
@@ -115,15 +118,4 @@ function nodeModel(
     },
     functions: bare ? [] : [body],
   });
-}
-
-/** Attributes as they are written on a node. */
-function nodeAttributes(parameters: BilinearParameters): Record<string, AttributeSpec> {
-  return Object.fromEntries(
-    Object.entries(attributesOf(parameters)).map(([name, value]): [string, AttributeSpec] => {
-      if (typeof value === 'string') return [name, { type: 'string', value }];
-      if (typeof value === 'number') return [name, { type: name === 'epsilon' ? 'float' : 'int', value }];
-      return [name, { type: name === 'level_scale' ? 'floats' : 'ints', value }];
-    }),
-  );
 }

@@ -11,7 +11,7 @@ import {
   bilinearAttention,
   scoresOf,
 } from '../../../custom-ops/bilinear-attention/reference.js';
-import { SINGLE } from '../elementwise-attention/comparison.js';
+import { SINGLE } from '../../comparison.js';
 
 function inputsOf(parameters: BilinearParameters, changes: Partial<BilinearCase> = {}): BilinearInputs {
   const shape = { batch: 2, length: 9, valueDim: 4, keyMask: 'none', gains: false, float16: false } as const;

@@ -6,34 +6,13 @@ import {
   elementwiseAttention,
 } from '../../../custom-ops/elementwise-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
+import { assertClose as assertSameValues, SINGLE } from '../../comparison.js';
 
-/** Tolerances of the operator specification: float32 and float16. */
-export const SINGLE = 1e-5;
-export const HALF = 2e-3;
-
-/**
- * The tensors agree as a whole, by ||actual - expected|| / ||expected||, and in every element, against the
- * largest one.
- */
+/** The tensors have one shape and finite numbers, and agree as a whole and in every element. */
 export function assertClose(actual: Tensor, expected: Tensor, tolerance: number, what: string): void {
   assert.deepEqual(actual.dims.map(Number), expected.dims, `shape of the ${what}`);
-  let difference = 0;
-  let norm = 0;
-  let largest = 0;
-  for (const [n, reference] of expected.data.entries()) {
-    difference += (actual.data[n]! - reference) ** 2;
-    norm += reference ** 2;
-    largest = Math.max(largest, Math.abs(reference));
-  }
-  const error = difference === 0 ? 0 : Math.sqrt(difference / norm);
-  assert.ok(error <= tolerance, `${what}: relative error ${error}`);
-  for (const [n, reference] of expected.data.entries()) {
-    const close = Math.abs(actual.data[n]! - reference) <= 2 * tolerance * largest;
-    assert.ok(
-      close,
-      `${what}: element ${n} is ${actual.data[n]}, not ${reference}; the largest is ${largest}`,
-    );
-  }
+  assert.ok(expected.data.every(Number.isFinite), `the reference of the ${what} is not finite`);
+  assertSameValues(actual.data, expected.data, tolerance, what);
 }
 
 /**

@@ -9,7 +9,8 @@ import type {
   ElementwiseInputs,
   ElementwiseResult,
 } from '../../../custom-ops/elementwise-attention/reference.js';
-import { assertMatches, HALF, SINGLE } from './comparison.js';
+import { HALF, SINGLE } from '../../comparison.js';
+import { assertMatches } from './comparison.js';
 import { connectedInputs, feeds, type NodeModelOptions, nodeModel, resultOf } from './node-model.js';
 
 async function run(

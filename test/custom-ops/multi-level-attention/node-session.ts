@@ -1,10 +1,11 @@
-import type { InferenceSession, Tensor as OrtTensor, TensorConstructor } from 'onnxruntime-common';
+import type { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-common';
 import {
   INPUT_NAMES,
   multiLevelFunctionBody,
   OP_TYPE,
   OUTPUT_NAMES,
 } from '../../../custom-ops/multi-level-attention/function-body.js';
+import { multiLevelAttention } from '../../../custom-ops/multi-level-attention/operator.js';
 import {
   attributesOf,
   type MultiLevelParameters,
@@ -16,15 +17,9 @@ import type {
 import { DOMAIN, DOMAIN_VERSION, type Tensor } from '../../../custom-ops/operator.js';
 import { buildModel } from '../../../rewriter/onnx/encode.js';
 import { float16ToFloat32, float32ToFloat16 } from '../../../rewriter/onnx/float16.js';
-import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
-
-/** What onnxruntime-node, onnxruntime-web and the session with kernels have in common. */
-export interface OnnxRuntime {
-  readonly InferenceSession: {
-    create(model: Uint8Array, options?: InferenceSession.SessionOptions): Promise<InferenceSession>;
-  };
-  readonly Tensor: TensorConstructor;
-}
+import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
+import type { OnnxRuntime } from '../onnx-runtime.js';
 
 export interface NodeOptions {
   readonly opset?: number;
@@ -67,7 +62,7 @@ export function nodeModel(
           domain: DOMAIN,
           inputs: body.inputs.map(name => (connected.includes(name) ? name : '')),
           outputs: body.outputs.map(name => (kept.includes(name) ? name : '')),
-          attributes: nodeAttributes(parameters),
+          attributes: attributeSpecs(multiLevelAttention, attributesOf(parameters)),
         },
       ],
       inputs: connected.map(value),
@@ -75,17 +70,6 @@ export function nodeModel(
     },
     functions: bare ? [] : [body],
   });
-}
-
-/** Attributes as they are written on a node. */
-export function nodeAttributes(parameters: MultiLevelParameters): Record<string, AttributeSpec> {
-  return Object.fromEntries(
-    Object.entries(attributesOf(parameters)).map(([name, value]): [string, AttributeSpec] => {
-      if (typeof value === 'string') return [name, { type: 'string', value }];
-      if (typeof value === 'number') return [name, { type: name === 'scale' ? 'float' : 'int', value }];
-      return [name, { type: name === 'level_scale' ? 'floats' : 'ints', value }];
-    }),
-  );
 }
 
 /** Runs MultiLevelAttention nodes, each in one session for all shapes. */

@@ -1,4 +1,5 @@
 import { multipoleFunctionBody, OP_TYPE } from '../../../custom-ops/multipole-attention/function-body.js';
+import { multipoleAttention } from '../../../custom-ops/multipole-attention/operator.js';
 import {
   attributesOf,
   type MultipoleParameters,
@@ -7,6 +8,7 @@ import type { MultipoleInputs } from '../../../custom-ops/multipole-attention/re
 import { DOMAIN, DOMAIN_VERSION } from '../../../custom-ops/operator.js';
 import { buildModel } from '../../../rewriter/onnx/encode.js';
 import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
 
 export interface BodyModelOptions {
   /** Names of the inputs that the node connects. */
@@ -66,17 +68,9 @@ export function bodyModel(
   });
 }
 
-const FLOATS = new Set(['scale', 'retrieve_mass']);
-
 /** Attributes as they are written on a node. */
 export function nodeAttributes(parameters: MultipoleParameters): Record<string, AttributeSpec> {
-  return Object.fromEntries(
-    Object.entries(attributesOf(parameters)).map(([name, value]): [string, AttributeSpec] => {
-      if (typeof value === 'string') return [name, { type: 'string', value }];
-      if (typeof value !== 'number') return [name, { type: 'ints', value }];
-      return [name, { type: FLOATS.has(name) ? 'float' : 'int', value }];
-    }),
-  );
+  return attributeSpecs(multipoleAttention, attributesOf(parameters));
 }
 
 /** Names of the inputs that these inputs connect. */

@@ -1,19 +1,13 @@
-import type { InferenceSession, Tensor as OrtTensor, TensorConstructor } from 'onnxruntime-common';
+import type { Tensor as OrtTensor } from 'onnxruntime-common';
 import type { Tensor } from '../../../custom-ops/operator.js';
 import { caseInputs, type StructuredMatMulCase } from '../../../custom-ops/structured-matmul/cases.js';
 import { INPUT_NAMES } from '../../../custom-ops/structured-matmul/function-body.js';
 import { structuredMatMul } from '../../../custom-ops/structured-matmul/reference.js';
 import { float16ToFloat32, float32ToFloat16 } from '../../../rewriter/onnx/float16.js';
-import { assertClose, HALF, SINGLE } from '../elementwise-attention/comparison.js';
+import { HALF, SINGLE } from '../../comparison.js';
+import { assertClose } from '../elementwise-attention/comparison.js';
+import type { OnnxRuntime } from '../onnx-runtime.js';
 import { type NodeModelOptions, nodeModel } from './node-model.js';
-
-/** What onnxruntime-node and the session with kernels have in common. */
-export interface OnnxRuntime {
-  readonly InferenceSession: {
-    create(model: Uint8Array, options?: InferenceSession.SessionOptions): Promise<InferenceSession>;
-  };
-  readonly Tensor: TensorConstructor;
-}
 
 /** Runs a case as a model of one node and compares it with the reference. */
 export async function checkCase(

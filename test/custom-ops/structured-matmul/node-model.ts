@@ -4,13 +4,15 @@ import {
   OP_TYPE,
   structuredMatMulBody,
 } from '../../../custom-ops/structured-matmul/function-body.js';
+import { structuredMatMul } from '../../../custom-ops/structured-matmul/operator.js';
 import {
   attributesOf,
   factorShapes,
   type Structure,
 } from '../../../custom-ops/structured-matmul/parameters.js';
 import { buildModel } from '../../../rewriter/onnx/encode.js';
-import { type AttributeSpec, DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
 
 export interface NodeModelOptions {
   /** Default domain of the model. */
@@ -46,7 +48,7 @@ export function nodeModel(
           domain: DOMAIN,
           inputs: names,
           outputs: ['output'],
-          attributes: nodeAttributes(structure),
+          attributes: attributeSpecs(structuredMatMul, attributesOf(structure)),
         },
       ],
       inputs: [free('x'), ...shapes.map((dims, n) => ({ name: names[n + 1]!, dataType, dims }))],
@@ -54,15 +56,4 @@ export function nodeModel(
     },
     functions: bare ? [] : [structuredMatMulBody(structure, { opset, elementType: dataType })],
   });
-}
-
-/** Attributes as they are written on a node. */
-function nodeAttributes(structure: Structure): Record<string, AttributeSpec> {
-  return Object.fromEntries(
-    Object.entries(attributesOf(structure)).map(([name, value]): [string, AttributeSpec] => {
-      if (typeof value === 'string') return [name, { type: 'string', value }];
-      if (typeof value === 'number') return [name, { type: 'int', value }];
-      return [name, { type: name === 'level_scale' ? 'floats' : 'ints', value }];
-    }),
-  );
 }
