@@ -106,7 +106,8 @@ def main(arguments=None):
         model.train()
 
     seconds = train(
-        model, loss_of, batch, options.steps, options.rate, log=log, log_every=max(100, options.steps // 25)
+        model, loss_of, batch, options.steps, options.rate,
+        log=log, log_every=max(100, options.steps // 25), compiled=True,
     )
     name = f"regression-{options.kind}-{d}-{options.width}"
     options.out.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def main(arguments=None):
         model.train()
 
     seconds = train(
-        model, loss_of, batch, options.epochs * epoch, RATE, log=log, log_every=epoch // 2
+        model, loss_of, batch, options.epochs * epoch, RATE, log=log, log_every=epoch // 2, compiled=True
     )
     name = f"time-series-{options.kind}-{options.horizon}"
     options.out.mkdir(parents=True, exist_ok=True)
