@@ -9,8 +9,6 @@
 
 namespace onnxrewrite::multipole::cuda {
 
-constexpr float kLn2 = 0.6931471805599453f;
-
 /** Clusters that each head takes exactly per pool; -1 = the head is exact. */
 struct RetrieveCounts {
   static constexpr int kMost = 256;

@@ -1,19 +1,11 @@
 // Sizes, positions and visibility of one MultipoleAttention call (README, "Semantics"), the same for all kernels.
 #pragma once
 
-#include "../../native/cuda/platform.cuh"
+#include "../../native/cuda/range.cuh"
 
 namespace onnxrewrite::multipole::cuda {
 
 using namespace onnxrewrite::cuda;
-
-/** Half-open run of rows, keys or clusters. */
-struct Range {
-  int begin, end;
-  __host__ __device__ int size() const { return end > begin ? end - begin : 0; }
-};
-
-__host__ __device__ constexpr int ceilDiv(int a, int b) { return (a + b - 1) / b; }
 
 __host__ __device__ constexpr int clamped(long long value, int low, int high) {
   return value < low ? low : value > high ? high : static_cast<int>(value);

@@ -8,8 +8,6 @@
 
 namespace onnxrewrite::multipole::cuda {
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 /** Summaries in the order of Geometry::summaryIndex; S is float or the type of the inputs. */
 template <class S>
 struct Summaries {

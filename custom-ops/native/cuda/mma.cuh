@@ -101,6 +101,9 @@ __device__ inline void waitForCopies() {
 #endif
 }
 
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
 /** 2^x, flushing denormals; 2^-infinity is 0. */
 __device__ inline float exp2Fast(float x) {
 #ifdef ONNX_REWRITE_EMULATE_CUDA

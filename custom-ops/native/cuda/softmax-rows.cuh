@@ -1,10 +1,9 @@
 // Partial softmax of the rows of one warp, as every attention pass on tensor cores keeps it.
 #pragma once
 
-#include "geometry.cuh"
-#include "../../native/cuda/mma.cuh"
+#include "mma.cuh"
 
-namespace onnxrewrite::multipole::cuda {
+namespace onnxrewrite::cuda {
 
 /** Columns that a pass over neighboring columns takes at a time. */
 constexpr int kColumns = 64;
@@ -176,4 +175,4 @@ struct SoftmaxRows {
   }
 };
 
-}  // namespace onnxrewrite::multipole::cuda
+}  // namespace onnxrewrite::cuda
