@@ -214,17 +214,26 @@ class LinearAttention(ProjectedAttention):
         return self.normalized(q, k).to(v.dtype) @ v
 
 
+#: Keys and queries are clipped to this size: exp(-k^2) of a first token must not vanish.
+BOUND = 6.0
+#: Length of the chunks within which sums are taken by a triangular matrix.
+CHUNK = 32
+
+
 def prefix_sums(moments):
     return [torch.cumsum(moment, 1) for moment in moments]
 
 
-@torch.compiler.disable
-def prefix_sums_apart(moments):
-    """
-    For training: outside of compiled code, since the compiler of torch 2.11 fails on several scans in one kernel,
-    and along the innermost axis, where a scan is several times faster.
-    """
-    return [torch.cumsum(moment.transpose(1, 2).contiguous(), 2).transpose(1, 2) for moment in moments]
+def prefix_sums_by_chunks(moments):
+    """The same in training, where T is a multiple of `CHUNK`: products with triangular matrices, which compile."""
+    x = torch.cat(moments, -1)
+    batch, length, channels = x.shape
+    count = length // CHUNK
+    with torch.autocast(x.device.type, enabled=False):
+        within = torch.ones(CHUNK, CHUNK, device=x.device).tril() @ x.view(batch, count, CHUNK, channels)
+        before = torch.ones(count, count, device=x.device).tril(-1) @ within[:, :, -1]
+    sums = (within + before[:, :, None]).view(batch, length, channels)
+    return sums.chunk(len(moments), -1)
 
 
 class ElementwiseAttention(nn.Module):
@@ -244,7 +253,8 @@ class ElementwiseAttention(nn.Module):
             nn.init.constant_(norm.weight, 0.7)
 
     def operands(self, x):
-        return self.query_norm(self.query(x)).float(), self.key_norm(self.key(x)).float(), self.value(x)
+        q, k = self.query_norm(self.query(x)).float(), self.key_norm(self.key(x)).float()
+        return q.clamp(-BOUND, BOUND), k.clamp(-BOUND, BOUND), self.value(x)
 
     def forward(self, x):
         q, k, v = self.operands(x)
@@ -254,7 +264,7 @@ class ElementwiseAttention(nn.Module):
         if not self.causal:
             sums = [moment.sum(1, keepdim=True) for moment in moments]
         else:
-            sums = (prefix_sums_apart if self.training else prefix_sums)(moments)
+            sums = (prefix_sums_by_chunks if self.training else prefix_sums)(moments)
         numerator, denominator = 0, 0
         for n in range(self.order + 1):
             factor = q**n * (2**n / math.factorial(n))

@@ -127,7 +127,6 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
-    torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     text = torch.from_numpy(np.memmap(options.corpus, np.uint8, "c")).to(device)
     held_out = torch.from_numpy(np.fromfile(options.held_out, np.uint8))
