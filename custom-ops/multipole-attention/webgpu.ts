@@ -1,8 +1,8 @@
-import { InputError } from '../../rewriter/errors.js';
 import type { Attributes } from '../operator.js';
 import { AttentionTile, logitTileShape, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
+import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import { type FloatType, quads } from '../runtime/web/wgsl.js';
 import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
 import { finishLse, finishOutput } from './finish.wgsl.js';
@@ -72,8 +72,12 @@ interface Tensors {
   readonly lse: GpuTensor | null;
 }
 
+const OP_TYPE = 'MultipoleAttention';
+const checks = new ShapeChecks(OP_TYPE);
+
 export const multipoleAttention: WebGpuOperator = {
-  opType: 'MultipoleAttention',
+  opType: OP_TYPE,
+  float32Outputs: new Set(),
 
   refusal(attributes) {
     const { order, contracted, hierarchy } = parametersOf(attributes);
@@ -116,31 +120,17 @@ export function recordMultipoleAttention(
   ).record();
 }
 
-type Dims = readonly number[] | null;
-
 /** @throws InputError when the shapes do not fit together */
-function sizesOf([query, key, value, keyMask, pastQuery]: readonly Dims[]): MultipoleSizes {
-  const sized = (dims: Dims | undefined, name: string): readonly number[] => {
-    if (dims?.length === 4) return dims;
-    throw new InputError(`MultipoleAttention: ${name} must have 4 dimensions`);
-  };
-  const expect = (dims: Dims | undefined, name: string, wanted: readonly number[]) => {
-    if (!dims || (dims.length === wanted.length && wanted.every((size, axis) => dims[axis] === size))) return;
-    throw new InputError(
-      `MultipoleAttention: ${name} has the shape [${dims.join(', ')}], expected [${wanted.join(', ')}]`,
-    );
-  };
-  const [batch = 0, heads = 0, queries = 0, headDim = 0] = sized(query, 'query');
-  const [, kvHeads = 0, keys = 0] = sized(key, 'key');
-  const valueDim = sized(value, 'value')[3]!;
-  const past = pastQuery ? sized(pastQuery, 'past_query')[2]! : 0;
-  expect(key, 'key', [batch, kvHeads, keys, headDim]);
-  expect(value, 'value', [batch, kvHeads, keys, valueDim]);
-  expect(keyMask, 'key_mask', [batch, keys]);
-  expect(pastQuery, 'past_query', [batch, heads, past, headDim]);
-  if (kvHeads > 0 ? heads % kvHeads !== 0 : heads > 0) {
-    throw new InputError(`MultipoleAttention: ${kvHeads} key heads do not divide ${heads} query heads`);
-  }
+function sizesOf([query, key, value, keyMask, pastQuery]: readonly OptionalDims[]): MultipoleSizes {
+  const [batch = 0, heads = 0, queries = 0, headDim = 0] = checks.ranked(query, 'query', 4);
+  const [, kvHeads = 0, keys = 0] = checks.ranked(key, 'key', 4);
+  const valueDim = checks.ranked(value, 'value', 4)[3]!;
+  const past = pastQuery ? checks.ranked(pastQuery, 'past_query', 4)[2]! : 0;
+  checks.expect(key, 'key', [batch, kvHeads, keys, headDim]);
+  checks.expect(value, 'value', [batch, kvHeads, keys, valueDim]);
+  checks.expect(keyMask, 'key_mask', [batch, keys]);
+  checks.expect(pastQuery, 'past_query', [batch, heads, past, headDim]);
+  checks.groupedHeads(heads, kvHeads);
   return { batch, heads, kvHeads, queries, past, keys, headDim, valueDim };
 }
 

@@ -1,7 +1,8 @@
+import { elementwiseAttention } from '../../elementwise-attention/webgpu.js';
 import { multipoleAttention } from '../../multipole-attention/webgpu.js';
 import type { WebGpuOperator } from './operator.js';
 
 /** Operators with WebGPU kernels, by operator type. */
 export const WEBGPU_OPERATORS: ReadonlyMap<string, WebGpuOperator> = new Map(
-  [multipoleAttention].map(operator => [operator.opType, operator]),
+  [elementwiseAttention, multipoleAttention].map(operator => [operator.opType, operator]),
 );

@@ -6,7 +6,7 @@ export function attributesOf(node: Node): Attributes {
   const attributes: Record<string, AttributeValue> = {};
   for (const attribute of node.info.attributes.values()) {
     const { type, value } = attribute;
-    if (type === 'int' || type === 'float' || type === 'string' || type === 'ints')
+    if (type === 'int' || type === 'float' || type === 'string' || type === 'ints' || type === 'floats')
       attributes[attribute.name] = value;
   }
   return attributes;

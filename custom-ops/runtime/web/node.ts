@@ -3,6 +3,7 @@
  * measurements of kernels: whole models run in Node through `onnx-rewrite/node`.
  */
 
+export { elementwiseAttention } from '../../elementwise-attention/webgpu.js';
 export { multipoleAttention } from '../../multipole-attention/webgpu.js';
 export { GpuLimitError } from './gpu-limit-error.js';
 export type { GpuElementType, GpuTensor, WebGpuOperator } from './operator.js';

@@ -81,7 +81,12 @@ export class OperatorRunner {
         attributes,
         on.map(input => input?.dims ?? null),
       )
-      .map((dims, n) => this.allocate(`output ${n} of ${operator.opType}`, { type, dims }));
+      .map((dims, n) =>
+        this.allocate(`output ${n} of ${operator.opType}`, {
+          type: operator.float32Outputs.has(n) ? 'float32' : type,
+          dims,
+        }),
+      );
     const recorder = this.recorder();
     this.device.pushErrorScope('validation');
     record(recorder, attributes, on, results);

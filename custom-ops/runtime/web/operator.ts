@@ -28,8 +28,10 @@ export interface WebGpuOperator {
   readonly opType: string;
   /** Why these attributes cannot run on WebGPU, or null when they can. The function body covers the rest. */
   refusal(attributes: Attributes): string | null;
+  /** Outputs, by index, that are float32 whatever goes in; the others have the first input's element type. */
+  readonly float32Outputs: ReadonlySet<number>;
   /**
-   * Dims of every output; their element type is the first input's.
+   * Dims of every output.
    * @throws InputError when the inputs do not fit together
    */
   outputDims(

@@ -73,7 +73,8 @@ export class Run {
     try {
       const outputs = dims.map((size, n) => {
         const value = node.outputs[n];
-        return value ? this.#allocate(value.name, type, size) : null;
+        if (!value) return null;
+        return this.#allocate(value.name, operator.float32Outputs.has(n) ? 'float32' : type, size);
       });
       operator.record(recorder, attributes, inputs, outputs);
       recorder.submit();

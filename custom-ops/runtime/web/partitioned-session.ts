@@ -1,7 +1,7 @@
 import type * as Ort from 'onnxruntime-common';
 import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
-import type { DataType, ValueSpec } from '../../../rewriter/onnx/spec.js';
+import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
 import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
 import { identityModel } from './identity-model.js';
@@ -75,16 +75,13 @@ export class PartitionedSession {
     try {
       for (const step of steps) {
         if (step.kind === 'operator') {
-          stages.push({
-            kind: 'operator',
-            step,
-            operator: kernelOf(step.node)!,
-            attributes: attributesOf(step.node),
-          });
+          const operator = kernelOf(step.node)!;
+          stages.push({ kind: 'operator', step, operator, attributes: attributesOf(step.node) });
           const first = types.get(step.inputs[0] ?? '');
-          for (const value of step.node.outputs) {
-            if (value && first) types.set(value.name, withDims(first.dataType, value.declared?.dims));
-          }
+          step.node.outputs.forEach((value, n) => {
+            const type = operator.float32Outputs.has(n) ? DataType.FLOAT : first?.dataType;
+            if (value && type !== undefined) types.set(value.name, withDims(type, value.declared?.dims));
+          });
           continue;
         }
         const model = partialModel(graph.model, step, name => {

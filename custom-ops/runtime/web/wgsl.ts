@@ -73,6 +73,14 @@ fn read_${name}(row: u32, quad: u32) -> vec4<f32> {
 }`;
 }
 
+/** Numbers one by one, with `read_NAME(index) -> f32`. */
+export function tensorElements(type: FloatType): BindingDeclaration {
+  const element = (name: string) =>
+    type === 'float32' ? `${name}[index]` : `unpack2x16float(${name}[index / 2u])[index % 2u]`;
+  return (name, slot) => `${storage('read', type === 'float32' ? 'f32' : 'u32')(name, slot)}
+fn read_${name}(index: u32) -> f32 { return ${element(name)}; }`;
+}
+
 /** Booleans, one byte each, with `read_NAME(index) -> bool`. */
 export const booleans: BindingDeclaration = (name, slot) => `${storage('read', 'u32')(name, slot)}
 fn read_${name}(index: u32) -> bool { return extractBits(${name}[index / 4u], 8u * (index % 4u), 8u) != 0u; }`;
