@@ -14,12 +14,27 @@ export function onInterrupt(action: () => void): () => void {
 
 const SIGNAL_NUMBERS = { SIGHUP: 1, SIGTERM: 15 } as const;
 
+let finish: (() => Promise<void>) | null = null;
+
+/** Makes the first signal end the process by `action`, with exit code 0; a second one ends it at once. */
+export function finishOnSignal(action: () => Promise<void>): void {
+  finish = action;
+}
+
 /** Makes signals that end the process run the registered actions first. */
 export function handleSignals(): void {
-  process.once('SIGINT', () => end(ExitCode.Interrupted));
+  process.on('SIGINT', () => interrupted(ExitCode.Interrupted));
   for (const [signal, number] of Object.entries(SIGNAL_NUMBERS)) {
-    process.once(signal, () => end(128 + number));
+    process.on(signal, () => interrupted(128 + number));
   }
+}
+
+async function interrupted(exitCode: number): Promise<void> {
+  if (finish === null) end(exitCode);
+  const action = finish;
+  finish = null;
+  await action();
+  end(ExitCode.Done);
 }
 
 function end(exitCode: number): never {

@@ -5,9 +5,11 @@ import { benchCommand } from './bench.js';
 import { handleSignals, onInterrupt } from './cleanup.js';
 import { describeFailure } from './errors.js';
 import { ExitCode } from './exit-codes.js';
+import { exportCommand } from './export.js';
 import { inspectCommand } from './inspect.js';
 import { rewriteCommand } from './rewrite.js';
 import { runCommand } from './run.js';
+import { serveCommand } from './serve.js';
 import { note } from './terminal.js';
 import { tuneCommand } from './tune.js';
 import { validateCommand } from './validate.js';
@@ -30,6 +32,8 @@ const commands = [
   tuneCommand(),
   runCommand(),
   benchCommand(),
+  serveCommand(),
+  exportCommand(),
 ];
 for (const command of commands) {
   program.addCommand(command.copyInheritedSettings(program));

@@ -160,14 +160,21 @@ function load(): NativeParts {
   try {
     const binding = require(join(folder, 'onnxrewrite.node')) as Binding;
     binding.init(onnxruntimeLibrary());
-    const operators = ['onnxrewrite_ops', 'onnxrewrite_ops_cuda']
-      .map(name => join(folder, `lib${name}.${process.platform === 'darwin' ? 'dylib' : 'so'}`))
-      .filter(existsSync)
-      .flatMap(library => binding.loadOperators(library));
+    const operators = nativeLibraries().flatMap(library => binding.loadOperators(library));
     return { ok: true, binding, operators };
   } catch (error) {
     return { ok: false, reason: `the native build does not load: ${(error as Error).message}` };
   }
+}
+
+/** The libraries with operators that are there: that of the CPU first, which every ONNX Runtime can load. */
+export function nativeLibraries(): string[] {
+  const folder = nativeFolder();
+  if (folder === null) return [];
+  const extension = process.platform === 'darwin' ? 'dylib' : 'so';
+  return ['onnxrewrite_ops', 'onnxrewrite_ops_cuda']
+    .map(name => join(folder, `lib${name}.${extension}`))
+    .filter(existsSync);
 }
 
 /** The folder that ONNX_REWRITE_NATIVE names; without it a local build, then what was shipped. */
