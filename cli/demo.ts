@@ -76,6 +76,7 @@ async function rewriteAndMeasure(scratch: string): Promise<void> {
     output: rewritten,
     decide: sites =>
       decideUniformly(sites, { operator: OPERATORS[0]!, settings: {}, selects: () => true }, null),
+    calibration: null,
     externalData: 'reference',
     validation: { inputs: windows[0]!.file, lengths: null, budgets: DEFAULT_BUDGETS },
     keep: true,

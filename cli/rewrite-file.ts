@@ -1,6 +1,8 @@
 import { OPERATORS } from '../custom-ops/index.js';
 import { applyRewrite, type Rewrite } from '../rewriter/apply.js';
+import { calibrated, needsCalibration } from '../rewriter/calibration.js';
 import { findSites } from '../rewriter/find-sites.js';
+import { plural } from '../rewriter/format.js';
 import { ModelGraph } from '../rewriter/graph/model-graph.js';
 import {
   countOperators,
@@ -19,6 +21,7 @@ import type { RewriteReport } from '../rewriter/report.js';
 import type { NearMiss, Site } from '../rewriter/site.js';
 import { type Validation, worstIsolated } from '../rewriter/validation.js';
 import { attentionCosts } from './attention-cost.js';
+import type { CalibrationRequest } from './calibration/calibrate-model.js';
 import { describeEnvironment } from './environment.js';
 import { writeReport } from './report-file.js';
 import { runJob } from './runtime/run-job.js';
@@ -32,6 +35,8 @@ export interface RewriteRequest {
   readonly output: string | null;
   /** What to do with the sites that were found. */
   readonly decide: (sites: readonly Site[]) => readonly Decision[];
+  /** The user's data, for operators that are calibrated; null where there is none. */
+  readonly calibration: Pick<CalibrationRequest, 'files' | 'length'> | null;
   readonly externalData: ExternalDataMode;
   /** How to validate; null to run no model. */
   readonly validation: Pick<ValidationRequest, 'inputs' | 'lengths' | 'budgets'> | null;
@@ -84,7 +89,7 @@ export async function rewriteFile(request: RewriteRequest): Promise<RewriteOutco
 }
 
 async function rewriteOpenFile(input: ModelFile, request: RewriteRequest): Promise<RewriteOutcome> {
-  const draft = draftRewrite(input, request);
+  const draft = await draftRewrite(input, request);
   const { output } = request;
   const staged = output === null ? null : await stage(input, draft, output, request.externalData);
   try {
@@ -126,12 +131,12 @@ async function rewriteOpenFile(input: ModelFile, request: RewriteRequest): Promi
   }
 }
 
-function draftRewrite(input: ModelFile, request: RewriteRequest): Draft {
+async function draftRewrite(input: ModelFile, request: RewriteRequest): Promise<Draft> {
   const graph = new ModelGraph(input.model);
   const { sites, nearMisses } = findSites(graph);
-  const decisions = request.decide(sites);
-  const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
   const notices = [...graph.warnings];
+  const decisions = await calibrate(request.decide(sites), request, notices);
+  const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
   if (sites.length === 0) notices.push('No attention was found in this model.');
   else if (replacements.length === 0) notices.push('No site was replaced: the output equals the input.');
   const needsTraining = replacements.some(
@@ -141,6 +146,30 @@ function draftRewrite(input: ModelFile, request: RewriteRequest): Draft {
     notices.push('Not validated: the model has to be retrained before it can be compared with the original.');
   }
   return { sites, nearMisses, decisions, needsTraining, rewrite: applyRewrite(graph, replacements), notices };
+}
+
+/** Calibrates the operators that need it. */
+async function calibrate(
+  decisions: readonly Decision[],
+  { model, calibration }: RewriteRequest,
+  notices: string[],
+): Promise<readonly Decision[]> {
+  const sites = decisions.flatMap(({ site, replacement }) =>
+    replacement !== null && needsCalibration(replacement) ? [site.id] : [],
+  );
+  if (sites.length === 0) {
+    if (calibration !== null)
+      notices.push('The data was not used: no operator of this rewrite is calibrated.');
+    return decisions;
+  }
+  // Refused at once where there is nothing to calibrate on.
+  if (calibration === null) return calibrated(decisions, new Map(), 'weights');
+  const { moments, windows, length } = await runJob('calibrate', { model, sites, ...calibration });
+  const tokens = length === null ? '' : ` of ${length} tokens`;
+  notices.push(
+    `Calibrated on ${plural(windows, 'window', 'windows')}${tokens} from ${calibration.files.join(', ')}.`,
+  );
+  return calibrated(decisions, moments, 'weights');
 }
 
 async function stage(

@@ -13,7 +13,7 @@ import { ExitCode } from './exit-codes.js';
 import { type CommonOptions, nonNegativeInteger, withCommonOptions } from './options.js';
 import { renderValidation } from './render-validation.js';
 import { reportFile } from './report-file.js';
-import { rewriteFile } from './rewrite-file.js';
+import { type RewriteRequest, rewriteFile } from './rewrite-file.js';
 import { settingsOf } from './settings.js';
 import { siteGlob } from './site-glob.js';
 import { colors, note, print, printJson, table } from './terminal.js';
@@ -31,6 +31,7 @@ interface RewriteOptions extends CommonOptions, ValidationOptions {
   readonly dryRun?: true;
   readonly keep?: true;
   readonly retrain?: true;
+  readonly data?: readonly string[];
   readonly report?: string;
   readonly externalData: ExternalDataMode;
 }
@@ -60,8 +61,12 @@ export function rewriteCommand(): Command {
         )
         .option('--min-length <n>', 'keep exact attention at run time below n keys', nonNegativeInteger)
         .option('--retrain', 'take operators too that are right only once the model is retrained with them')
-        .option('--no-validate', 'do not run the models')
-        .option('--dry-run', 'decide, but write and run nothing')
+        .option(
+          '--data <files...>',
+          'data to calibrate operators on that need it: .npz or .json by input name, or text for byte-level models',
+        )
+        .option('--no-validate', 'do not compare the models')
+        .option('--dry-run', 'decide, but write nothing')
         .option('--keep', 'write the output even when it fails validation (the exit code stays 1)')
         .option('--report <file>', 'write a report: .html, .md or .json', reportFile)
         .addOption(
@@ -79,6 +84,7 @@ export function rewriteCommand(): Command {
       model,
       output: options.dryRun ? null : options.output!,
       decide: sites => decide(sites, options),
+      calibration: calibrationData(options),
       externalData: options.externalData,
       validation: options.validate ? validationSettings(options) : null,
       keep: options.keep === true,
@@ -89,6 +95,13 @@ export function rewriteCommand(): Command {
     else printRewrite(report, options);
     if (report.validation?.passed === false) process.exitCode = ExitCode.CheckFailed;
   });
+}
+
+/** Calibrated at the longest length of the validation, where lengths are given. */
+function calibrationData({ data, length }: RewriteOptions): RewriteRequest['calibration'] {
+  return data === undefined
+    ? null
+    : { files: data, length: length === undefined ? null : Math.max(...length) };
 }
 
 function checkOptions(model: string, { output, dryRun, report, plan }: RewriteOptions): void {

@@ -1,5 +1,6 @@
 import type { DataType, FunctionSpec } from '../rewriter/onnx/spec.js';
 import type { Computation, Site } from '../rewriter/site.js';
+import type { HeadMoments, HeadRotation } from './head-rotation.js';
 
 /** Operator domain of every custom operator. */
 export const DOMAIN = 'ai.onnxrewrite';
@@ -90,6 +91,12 @@ export interface OperatorDefinition {
    * @throws InputError for an unknown name, a wrong type or a value out of range.
    */
   resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>): Attributes;
+  /**
+   * For an operator that treats the dimensions of a head differently, and so approximates softmax attention only
+   * where its query and key [B,H,N,D] are rotated first: the rotation, from what the user's data makes of query
+   * and key. Left out by operators that need no calibration.
+   */
+  readonly rotationFor?: (moments: HeadMoments) => HeadRotation;
   /** Oldest version of the default operator set that has what the function body needs. */
   readonly oldestOpset: number;
   /**

@@ -9,8 +9,7 @@ import type { ModelEdit } from './onnx/edit.js';
 import { modelError } from './onnx/model-error.js';
 import type { FunctionInfo, ModelInfo, NodeListInfo } from './onnx/model-info.js';
 import type { FunctionSpec } from './onnx/spec.js';
-import { connectedInputs, type Replacement, replacementNodes } from './replacement-nodes.js';
-import { valuesOf } from './site.js';
+import { connectedInputs, type Replacement, replacementNodes, valuesRead } from './replacement-nodes.js';
 
 /** Before this IR version every initializer is a graph input as well, by rule and not by intent. */
 const IR_WITH_FREE_INITIALIZERS = 4;
@@ -122,7 +121,7 @@ function keptValues(located: readonly Located[]): ReadonlySet<Value> {
   const kept = new Set<Value>();
   for (const { replacement, producer } of located) {
     for (const input of connectedInputs(replacement).values()) {
-      for (const name of 'visible' in input ? [input.value] : valuesOf(input)) {
+      for (const name of valuesRead(input)) {
         const value = producer.graph.resolve(name);
         if (value === null) {
           throw new RangeError(`site ${replacement.site.id} reads '${name}', which is not there`);

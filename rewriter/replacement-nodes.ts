@@ -1,14 +1,38 @@
+import type { HeadRotation } from '../custom-ops/head-rotation.js';
 import { type Attributes, DOMAIN, type OperatorDefinition } from '../custom-ops/operator.js';
+import { AddedNodes } from './added-nodes.js';
+import { uncalibrated } from './calibration.js';
 import { isFloating } from './graph/data-type.js';
 import type { NameAuthority } from './graph/names.js';
+import { type LinearOperand, linearOperand } from './linear-operand.js';
 import { type AttributeSpec, DataType, type NodeSpec } from './onnx/spec.js';
-import type { AttentionSite, FusionOperand, KeyMask, Move, Operand, Site } from './site.js';
+import { rotatedHeads, rotatedLayer } from './rotated-operand.js';
+import {
+  type AttentionSite,
+  type FusionOperand,
+  isAttention,
+  type KeyMask,
+  type Move,
+  type Operand,
+  type Site,
+  valuesOf,
+} from './site.js';
 
 /** A site and the operator that takes its place, with all its attributes. */
 export interface Replacement {
   readonly site: Site;
   readonly operator: OperatorDefinition;
   readonly attributes: Attributes;
+  /** What query and key are rotated by, for an operator that says how (`rotationFor`). */
+  readonly rotation?: PlacedRotation;
+}
+
+export interface PlacedRotation extends HeadRotation {
+  /**
+   * 'weights': rotates the weights of the linear layer that computes an operand, where there is one, which
+   * costs nothing when the model runs; 'values': rotates what it computes.
+   */
+  readonly place: 'weights' | 'values';
 }
 
 /** Keys of NodeProto.metadata_props that say what a node replaced. */
@@ -18,11 +42,31 @@ export const PATTERN_METADATA = 'onnxrewrite.pattern';
 /** Name of the operator input that takes the keys visible per batch row, bool [B,S]. */
 const KEY_MASK = 'key_mask';
 
-type Input = Operand | FusionOperand | KeyMask;
+type Input = Operand | RotatedOperand | FusionOperand | KeyMask;
 
-/** The operator inputs that a replacement connects, by name, with the operands that they take. */
-export function connectedInputs({ site, operator }: Replacement): ReadonlyMap<string, Input> {
-  const available: Readonly<Record<string, Input | null>> = { ...operandsOf(site), [KEY_MASK]: site.keyMask };
+interface RotatedOperand extends Operand {
+  readonly rotation: HeadRotation;
+  /** The layer whose weights take the rotation; null where the values do. */
+  readonly linear: LinearOperand | null;
+}
+
+/** Names of the values of the graph that an input is made of. */
+export function valuesRead(input: Input): readonly string[] {
+  if ('visible' in input || !('linear' in input) || input.linear === null) return valuesOf(input);
+  const { input: source, weights, bias, split } = input.linear;
+  return [source, weights, bias, split?.shape].filter(name => name != null);
+}
+
+/**
+ * The operator inputs that a replacement connects, by name, with the operands that they take.
+ * @throws InputError when the operator has to be calibrated and is not
+ */
+export function connectedInputs(replacement: Replacement): ReadonlyMap<string, Input> {
+  const { site, operator } = replacement;
+  const available: Readonly<Record<string, Input | null>> = {
+    ...operandsOf(replacement),
+    [KEY_MASK]: site.keyMask,
+  };
   const connected = new Map<string, Input>();
   for (const { name, optional } of operator.inputs) {
     const operand = available[name] ?? null;
@@ -36,10 +80,25 @@ export function connectedInputs({ site, operator }: Replacement): ReadonlyMap<st
   return connected;
 }
 
-function operandsOf(site: Site): Readonly<Record<string, Operand | FusionOperand>> {
-  if (site.computation !== 'softmax') return site.operands;
+function operandsOf({
+  site,
+  operator,
+  rotation,
+}: Replacement): Readonly<Record<string, Operand | RotatedOperand | FusionOperand>> {
+  if (!isAttention(site)) return site.operands;
   const { query, key, value } = site;
-  return { query, key, value };
+  if (rotation === undefined) {
+    if (operator.rotationFor === undefined) return { query, key, value };
+    throw uncalibrated(site.id, operator.id);
+  }
+  const rotated = (operand: Operand, heads: number | null): RotatedOperand => {
+    const graph = site.nodes[0]!.graph;
+    const width = (heads ?? 0) * rotation.headDim;
+    const linear =
+      rotation.place === 'weights' ? linearOperand(operand, width, graph, new Set(site.nodes)) : null;
+    return { ...operand, rotation, linear };
+  };
+  return { query: rotated(query, site.queryHeads), key: rotated(key, site.kvHeads), value };
 }
 
 /**
@@ -56,7 +115,7 @@ export function replacementNodes(
 ): NodeSpec[] {
   const { site, operator, attributes } = replacement;
   const name = names.fresh(`${site.id}/${operator.opType}`);
-  const nodes = new Nodes(names, name);
+  const nodes = new AddedNodes(names, name);
   const connected = connectedInputs(replacement);
   const inputs = operator.inputs.map(input => {
     const operand = connected.get(input.name);
@@ -88,67 +147,8 @@ export function replacementNodes(
   return nodes.list;
 }
 
-/** Collects nodes, naming them and their outputs. */
-class Nodes {
-  readonly list: NodeSpec[] = [];
-
-  constructor(
-    private readonly names: NameAuthority,
-    private readonly prefix: string,
-  ) {}
-
-  freshValue(role: string): string {
-    return this.names.fresh(`${this.prefix}/${role}`);
-  }
-
-  /** Adds a node with one output; returns its name. */
-  add(
-    opType: string,
-    role: string,
-    inputs: readonly string[],
-    attributes: Readonly<Record<string, AttributeSpec>> = {},
-    output = this.freshValue(role),
-  ): string {
-    const name = this.names.fresh(`${this.prefix}/${role}/${opType}`);
-    this.list.push({ opType, name, inputs, outputs: [output], attributes });
-    return output;
-  }
-
-  /** Adds the moves of a value; returns the name of the last one's result, `output` where given. */
-  moved(value: string, role: string, moves: readonly Move[], output?: string): string {
-    return moves.reduce((moved, move, i) => {
-      const last = i === moves.length - 1;
-      const step = last ? role : `${role}_${i}`;
-      return 'transpose' in move
-        ? this.transpose(moved, step, move.transpose, last ? output : undefined)
-        : this.reshape(moved, step, move.reshape, last ? output : undefined);
-    }, value);
-  }
-
-  integers(role: string, values: readonly number[]): string {
-    const data = new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
-    const tensor = { dataType: DataType.INT64, dims: [values.length], data };
-    return this.add('Constant', role, [], { value: { type: 'tensor', value: tensor } });
-  }
-
-  reshape(value: string, role: string, shape: readonly number[], output?: string): string {
-    return this.add('Reshape', role, [value, this.integers(`${role}_shape`, shape)], {}, output);
-  }
-
-  slice(value: string, role: string, axis: number, [start, end]: readonly [number, number]): string {
-    const bounds = [start, end, axis].map((bound, i) =>
-      this.integers(`${role}_${['start', 'end', 'axis'][i]}`, [bound]),
-    );
-    return this.add('Slice', role, [value, ...bounds]);
-  }
-
-  transpose(value: string, role: string, perm: readonly number[], output?: string): string {
-    return this.add('Transpose', role, [value], { perm: { type: 'ints', value: perm } }, output);
-  }
-}
-
 /** An operand that an operator made inside itself, made by nodes of the graph. */
-function project(nodes: Nodes, operand: Operand, role: string): Operand {
+function project(nodes: AddedNodes, operand: Operand, role: string): Operand {
   const { value, projection } = operand;
   if (projection === null) return operand;
   const { weights, bias, columns } = projection;
@@ -165,21 +165,26 @@ function project(nodes: Nodes, operand: Operand, role: string): Operand {
   return { ...operand, value: result, projection: null };
 }
 
-/** Query, key or value of softmax attention, projected and laid out for the operator. */
+/** Query, key or value of softmax attention: projected, laid out for the operator, and rotated. */
 function attentionOperand(
-  nodes: Nodes,
-  operand: Operand,
+  nodes: AddedNodes,
+  operand: Operand | RotatedOperand,
   role: string,
   { queryHeads, kvHeads }: Pick<Site, 'queryHeads' | 'kvHeads'>,
   layout: OperatorDefinition['layout'],
 ): string {
   const heads = role === 'query' ? queryHeads : kvHeads;
-  const { value } = project(nodes, operand, role);
-  if (operand.layout === layout) return value;
-  const apart = toHeads({ ...operand, value }, role, heads);
+  const { rotation, linear } = 'rotation' in operand ? operand : { rotation: null, linear: null };
+  const place = rotation && { nodes, rotation, dataType: operand.dataType, heads: heads!, role };
+  const source =
+    place && linear
+      ? { ...operand, value: rotatedLayer(linear, place), layout: linear.layout }
+      : project(nodes, operand, role);
   const joined: readonly Move[] =
     layout === 'BHND' ? [] : [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }];
-  return nodes.moved(value, role, [...apart, ...joined]);
+  const moves = source.layout === layout ? [] : [...toHeads(source, role, heads), ...joined];
+  if (!place || linear) return nodes.moved(source.value, role, moves);
+  return rotatedHeads(nodes.moved(source.value, `${role}_heads`, moves), place);
 }
 
 /** The moves from an operand's layout to [B,H,N,D]. */
@@ -234,7 +239,7 @@ function fromHeads(value: string, layout: Operand['layout'], headDim: number | n
 }
 
 /** The key mask as bool, true where a key is visible; computed once for all sites that share it. */
-function visibleKeys(nodes: Nodes, mask: KeyMask, masks: Map<string, string>): string {
+function visibleKeys(nodes: AddedNodes, mask: KeyMask, masks: Map<string, string>): string {
   const key = `${mask.visible} ${mask.value}`;
   const known = masks.get(key);
   if (known !== undefined) return known;

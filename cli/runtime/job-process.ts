@@ -1,4 +1,5 @@
 import { benchModels } from '../bench-models.js';
+import { calibrateModel } from '../calibration/calibrate-model.js';
 import { describeFailure } from '../errors.js';
 import { runModel } from '../run-model.js';
 import { timeModels } from '../time-models.js';
@@ -30,6 +31,8 @@ function perform(message: JobMessage): Promise<Jobs[JobName]['result']> {
       return timeModels(message.request, progress);
     case 'bench':
       return benchModels(message.request, progress);
+    case 'calibrate':
+      return calibrateModel(message.request, progress);
     case 'tune':
       return tuneModel(message.request, progress);
   }

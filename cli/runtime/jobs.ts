@@ -1,5 +1,6 @@
 import type { Validation } from '../../rewriter/validation.js';
 import type { BenchRequest, BenchResult } from '../bench-models.js';
+import type { Calibration, CalibrationRequest } from '../calibration/calibrate-model.js';
 import type { Failure } from '../errors.js';
 import type { RunRequest, RunResult } from '../run-model.js';
 import type { TimingRequest, TimingResult } from '../time-models.js';
@@ -13,6 +14,7 @@ export interface Jobs {
   run: { readonly request: RunRequest; readonly result: RunResult };
   time: { readonly request: TimingRequest; readonly result: TimingResult };
   bench: { readonly request: BenchRequest; readonly result: BenchResult };
+  calibrate: { readonly request: CalibrationRequest; readonly result: Calibration };
   tune: { readonly request: TuneRequest; readonly result: Tuning };
 }
 

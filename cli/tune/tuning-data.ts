@@ -58,6 +58,37 @@ const HIDDEN_SHARE = 0.15;
  * @throws InputError when a file is bad, the lengths differ, or there are fewer than two windows
  */
 export function readTuningData(request: DataRequest, inputs: readonly ModelInput[]): TuningData {
+  const { windows, length } = pickWindows(request, inputs);
+  if (windows.length < 2) {
+    throw tooShort(request, windows.length, ', and tuning takes two, one to calibrate on and one held out');
+  }
+  const half = windows.length / 2;
+  return {
+    length,
+    calibration: windows.slice(0, half),
+    heldOut: windows.slice(half),
+    hash: hashOf(windows),
+  };
+}
+
+/**
+ * The windows that {@link readTuningData} calibrates on; the only window there is, where there is one.
+ * @throws InputError when a file is bad, the lengths differ, or there is no window
+ */
+export function readCalibrationWindows(
+  request: DataRequest,
+  inputs: readonly ModelInput[],
+): { readonly length: number | null; readonly windows: readonly DataWindow[] } {
+  const { windows, length } = pickWindows(request, inputs);
+  if (windows.length === 0) throw tooShort(request, 0, '');
+  return { length, windows: windows.slice(0, Math.ceil(windows.length / 2)) };
+}
+
+/** Up to two times `request.windows`, in an order that depends on the seed: an even number, or the only one. */
+function pickWindows(
+  request: DataRequest,
+  inputs: readonly ModelInput[],
+): { readonly length: number | null; readonly windows: readonly DataWindow[] } {
   const { files, seed, windows, hide } = request;
   const places = files.flatMap(file => placesIn(file, request.length, inputs));
   const lengths = [...new Set(places.map(({ length }) => length))];
@@ -66,16 +97,9 @@ export function readTuningData(request: DataRequest, inputs: readonly ModelInput
       remedy: 'Cut them to one with --length.',
     });
   }
-  if (places.length < 2) {
-    const at = request.length === null ? '' : ` of ${request.length} tokens`;
-    throw new InputError(
-      `${files.join(', ')}: the data is too short: ${places.length === 0 ? 'no window' : 'one window'}${at}, ` +
-        'and tuning takes two, one to calibrate on and one held out',
-      { file: files[0]!, remedy: 'Give more data or a shorter --length.' },
-    );
-  }
   const random = new SeededRandom(seed);
-  const count = Math.min(2 * windows, places.length - (places.length % 2));
+  const even = places.length - (places.length % 2);
+  const count = Math.min(2 * windows, even || places.length);
   const picked = Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * places.length) / count));
   for (let i = picked.length - 1; i > 0; i--) {
     const j = random.below(i + 1);
@@ -85,12 +109,15 @@ export function readTuningData(request: DataRequest, inputs: readonly ModelInput
     const window = places[index]!.read();
     return hide === null ? window : hideSpans(window, hide, new SeededRandom(seed + index), inputs);
   });
-  return {
-    length: lengths[0] ?? null,
-    calibration: read.slice(0, count / 2),
-    heldOut: read.slice(count / 2),
-    hash: hashOf(read),
-  };
+  return { length: lengths[0] ?? null, windows: read };
+}
+
+function tooShort({ files, length }: DataRequest, windows: number, needed: string): InputError {
+  const at = length === null ? '' : ` of ${length} tokens`;
+  return new InputError(
+    `${files.join(', ')}: the data is too short: ${windows === 0 ? 'no window' : 'one window'}${at}${needed}`,
+    { file: files[0]!, remedy: 'Give more data or a shorter --length.' },
+  );
 }
 
 /** A window that has not been read out of its file. */
@@ -105,7 +132,7 @@ function placesIn(file: string, length: number | null, inputs: readonly ModelInp
     if (length === null) {
       throw new InputError(`${file}: a text has no length of its own`, {
         file,
-        remedy: 'Give --length: a plan is tuned for one number of tokens.',
+        remedy: 'Give --length, the tokens of a window of it.',
       });
     }
     const { bytes, ids } = content;

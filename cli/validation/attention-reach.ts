@@ -1,15 +1,13 @@
-import { type AttentionSite, LAYOUT_AXES, type Layout, type Operand } from '../../rewriter/site.js';
+import type { AttentionSite } from '../../rewriter/site.js';
 import { type AttentionReach, REACH_BOUNDS } from '../../rewriter/validation.js';
-import { type TensorValue, toNumbers } from '../data/tensor.js';
+import { HeadRows, type ValueOf } from '../data/head-rows.js';
+import { toNumbers } from '../data/tensor.js';
 
 /** Query rows to look at, all heads of each, unless the work allows fewer only. */
 const MOST_ROWS = 64;
 const FEWEST_ROWS = 4;
 /** Multiply-adds that one site may take: a fraction of a second. */
 const MULTIPLY_ADDS = 2 ** 28;
-
-/** What the original model computes, or is fed, under a name. */
-type ValueOf = (name: string) => TensorValue | undefined;
 
 /**
  * How far a site attends: softmax attention of evenly spaced rows, all heads, summed by the distance between
@@ -85,89 +83,3 @@ function dot(a: HeadRows, startA: number, b: HeadRows, startB: number): number {
   for (let d = 0; d < a.size; d++) sum += a.data[startA + d * a.step]! * b.data[startB + d * b.step]!;
   return sum;
 }
-
-/** A query or key by batch row, head and position, in whatever layout it is. */
-class HeadRows {
-  private constructor(
-    readonly data: ArrayLike<number>,
-    readonly batch: number,
-    /** Queries or keys. */
-    readonly rows: number,
-    /** Elements of one of them in one head. */
-    readonly size: number,
-    private readonly strides: Readonly<Record<'batch' | 'head' | 'row', number>>,
-    /** Between elements of one of them. */
-    readonly step: number,
-  ) {}
-
-  /** @returns null where the operand is a weight, projected inside an operator, or not of its layout's rank */
-  static of(operand: Operand, heads: number, tensorOf: ValueOf): HeadRows | null {
-    if (operand.projection !== null) return null;
-    const tensor = tensorOf(operand.value);
-    if (tensor?.dims.length !== RANKS[operand.layout]) return null;
-    const { dims } = tensor;
-    const axes = LAYOUT_AXES[operand.layout];
-    const stride = (axis: number) => dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
-    const batch = axes.headsWithBatch ? dims[axes.batch]! / heads : dims[axes.batch]!;
-    const [row, rows] = [stride(axes.sequence), dims[axes.sequence]!];
-    switch (operand.layout) {
-      case 'BHND':
-      case 'BHDN': {
-        const step = operand.layout === 'BHND' ? 1 : rows;
-        const size = dims[operand.layout === 'BHND' ? 3 : 2]!;
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          size,
-          { batch: stride(0), head: stride(1), row },
-          step,
-        );
-      }
-      case 'BNHD':
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          dims[3]!,
-          { batch: stride(0), head: stride(2), row },
-          1,
-        );
-      case 'BN(HD)':
-      case 'NB(HD)': {
-        const size = dims[2]! / heads;
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          size,
-          { batch: stride(axes.batch), head: size, row },
-          1,
-        );
-      }
-      case 'N(BH)D':
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          dims[2]!,
-          { batch: heads * stride(1), head: stride(1), row },
-          1,
-        );
-    }
-  }
-
-  /** Where a row of a head begins. */
-  start(batch: number, head: number, row: number): number {
-    return batch * this.strides.batch + head * this.strides.head + row * this.strides.row;
-  }
-}
-
-const RANKS: Readonly<Record<Layout, number>> = {
-  BHND: 4,
-  BHDN: 4,
-  BNHD: 4,
-  'BN(HD)': 3,
-  'NB(HD)': 3,
-  'N(BH)D': 3,
-};

@@ -2,6 +2,7 @@ import { isAttention, type Site } from '../../rewriter/site.js';
 import type { AttentionReach, Difference, SiteValidation } from '../../rewriter/validation.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
+import { groupsWithin } from '../groups-within.js';
 import { type ModelSession, openSession } from '../runtime/session.js';
 import { attentionReach } from './attention-reach.js';
 import { difference } from './difference.js';
@@ -85,7 +86,9 @@ async function measureIsolated(
 ): Promise<Isolated[][]> {
   const fed = new Set(original.model.graph.inputs.map(({ name }) => name));
   const values = new Set(
-    group.flatMap(({ output, inputs }) => [output, ...inputs]).filter(name => !fed.has(name)),
+    group
+      .flatMap(({ output, inputs }) => [output, ...inputs, ...operandsOf(sites.get(output))])
+      .filter(name => !fed.has(name)),
   );
   const operators = new IsolatedOperators(rewritten);
   try {
@@ -111,6 +114,11 @@ async function measureIsolated(
   } finally {
     await operators.release();
   }
+}
+
+/** Values that tell how a softmax site attends: a replacement may compute them otherwise, from what is before. */
+function operandsOf(site: Site | undefined): readonly string[] {
+  return site !== undefined && isAttention(site) ? [site.query.value, site.key.value] : [];
 }
 
 /** Runs replacements by themselves, on values of the original. */
@@ -173,22 +181,11 @@ function inGroups(
       Math.max(...[...feeds.values()].map(({ dims }) => dims.slice(0, 2).reduce((a, b) => a * b, 1))),
     )
     .reduce((sum, count) => sum + count, 0);
-  const bytes = ({ output, inputs }: Replacement): number => {
+  return groupsWithin(ALLOWANCE, replacements, ({ output, inputs }) => {
     const site = sites.get(output);
     const width = site?.queryHeads && site.headDim ? site.queryHeads * site.headDim : ASSUMED_WIDTH;
     return (inputs.length + 1) * width * positions * FLOAT_BYTES;
-  };
-  const groups: Replacement[][] = [];
-  let used = Number.POSITIVE_INFINITY;
-  for (const replacement of replacements) {
-    used += bytes(replacement);
-    if (used > ALLOWANCE) {
-      groups.push([]);
-      used = bytes(replacement);
-    }
-    groups.at(-1)!.push(replacement);
-  }
-  return groups;
+  });
 }
 
 function describeSite(replacement: Replacement, isolated: Isolated, propagated: Difference): SiteValidation {

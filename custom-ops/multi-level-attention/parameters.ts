@@ -40,6 +40,15 @@ export function plainParameters(
   };
 }
 
+/**
+ * In place of softmax attention, unless told otherwise: half of a head counts everywhere, and all of it between the
+ * tokens of a block of 1024 (README, "In place of softmax attention").
+ */
+export function softmaxParameters(headDim: number): MultiLevelParameters {
+  const leading = Math.ceil(headDim / 2);
+  return plainParameters([leading, headDim - leading], 1024);
+}
+
 /** Tokens in a block of a level (counted from 0); the global level has one block of any length. */
 export function blockLength({ ranks, block }: MultiLevelParameters, level: number): number {
   return level === 0 ? Number.POSITIVE_INFINITY : block * 2 ** (ranks.length - 1 - level);

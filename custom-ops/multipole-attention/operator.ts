@@ -1,5 +1,5 @@
 import { InputError } from '../../rewriter/errors.js';
-import type { AttentionSite, MaskKind, Site } from '../../rewriter/site.js';
+import type { AttentionSite, Site } from '../../rewriter/site.js';
 import { CAUSAL, CAUSAL_OFFSET, checkSettings } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import type {
@@ -9,6 +9,7 @@ import type {
   AttributeValue,
   OperatorDefinition,
 } from '../operator.js';
+import { siteParameters, softmaxRefusal } from '../softmax-site.js';
 import { INPUT_NAMES, multipoleFunctionBody, OP_TYPE } from './function-body.js';
 import {
   attributesOf,
@@ -27,6 +28,12 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
     type: 'int',
     least: 0,
     description: 'exact attention when there are fewer keys than this',
+  },
+  {
+    name: 'exact_below_rows',
+    type: 'int',
+    least: 0,
+    description: 'exact attention when there are fewer queries than this, as in steps of decoding',
   },
   {
     name: 'segment',
@@ -92,19 +99,16 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
   },
 ];
 
-const ACCEPTED_MASKS: ReadonlySet<MaskKind> = new Set([
-  'none',
-  'all-true',
-  'key-padding',
-  'causal',
-  'causal+padding',
-]);
-
 /**
  * Shortest sequence at which the function body beats exported attention in stock ONNX Runtime (README,
  * "Measured").
  */
 const MIN_LENGTH = 3072;
+
+/**
+ * Fewest rows that pay for summaries of all keys where keys of earlier steps are there already (README, "Caches").
+ */
+const FEWEST_ROWS = 512;
 
 /**
  * Short segments without neighbors and narrow clusters, more of which are retrieved: a quarter fewer products than
@@ -144,14 +148,8 @@ function paperPreset(): Attributes {
 function accepts(site: Site): Acceptance {
   if (site.computation !== 'softmax')
     return { ok: false, reason: 'multipole-attention approximates softmax' };
-  if (!ACCEPTED_MASKS.has(site.mask)) {
-    return { ok: false, reason: `multipole-attention has no form for a mask of kind ${site.mask}` };
-  }
-  if (site.kind === 'cached') {
-    return { ok: false, reason: 'multipole-attention takes no cache of earlier keys and values' };
-  }
-  if (site.operatorScale === null) return { ok: false, reason: 'the scale of its scores is not constant' };
-  return { ok: true };
+  const reason = softmaxRefusal('multipole-attention', site);
+  return reason === null ? { ok: true } : { ok: false, reason };
 }
 
 function resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>): Attributes {
@@ -161,8 +159,8 @@ function resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>)
   const attributes: Attributes = {
     ...attributesOf({
       ...defaultParameters(site.causal),
-      scale: site.operatorScale,
-      causalOffset: site.causal && site.alignment === 'upper-left' ? 0 : null,
+      ...siteParameters(site),
+      exactBelowRows: site.kind === 'cached' ? FEWEST_ROWS : 0,
     }),
     ...settings,
     ...(typeof retrieve === 'number' ? { retrieve: [retrieve] } : {}),
