@@ -33,6 +33,7 @@ inline Parameters readParameters(const NodeAttributes& attributes) {
   p.causal = integer("causal", 0, 0) != 0;
   p.causalOffset = attributes.integer("causal_offset");
   p.exactBelow = integer("exact_below", 0, 0);
+  p.exactBelowRows = integer("exact_below_rows", 0, 0);
   p.segment = integer("segment", 256, p.causal ? 1 : 0);
   p.window = integer("window", p.causal ? 0 : 1, 0);
   p.keyClusters = integer("key_clusters", 8, 1);

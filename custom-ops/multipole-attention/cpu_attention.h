@@ -20,7 +20,9 @@ class Attention {
 
   void run() {
     std::vector<size_t> exact, approximate;
-    const bool isShort = geometry_.keys < problem_.parameters.exactBelow || geometry_.keys == 0;
+    const Parameters& p = problem_.parameters;
+    const bool isShort = geometry_.keys == 0 || geometry_.keys < p.exactBelow ||
+                         static_cast<int64_t>(problem_.shape.queries) < p.exactBelowRows;
     for (size_t head = 0; head < problem_.shape.batch * problem_.shape.heads; head++) {
       (isShort || problem_.retrieveOf(head) < 0 ? exact : approximate).push_back(head);
     }

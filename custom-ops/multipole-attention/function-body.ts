@@ -87,7 +87,7 @@ function attention(
   parameters: MultipoleParameters,
   traced: boolean,
 ): Attention {
-  const { retrieve, exactBelow } = parameters;
+  const { retrieve, exactBelow, exactBelowRows } = parameters;
   const exactHeads = Array.from(retrieve.keys()).filter(h => retrieve[h]! < 0);
   if (exactHeads.length === retrieve.length) return wholeHeads(b, inputs, parameters, true, false);
   if (exactHeads.length > 0) return mixedHeads(b, inputs, parameters, exactHeads);
@@ -96,7 +96,11 @@ function attention(
   const rows = b.dim(inputs.query, 2);
   const short = b.less(
     b.dim(inputs.key, 2),
-    b.where(b.less(rows, 1), Number.MAX_SAFE_INTEGER, b.ints([Math.max(exactBelow, 1)])),
+    b.where(
+      b.less(rows, Math.max(exactBelowRows, 1)),
+      Number.MAX_SAFE_INTEGER,
+      b.ints([Math.max(exactBelow, 1)]),
+    ),
   );
   const branch = (exact: boolean) => (inner: GraphBuilder) => {
     const { output, lse } = wholeHeads(inner, inputs, parameters, exact, false);

@@ -19,7 +19,7 @@ export function operationCount(
 ): OperationCount {
   const { causal, queryClusters, iterations, keyClusters, keyGrouping, retrieveMass } = parameters;
   const exact = causal ? length * (length + 1) : 2 * length * length;
-  if (retrieve < 0 || length < parameters.exactBelow) return { exact, multipole: exact };
+  if (retrieve < 0 || length < Math.max(parameters.exactBelow, parameters.exactBelowRows)) return { exact, multipole: exact };
   if (retrieveMass > 0) return { exact, multipole: null };
   const shape = {
     batch: 1,

@@ -16,6 +16,7 @@ struct Parameters {
   bool causal = false;
   std::optional<int64_t> causalOffset;
   int64_t exactBelow = 0;
+  int64_t exactBelowRows = 0;
   int64_t segment = 256;
   int64_t window = 1;
   int64_t keyClusters = 8;

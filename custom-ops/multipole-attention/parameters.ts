@@ -13,6 +13,8 @@ export interface MultipoleParameters {
   readonly causalOffset: number | null;
   /** Exact attention when S is below this. */
   readonly exactBelow: number;
+  /** Exact attention when N is below this: few rows do not pay for summaries of all keys. */
+  readonly exactBelowRows: number;
   /** Keys per segment; 0 = one segment over all keys. */
   readonly segment: number;
   readonly window: number;
@@ -39,6 +41,7 @@ export function defaultParameters(causal: boolean): MultipoleParameters {
     causal,
     causalOffset: null,
     exactBelow: 0,
+    exactBelowRows: 0,
     segment: 256,
     window: causal ? 0 : 1,
     keyClusters: 8,
@@ -75,6 +78,7 @@ export function attributesOf(parameters: MultipoleParameters): Attributes {
     causal: Number(parameters.causal),
     ...(parameters.causalOffset === null ? {} : { causal_offset: parameters.causalOffset }),
     exact_below: parameters.exactBelow,
+    exact_below_rows: parameters.exactBelowRows,
     segment: parameters.segment,
     window: parameters.window,
     key_clusters: parameters.keyClusters,
@@ -100,6 +104,7 @@ export function parametersOf(attributes: Attributes): MultipoleParameters {
     causal: number('causal') !== 0,
     causalOffset: optional('causal_offset'),
     exactBelow: number('exact_below'),
+    exactBelowRows: optional('exact_below_rows') ?? 0,
     segment: number('segment'),
     window: number('window'),
     keyClusters: number('key_clusters'),

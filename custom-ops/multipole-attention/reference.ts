@@ -522,7 +522,7 @@ export function multipoleAttention(
       const kvAt = b * kvHeads + g;
       const key = slice64(inputs.key, kvAt, keys * headDim);
       const value = slice64(inputs.value, kvAt, keys * valueDim);
-      const approximate = keys >= parameters.exactBelow;
+      const approximate = keys >= parameters.exactBelow && queries >= parameters.exactBelowRows;
       const clusters = !approximate
         ? []
         : (given.keyClusters?.map(level => level.subarray(kvAt * keys, (kvAt + 1) * keys)) ??

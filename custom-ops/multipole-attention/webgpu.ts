@@ -223,7 +223,8 @@ class MultipoleCall {
   }
 
   #isExact(head: number): boolean {
-    return this.sizes.keys < this.parameters.exactBelow || this.#retrieve(head) < 0;
+    const { exactBelow, exactBelowRows } = this.parameters;
+    return this.sizes.keys < exactBelow || this.sizes.queries < exactBelowRows || this.#retrieve(head) < 0;
   }
 
   #stateBytes(rows: number): number {

@@ -36,6 +36,7 @@ export function randomCase(seed: number): {
     scale: oneOf([null, 0.1, 1.5]),
     causalOffset: causal ? oneOf([null, null, 0, 13]) : null,
     exactBelow: oneOf([0, 0, 0, 50]),
+    exactBelowRows: oneOf([0, 0, 0, 20]),
     segment: global ? 0 : oneOf([1, 7, 16, 20, 32, 64]),
     window: oneOf([0, 0, 1, 2]),
     keyClusters: oneOf([1, 2, 3, 4, 8, 19]),

@@ -42,6 +42,7 @@ Parameters parametersOf(std::map<std::string, test::Attribute> attributes) {
   if (attributes.count("causal_offset")) p.causalOffset = integer("causal_offset");
   p.causal = integer("causal") != 0;
   p.exactBelow = integer("exact_below");
+  p.exactBelowRows = integer("exact_below_rows");
   p.segment = integer("segment");
   p.window = integer("window");
   p.keyClusters = integer("key_clusters");

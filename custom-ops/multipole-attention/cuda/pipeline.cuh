@@ -114,7 +114,7 @@ class MultipoleAttention {
       anyMultipole = anyMultipole || count >= 0;
       anyChoice = anyChoice || count > 0;
     }
-    approximate_ = anyMultipole && shape_.keys >= p.exactBelow && shape_.keys > 0;
+    approximate_ = anyMultipole && shape_.keys > 0 && shape_.keys >= p.exactBelow && shape_.queries >= p.exactBelowRows;
     retrieves_ = approximate_ && (anyChoice || (p.retrieveMass > 0 && anyMultipole));
     retrieve_.entries = approximate_ ? static_cast<int>(p.retrieve.size()) : 1;
     for (int i = 0; i < retrieve_.entries; i++)
