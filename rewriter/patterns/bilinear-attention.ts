@@ -53,8 +53,6 @@ interface Candidate {
   readonly parameters: BilinearParameters;
   /** Weights by name of the operator's input. */
   readonly weights: Readonly<Record<string, Value>>;
-  /** Products and normalizations to carry out, in order. */
-  readonly steps: readonly Node[];
   readonly products: readonly Node[];
 }
 
@@ -185,11 +183,7 @@ function candidateOf(
     if (dims(value).join() !== expected[name]?.join()) return `its ${name} does not have the shape of one`;
   }
   if (bilinearProblem(parameters) !== null) return bilinearProblem(parameters)!;
-  const steps = weighted.flatMap(chain => [
-    ...[...chain!.weights].reverse().map(({ node }) => node),
-    ...(chain!.norm === null ? [] : [chain!.norm]),
-  ]);
-  return { x, parameters, weights, steps, products };
+  return { x, parameters, weights, products };
 }
 
 /** Shapes that the weights of these parameters have, by name. */
@@ -219,7 +213,7 @@ function weightShapes(parameters: BilinearParameters): Readonly<Record<string, r
 
 /** The parameters with scales and causality as an experiment finds them; a string says what differs. */
 function measured(
-  { x, parameters, weights, steps, products }: Candidate,
+  { x, parameters, weights, products }: Candidate,
   logits: Value,
   trials: readonly Trial[],
 ): BilinearParameters | string {
@@ -231,15 +225,10 @@ function measured(
     const data = random.normals(dims.reduce((product, dim) => product * dim, 1));
     /** Logits by the graph, of all products or of one alone. */
     const computed = (feed: Feed, only: number | null) => {
-      const experiment = new Experiment(trial, feed);
+      const experiment = new Experiment(trial.probe(feed));
       experiment.set(x, index => data[index]!);
-      for (const node of steps) {
-        if (node.type === 'LayerNormalization') experiment.applyLayerNormalization(node);
-        else experiment.applyProduct(node.outputs[0]!, productOf(node)!);
-      }
       products.forEach((node, n) => {
-        if (only === null || only === n) experiment.applyProduct(node.outputs[0]!, productOf(node)!);
-        else experiment.set(node.outputs[0]!, () => 0);
+        if (only !== null && only !== n) experiment.set(node.outputs[0]!, () => 0);
       });
       const shape = [batch, parameters.heads, tokens, tokens];
       return (place: readonly [number, number, number, number]) =>

@@ -4,10 +4,13 @@ import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { dominatorsOf } from '../match/dominators.js';
 import { Experiment } from '../match/experiment.js';
+import { isStored } from '../match/operands.js';
+import { PRODUCTS } from '../match/product.js';
 import { DataType } from '../onnx/spec.js';
-import { PLAIN, type Trial } from '../probe/laboratory.js';
-import { UnknownSample } from '../probe/sample.js';
+import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
+import { coordinates, indexOf, UnknownSample } from '../probe/sample.js';
 import type { FusionSite, KeyMask, Move, SequenceAxes } from '../site.js';
+import { inverse, transposed } from './moves.js';
 import type { FormContext, Fusion, Miss } from './source-form.js';
 
 /**
@@ -19,8 +22,9 @@ import type { FormContext, Fusion, Miss } from './source-form.js';
 
 /** Where element-wise attention may end. */
 export interface Ending {
-  /** Node whose first output is the attention. */
   readonly anchor: Node;
+  /** The attention. */
+  readonly output: Value;
   /** What the weights are made of, and the values are not: sums of weights, or logits. */
   readonly normalizer: Value;
   /** The softmax on the way, where there is one. */
@@ -30,10 +34,20 @@ export interface Ending {
 
 /** Operators that are analytic functions of numbers, sum them or move them: what experiments speak for. */
 const FOLLOWED: ReadonlySet<string> = new Set([
+  ...PRODUCTS,
   ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Exp', 'Pow', 'Sum', 'Reciprocal', 'Softmax', 'Where'],
   ...['CumSum', 'ReduceSum', 'ReduceMean', 'ReduceMin', 'ReduceMax'],
   ...['Identity', 'Cast', 'CastLike', 'Dropout', 'Reshape', 'Flatten', 'Unsqueeze', 'Squeeze', 'Transpose'],
   ...['Expand', 'Tile', 'Concat', 'Slice', 'Split', 'Gather', 'Not'],
+]);
+
+/** Of whole numbers and truth values: what masks are made by. */
+const COMPARISONS: ReadonlySet<string> = new Set([
+  'Equal',
+  'Greater',
+  'GreaterOrEqual',
+  'Less',
+  'LessOrEqual',
 ]);
 
 /** Orders to compare with; odd ones are told apart, to say that they are odd. */
@@ -47,7 +61,7 @@ interface Operands {
   readonly mask: Value | null;
 }
 
-/** What an experiment found. */
+/** What an experiment found; all other axes than batch and sequence hold channels. */
 interface Finding {
   readonly order: number;
   readonly causal: boolean;
@@ -55,46 +69,50 @@ interface Finding {
   readonly visible: KeyMask['visible'];
 }
 
+/** Ranks of query, key, value and output: channels are one axis, or heads and their channels are two. */
+const RANKS: readonly (number | null)[] = [3, 4];
+
 /** Element-wise attention that ends like this, or why there is none. */
 export function elementwiseFusion(ending: Ending, context: FormContext): Fusion | Miss {
-  const { anchor, normalizer, softmax } = ending;
-  const output = anchor.outputs[0]!;
-  const slice = ancestors(output, isFollowed);
+  const { anchor, output, normalizer, softmax } = ending;
+  const { laboratory } = context;
+  const followed = isFollowedIn(laboratory);
+  const slice = ancestors(output, followed);
   const data = dataOf();
   const dataInputs = (node: Node) => node.inputs.filter(value => value !== null).filter(data);
-  const follow = ({ type }: Node) => FOLLOWED.has(type);
-  const through = (start: Iterable<Value>) => dominatorsOf(start, dataInputs, follow);
-  const dims = (value: Value) => context.laboratory.trials[0]!.probe(PLAIN).tryToSample(value)?.dims ?? null;
-  const rank = (value: Value) => dims(value)?.length ?? null;
-  const typed = (value: Value) => context.laboratory.trials[0]!.probe(PLAIN).sample(value).dataType;
-  const channels = dims(output)?.at(-1);
-  const isOperand = (value: Value) =>
-    rank(value) === 3 && isFloating(typed(value)) && dims(value)!.at(-1) === channels;
+  const through = (start: Iterable<Value>) =>
+    dominatorsOf(start, dataInputs, node => node.outputs.some(value => value !== null && followed(value)));
+  const sample = (value: Value) => laboratory.trials[0]!.probe(PLAIN).tryToSample(value);
+  const rank = (value: Value) => sample(value)?.dims.length ?? null;
+  const isOperand = (value: Value) => {
+    const found = sample(value);
+    return found !== null && isFloating(found.dataType) && found.dims.length === rank(output);
+  };
 
   const producers = [...slice].map(({ producer }) => producer).filter(producer => producer !== null);
-  const exponentials = producers.filter(producer => producer.type === 'Exp' || producer === softmax);
-  const bases = exponentials.flatMap(({ inputs }) => squaresBehind(inputs[0]!, slice, context));
   const miss = (reason: string, near: boolean): Miss => ({ node: anchor, reason, near, nodes: producers });
-  if (bases.length === 0 || rank(output) !== 3) return miss('no weights exp(-k^2)', false);
+  const exponentials = producers.filter(producer => producer.type === 'Exp' || producer === softmax);
+  const bases = exponentials.flatMap(({ inputs }) => squaresBehind(inputs[0]!, slice, followed, laboratory));
+  if (bases.length === 0 || !RANKS.includes(rank(output))) return miss('no weights exp(-k^2)', false);
   const keys = new Set(bases.flatMap(base => [base, ...differenceOf(base)]).flatMap(base => through([base])));
 
   for (const key of [...keys].filter(isOperand)) {
-    const used = boundary(output, key, slice, data);
-    const weighing = boundary(normalizer, key, slice, data);
-    const masks = [...weighing].flatMap(value =>
-      through([value])
-        .filter(found => rank(found) === 2)
-        .slice(0, 1),
-    );
-    const masking = new Set([...weighing].filter(value => through([value]).some(found => rank(found) === 2)));
-    const queries = through([...weighing].filter(value => !masking.has(value))).filter(isOperand);
+    const used = boundary(output, key, slice, followed, data);
+    const weighing = boundary(normalizer, key, slice, followed, data);
+    const vectors = (value: Value) => through([value]).filter(found => rank(found) === 2);
+    const masking = [...weighing].filter(value => vectors(value).length > 0);
+    const queries = through([...weighing].filter(value => !masking.includes(value))).filter(isOperand);
     const values = through([...used].filter(value => !weighing.has(value))).filter(isOperand);
-    if (new Set(masks).size > 1) continue;
+    // The furthest back is what tells keys apart, whatever it is turned into on its way.
+    const masks = new Set(masking.map(value => vectors(value).at(-1)!));
+    if (masks.size > 1) continue;
     for (const query of queries) {
       for (const value of values) {
-        const operands = { query, key, value, mask: masks[0] ?? null };
+        const operands = { query, key, value, mask: [...masks][0] ?? null };
         const finding = examine(ending, operands, slice, context);
-        if (finding !== null) return fusionOf(ending, operands, finding, slice, context);
+        if (finding === null) continue;
+        const fusion = fusionOf(ending, operands, finding, slice, context);
+        return typeof fusion === 'string' ? miss(fusion, true) : fusion;
       }
     }
   }
@@ -131,10 +149,16 @@ function dataOf(): (value: Value) => boolean {
   };
 }
 
-/** Values whose squares the exponent is made of. */
-function squaresBehind(exponent: Value, slice: ReadonlySet<Value>, { laboratory }: FormContext): Value[] {
+/** Values whose squares the exponent is made of, without a product of matrices in between. */
+function squaresBehind(
+  exponent: Value,
+  slice: ReadonlySet<Value>,
+  followed: (value: Value) => boolean,
+  laboratory: Laboratory,
+): Value[] {
   const found: Value[] = [];
-  for (const { producer } of ancestors(exponent, value => slice.has(value) && isFollowed(value))) {
+  const follow = (value: Value) => slice.has(value) && followed(value) && !isProduct(value.producer!);
+  for (const { producer } of ancestors(exponent, follow)) {
     const [base, other] = producer?.inputs ?? [];
     if (base == null || other == null) continue;
     const product = producer!.type === 'Mul' && unscaled(base, laboratory) === unscaled(other, laboratory);
@@ -144,12 +168,26 @@ function squaresBehind(exponent: Value, slice: ReadonlySet<Value>, { laboratory 
   return found;
 }
 
-function isFollowed({ producer }: Value): boolean {
-  return producer !== null && FOLLOWED.has(producer.type);
+function isProduct({ type }: Node): boolean {
+  return PRODUCTS.some(product => product === type);
+}
+
+/** Whether experiments speak for the node that computes a value. Projections of data by weights end what they do. */
+function isFollowedIn(laboratory: Laboratory): (value: Value) => boolean {
+  const stored = (value: Value | null) => value === null || isStored(value, laboratory);
+  const floating = (value: Value | null) => {
+    const sample = value && laboratory.trials[0]!.probe(PLAIN).tryToSample(value);
+    return sample == null || isFloating(sample.dataType);
+  };
+  return ({ producer }) => {
+    if (producer === null) return false;
+    if (COMPARISONS.has(producer.type)) return !producer.inputs.some(floating);
+    return FOLLOWED.has(producer.type) && !(isProduct(producer) && producer.inputs.some(stored));
+  };
 }
 
 /** A value before its sign changed: torch takes -k * k as (-k) * k. */
-function unscaled(value: Value, laboratory: FormContext['laboratory']): Value {
+function unscaled(value: Value, laboratory: Laboratory): Value {
   const { producer } = value;
   if (producer?.type === 'Neg') return unscaled(producer.inputs[0]!, laboratory);
   if (producer?.type !== 'Mul') return value;
@@ -168,13 +206,14 @@ function boundary(
   target: Value,
   key: Value,
   slice: ReadonlySet<Value>,
+  followed: (value: Value) => boolean,
   data: (value: Value) => boolean,
 ): ReadonlySet<Value> {
   const fromKey = new Map<Value, boolean>();
   const dependsOn = (value: Value): boolean => {
     let known = fromKey.get(value);
     if (known === undefined) {
-      const inner = slice.has(value) && isFollowed(value);
+      const inner = slice.has(value) && followed(value);
       known =
         value === key || (inner && value.producer!.inputs.some(input => input !== null && dependsOn(input)));
       fromKey.set(value, known);
@@ -211,37 +250,36 @@ function examine(
   { laboratory }: FormContext,
 ): Finding | null {
   const first = laboratory.trials[0]!;
+  const { length: rank } = first.probe(PLAIN).sample(ending.output).dims;
+  const axes = Array.from({ length: rank }, (_, axis) => axis);
   const choices: Finding[] = [];
-  for (const [batch, sequence] of [
-    [0, 1],
-    [1, 0],
-  ] as const) {
-    for (const visible of operands.mask === null ? (['nonzero'] as const) : (['nonzero', 'zero'] as const)) {
-      for (const causal of [false, true]) {
-        for (const order of ORDERS) choices.push({ order, causal, axes: { batch, sequence }, visible });
+  for (const sequence of axes) {
+    const others = axes.filter(axis => axis !== sequence);
+    for (const batch of operands.mask === null ? others.slice(0, 1) : others) {
+      for (const visible of operands.mask === null ? (['nonzero'] as const) : VISIBLE) {
+        for (const causal of [false, true]) {
+          for (const order of ORDERS) choices.push({ order, causal, axes: { batch, sequence }, visible });
+        }
       }
     }
   }
   const best = closest(choices, ending, operands, first);
   if (best === null) return null;
-  const others = [...laboratory.trials.slice(1), beyondWindows(best, slice, laboratory)];
+  const others = [...laboratory.trials.slice(1), beyondWindows(slice, laboratory)];
   for (const trial of others) {
     if (trial !== null && closest([best], ending, operands, trial) === null) return null;
   }
   return best;
 }
 
+const VISIBLE = ['nonzero', 'zero'] as const;
+
 /** Longest window to look beyond. */
 const LONGEST_WINDOW = 2048;
 const LONG = 97;
 
-/** A trial longer than any window that a constant of the graph may mean; null where order or sizes need none. */
-function beyondWindows(
-  { order }: Finding,
-  slice: ReadonlySet<Value>,
-  laboratory: FormContext['laboratory'],
-): Trial | null {
-  if (order !== 0) return null;
+/** A trial longer than any window that a constant of the graph may mean; null where sizes are fixed. */
+function beyondWindows(slice: ReadonlySet<Value>, laboratory: Laboratory): Trial | null {
   let longest = LONG;
   for (const value of ancestors(
     [...slice][0]!,
@@ -265,8 +303,8 @@ function closest(
   operands: Operands,
   trial: Trial,
 ): Finding | null {
-  const output = ending.anchor.outputs[0]!;
-  const experiment = new Experiment(trial);
+  const { output } = ending;
+  const experiment = new Experiment(trial.probe(PLAIN));
   const [queryDims, keyDims, valueDims, outputDims] = [
     operands.query,
     operands.key,
@@ -275,13 +313,14 @@ function closest(
   ].map(value => experiment.dims(value));
   if (!queryDims || !keyDims || !valueDims || !outputDims) return null;
   const same = (one: readonly number[], other: readonly number[]) => one.join() === other.join();
-  if (!same(keyDims, valueDims) || !same(queryDims, outputDims)) return null;
+  if (!same(keyDims, valueDims) || !same(queryDims, outputDims) || keyDims.length !== queryDims.length) {
+    return null;
+  }
   try {
     experiment.set(operands.key, index => number(KEY, index));
     experiment.set(operands.query, index => number(QUERY, index));
     experiment.set(operands.value, index => number(VALUE, index));
     if (operands.mask !== null) experiment.set(operands.mask, shown);
-    if (ending.softmax !== null) experiment.applySoftmax(ending.softmax.outputs[0]!);
     const count = outputDims.reduce((product, dim) => product * dim, 1);
     const places = Array.from({ length: SAMPLES }, (_, n) => Math.floor(((n + 0.5) * count) / SAMPLES));
     places.push(count - 1);
@@ -293,6 +332,7 @@ function closest(
       if (choice.causal && !same(queryDims, keyDims)) continue;
       const maskDims = operands.mask === null ? null : experiment.dims(operands.mask);
       const { batch, sequence } = choice.axes;
+      if (keyDims.some((dim, axis) => axis !== sequence && dim !== queryDims[axis])) continue;
       if (maskDims && !same(maskDims, [keyDims[batch]!, keyDims[sequence]!])) continue;
       let error = 0;
       for (const [n, place] of places.entries()) {
@@ -323,19 +363,19 @@ function definition(
   keyDims: readonly number[],
   masked: boolean,
 ): number | null {
-  const channels = queryDims[2]!;
-  const outer = [Math.floor(place / channels / queryDims[1]!), Math.floor(place / channels) % queryDims[1]!];
-  const [b, i, c] = [outer[axes.batch]!, outer[axes.sequence]!, place % channels];
+  const position = coordinates(place, queryDims);
+  const [b, i] = [position[axes.batch]!, position[axes.sequence]!];
   const q = number(QUERY, place);
   const keys = keyDims[axes.sequence]!;
   let numerator = 0;
   let denominator = 0;
   for (let j = 0; j < (causal ? i + 1 : keys); j++) {
     if (masked && (shown(b * keys + j) === 1) !== (visible === 'nonzero')) continue;
-    const row = axes.batch === 0 ? b * keys + j : j * keyDims[1]! + b;
-    const k = number(KEY, row * channels + c);
+    position[axes.sequence] = j;
+    const index = indexOf(position, keyDims);
+    const k = number(KEY, index);
     const weight = Math.exp(-k * k) * (order === 0 ? Math.exp(2 * q * k) : series(order, 2 * q * k));
-    numerator += weight * number(VALUE, row * channels + c);
+    numerator += weight * number(VALUE, index);
     denominator += weight;
   }
   return denominator === 0 ? null : numerator / denominator;
@@ -351,34 +391,45 @@ function series(order: number, x: number): number {
   return sum;
 }
 
+/** The fusion, or why it is none. */
 function fusionOf(
-  { anchor, interior }: Ending,
+  { anchor, output, interior }: Ending,
   { query, key, value, mask }: Operands,
   { order, causal, axes, visible }: Finding,
   slice: ReadonlySet<Value>,
   { laboratory }: FormContext,
-): Fusion {
-  const output = anchor.outputs[0]!;
+): Fusion | string {
+  const { trials } = laboratory;
+  const dims = trials.map(trial => trial.probe(PLAIN).sample(output).dims);
+  const channels = dims[0]!.map((_, axis) => axis).filter(axis => !Object.values(axes).includes(axis));
+  const sizes = channels.map(axis => dims[0]![axis]!);
+  if (dims.some(other => channels.some((axis, n) => other[axis] !== sizes[n]))) {
+    return 'the number of its channels is not fixed';
+  }
+  if (sizes.every(size => size === 1)) return 'its channels are merged with the batch';
   const operands = [query, key, value, ...(mask === null ? [] : [mask])];
   const inner = ancestors(output, found => slice.has(found) && !operands.includes(found));
   const nodes = new Set(
     [...inner].filter(found => !operands.includes(found)).map(({ producer }) => producer),
   );
   nodes.delete(null);
-  const moves: readonly Move[] = axes.batch === 0 ? [] : [{ transpose: [1, 0, 2] }];
-  const maskType = mask && laboratory.trials[0]!.probe(PLAIN).sample(mask).dataType;
-  const cross = laboratory.trials.some(trial => {
+  const places = [axes.batch, axes.sequence, ...channels];
+  const maskType = mask && trials[0]!.probe(PLAIN).sample(mask).dataType;
+  const cross = trials.some(trial => {
     const [rows, keys] = [query, key].map(operand => trial.probe(PLAIN).sample(operand).dims[axes.sequence]);
     return rows !== keys;
   });
+  const joined: readonly Move[] = channels.length === 1 ? [] : [{ reshape: [0, 0, -1] }];
+  const apart: readonly Move[] = channels.length === 1 ? [] : [{ reshape: [0, 0, ...sizes] }];
+  const moves = [...transposed(places), ...joined];
   return {
     computation: 'elementwise',
     operands: { query: { value: query, moves }, key: { value: key, moves }, value: { value, moves } },
-    output: { value: output, moves, axes },
+    output: { value: output, moves: [...apart, ...transposed(inverse(places))], axes },
     parameters: { order, causal: Number(causal) },
     causal,
     keyMask: mask === null ? null : { value: mask.name, dataType: maskType!, visible },
-    emptyRow: mask === null ? 'never' : emptyRow(output, query, mask, visible, laboratory.trials[0]!),
+    emptyRow: mask === null ? 'never' : emptyRow(output, operands, visible, trials[0]!),
     kind: cross ? 'cross' : 'self',
     named: anchor,
     interior,
@@ -390,14 +441,15 @@ function fusionOf(
 /** What the graph gives for a row that sees no key: 0 / 0 unless something provides for it. */
 function emptyRow(
   output: Value,
-  query: Value,
-  mask: Value,
+  [query, key, value, mask]: readonly Value[],
   visible: KeyMask['visible'],
   trial: Trial,
 ): FusionSite['emptyRow'] {
-  const experiment = new Experiment(trial);
-  experiment.set(query, index => number(QUERY, index));
-  experiment.set(mask, () => Number(visible === 'zero'));
+  const experiment = new Experiment(trial.probe(PLAIN));
+  for (const [role, operand] of [query, key, value].entries()) {
+    experiment.set(operand!, index => number(role + 1, index));
+  }
+  experiment.set(mask!, () => Number(visible === 'zero'));
   const element = experiment.at(output, 0);
   if (Number.isNaN(element)) return 'nan';
   return element === 0 ? 'zeros' : 'unknown';

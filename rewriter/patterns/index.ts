@@ -8,6 +8,7 @@ import { onnxAttention } from './onnx-attention.js';
 import { projectingAttention } from './projecting-attention.js';
 import { softmaxAttention } from './softmax-attention.js';
 import type { SourceForm } from './source-form.js';
+import { structuredMatMul } from './structured-matmul.js';
 
 /** Every source form. Where several take the same anchors, special ones come before general ones. */
 export const SOURCE_FORMS: readonly SourceForm[] = [
@@ -20,4 +21,5 @@ export const SOURCE_FORMS: readonly SourceForm[] = [
   groupQueryAttention,
   elementwiseSeries,
   elementwiseSoftmax,
+  structuredMatMul,
 ];

@@ -1,16 +1,23 @@
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import type { Graph } from '../graph/graph.js';
 import type { Node } from '../graph/node.js';
 import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
-import { HIDDEN_AT_MOST } from '../masks/logits.js';
+import { hidesLaterKeys } from '../masks/causal.js';
+import { ComputedLogits } from '../masks/computed-logits.js';
+import type { MaskFacts } from '../masks/facts.js';
+import { type Extent, HIDDEN_AT_MOST } from '../masks/logits.js';
+import { Experiment } from '../match/experiment.js';
+import type { Match } from '../match/matcher.js';
 import { PRODUCTS, type Product, productOf } from '../match/product.js';
-import { ScoreExperiment } from '../match/score-experiment.js';
-import { drawn, type Feed } from '../probe/feed.js';
+import { DataType } from '../onnx/spec.js';
+import { drawn, type Feed, uniform } from '../probe/feed.js';
 import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf } from '../probe/sample.js';
 import type { Move } from '../site.js';
+import { inverse, transposed } from './moves.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
-import { sumOfProducts } from './weighted-sum.js';
+import { emptyRowOf, maskProblem, sumOfProducts } from './weighted-sum.js';
 
 /**
  * Multi-level attention in standard operators: softmax over a sum of products of parts of query and key, each
@@ -32,7 +39,7 @@ const MOST_NUMBERS = 16;
 
 /** Positions compared at each sample size, and rounding allowed, relative to the sum of magnitudes. */
 const COMPARISONS = 400;
-const ROUNDING = 1e-5;
+const ROUNDING = { float32: 1e-5, float16: 5e-3 } as const;
 
 function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   const { laboratory } = context;
@@ -48,23 +55,53 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   }
 
   const miss = (reason: string): Miss => ({ node: anchor, reason, near: true, nodes: found.matched });
-  const experiment = new ScoreExperiment(operands.query, operands.key, logits, products);
+  const rounding = ROUNDING[typeOf(logits, laboratory) === DataType.FLOAT16 ? 'float16' : 'float32'];
+  const formula = { query: operands.query, key: operands.key, logits };
   const places = layoutsOf(operands.query, operands.key, output, sum, laboratory);
   if (places.length === 0) return miss('the axes of query, key, value and output are not those of heads');
   const trials = trialsFor(longestNumber(logits, context), laboratory);
   const problems: string[] = [];
   for (const layout of places) {
-    const scores = new Scores(experiment, layout);
-    const levels = levelsOf(scores, trials);
-    if (typeof levels === 'string') {
-      problems.push(levels);
+    const scores = new Scores(formula, layout, rounding);
+    const mask = maskOf(scores, anchor.graph, context);
+    const levels = typeof mask === 'string' ? mask : levelsOf(scores, mask, trials);
+    if (typeof mask === 'string' || typeof levels === 'string') {
+      problems.push(typeof mask === 'string' ? mask : `${levels}`);
       continue;
     }
-    const problem = difference(scores, levels, trials);
-    if (problem === null) return fusionOf(anchor, found.nodes.get('softmax')!, operands, layout, levels);
+    const problem = difference(scores, levels, mask, trials);
+    if (problem === null) {
+      const cached = trials.some(trial => scores.extent(trial).rows < scores.extent(trial).columns);
+      return fusionOf(anchor, found, operands, layout, levels, mask, cached);
+    }
     problems.push(problem);
   }
   return miss(problems[0]!);
+}
+
+function typeOf(value: Value, { trials }: Laboratory): DataType {
+  return trials[0]!.probe(PLAIN).sample(value).dataType;
+}
+
+/** Which keys the rows of a site see. */
+interface Mask {
+  readonly facts: MaskFacts;
+  readonly causal: boolean;
+  /** What the model is fed so that all keys are present. */
+  readonly present: Feed;
+  /** The value that the key mask is; null where there is none. */
+  readonly keys: Value | null;
+}
+
+/** The mask of the scores, or why it is none that the operator takes. */
+function maskOf(scores: Scores, graph: Graph, { masks, laboratory }: FormContext): Mask | string {
+  const facts = masks.inspect({ logits: scores.logits(), graph, extent: trial => scores.extent(trial) });
+  const problem = maskProblem(facts);
+  if (problem !== null) return problem;
+  const absent = laboratory.feed('uniform 0 0', () => uniform(PLAIN.seed, 0));
+  const present = facts.keyMask?.visible === 'zero' ? absent : PLAIN;
+  const keys = facts.keyMask && graph.resolve(facts.keyMask.value);
+  return { facts, causal: hidesLaterKeys(facts), present, keys };
 }
 
 /** Operators between query or key and a product that pick elements, move them, or scale them. */
@@ -107,30 +144,25 @@ interface Layout {
   readonly key: readonly number[];
   readonly value: MovedValue;
   readonly output: MovedValue;
+  /** Axes of batch, heads, rows and channels in the output. */
+  readonly outputOrder: readonly number[];
   readonly headDim: number;
   /** Null where batch and heads are one axis. */
   readonly heads: number | null;
+  readonly kvHeads: number | null;
 }
 
-const ORDERS: Readonly<Record<3 | 4, { readonly query: number[][]; readonly key: number[][] }>> = {
-  4: {
-    query: [
-      [0, 1, 2, 3],
-      [0, 2, 1, 3],
-    ],
-    key: [
-      [0, 1, 2, 3],
-      [0, 2, 1, 3],
-      [0, 1, 3, 2],
-    ],
-  },
-  3: {
-    query: [[0, 1, 2]],
-    key: [
-      [0, 1, 2],
-      [0, 2, 1],
-    ],
-  },
+/** Where query and key have batch, heads, sequence and channels; with rank 3, batch and heads are one. */
+const ORDERS: Readonly<Record<3 | 4, readonly (readonly number[])[]>> = {
+  4: [
+    [0, 1, 2, 3],
+    [0, 2, 1, 3],
+    [0, 1, 3, 2],
+  ],
+  3: [
+    [0, 1, 2],
+    [0, 2, 1],
+  ],
 };
 
 /** Layouts whose sizes agree, of which the scores decide. */
@@ -141,31 +173,28 @@ function layoutsOf(
   sum: Product,
   { trials }: Laboratory,
 ): readonly Layout[] {
+  const rank = trials[0]!.probe(PLAIN).sample(output).dims.length;
+  if ((rank !== 3 && rank !== 4) || sum.factor !== 1) return [];
   const dimsOf = (value: Value) => trials.map(trial => trial.probe(PLAIN).sample(value).dims);
-  const [queries, keys, values, outputs] = [query, key, sum.right, output].map(dimsOf) as [
-    (readonly number[])[],
-    (readonly number[])[],
-    (readonly number[])[],
-    (readonly number[])[],
-  ];
-  const rank = outputs[0]!.length;
-  if (rank !== 3 && rank !== 4) return [];
-  if ([queries, keys, values].some(dims => dims[0]!.length !== rank)) return [];
-  const { inner, outer } = sum.axes.right(rank);
-  const { rows, columns } = sum.result(rank);
-  if (inner !== rank - 2 || outer !== rank - 1 || rows !== rank - 2 || columns !== rank - 1) return [];
-  if (sum.factor !== 1) return [];
-  const agree = (queryOrder: readonly number[], keyOrder: readonly number[]) =>
+  if ([query, key, sum.right].some(value => dimsOf(value)[0]!.length !== rank)) return [];
+  const { lead, inner, outer } = sum.axes.right(rank);
+  const { lead: outputLead, rows, columns } = sum.result(rank);
+  const valueOrder = [...lead, inner, outer];
+  const outputOrder = [...outputLead, rows, columns];
+  if (lead.length !== rank - 2 || outputLead.length !== rank - 2) return [];
+  const ordered = (value: Value, order: readonly number[]) =>
+    dimsOf(value).map(dims => order.map(axis => dims[axis]!));
+  const outputs = ordered(output, outputOrder);
+  const values = ordered(sum.right, valueOrder);
+  const agree = (queries: readonly number[][], keys: readonly number[][]) =>
     outputs.every((out, t) => {
-      const q = queryOrder.map(axis => queries[t]![axis]!);
-      const k = keyOrder.map(axis => keys[t]![axis]!);
-      const v = values[t]!;
-      const headDim = queries[0]![queryOrder.at(-1)!];
+      const [q, k, v] = [queries[t]!, keys[t]!, values[t]!];
+      const headDim = queries[0]!.at(-1);
       return (
         q.slice(0, -1).every((dim, axis) => dim === out[axis]) &&
         k.slice(0, -1).every((dim, axis) => dim === v[axis]) &&
         v.at(-1) === outputs[0]!.at(-1) &&
-        q.at(-2) === k.at(-2) &&
+        q.at(-2)! <= k.at(-2)! &&
         q.at(-1) === headDim &&
         k.at(-1) === headDim &&
         (rank === 3 || (q[1] === outputs[0]![1] && q[1]! % k[1]! === 0)) &&
@@ -174,18 +203,25 @@ function layoutsOf(
     });
   const headed = (width: number): Move[] => (rank === 4 ? [] : [{ reshape: [0, 1, -1, width] }]);
   const valueDim = outputs[0]!.at(-1)!;
-  return ORDERS[rank].query.flatMap(queryOrder =>
-    ORDERS[rank].key
-      .filter(keyOrder => agree(queryOrder, keyOrder))
-      .map(keyOrder => ({
-        rank,
-        query: queryOrder,
-        key: keyOrder,
-        value: { value: sum.right, moves: headed(valueDim) },
-        output: { value: output, moves: rank === 4 ? [] : [{ reshape: [0, -1, valueDim] }] },
-        headDim: queries[0]![queryOrder.at(-1)!]!,
-        heads: rank === 4 ? outputs[0]![1]! : null,
-      })),
+  const joined: Move[] = rank === 4 ? [] : [{ reshape: [0, -1, valueDim] }];
+  return ORDERS[rank].flatMap(queryOrder =>
+    ORDERS[rank].flatMap(keyOrder => {
+      const queries = ordered(query, queryOrder);
+      if (!agree(queries, ordered(key, keyOrder))) return [];
+      return [
+        {
+          rank,
+          query: queryOrder,
+          key: keyOrder,
+          value: { value: sum.right, moves: [...transposed(valueOrder), ...headed(valueDim)] },
+          output: { value: output, moves: [...joined, ...transposed(inverse(outputOrder))] },
+          outputOrder,
+          kvHeads: rank === 4 ? values[0]![1]! : null,
+          headDim: queries[0]!.at(-1)!,
+          heads: rank === 4 ? outputs[0]![1]! : null,
+        },
+      ];
+    }),
   );
 }
 
@@ -195,20 +231,36 @@ type Content = (b: number, h: number, n: number, d: number) => number;
 /** The logits of a site for contents of query and key, by batch row, head, row and key. */
 class Scores {
   constructor(
-    private readonly experiment: ScoreExperiment,
+    private readonly formula: { readonly query: Value; readonly key: Value; readonly logits: Value },
     readonly layout: Layout,
+    /** Rounding of the type that scores are computed in. */
+    readonly rounding: number,
   ) {}
 
-  /** Number of tokens at the sizes of a trial. */
-  tokens(trial: Trial): number {
-    const { dims } = trial.probe(PLAIN).sample(this.layout.output.value);
-    return dims.at(-2)!;
+  /** Sizes of the score matrix; with rank 3, batch rows and heads are one. */
+  extent(trial: Trial): Extent {
+    const { outputOrder, output, key, rank } = this.layout;
+    const probe = trial.probe(PLAIN);
+    const { dims } = probe.sample(output.value);
+    const [batch, ...rest] = outputOrder.map(axis => dims[axis]!);
+    const columns = probe.sample(this.formula.key).dims[key.at(-2)!]!;
+    return { batch: batch!, heads: rank === 4 ? rest[0]! : 1, rows: rest.at(-2)!, columns };
   }
 
-  /** Batch rows and heads. */
-  parts(trial: Trial): readonly [number, number] {
-    const { dims } = trial.probe(PLAIN).sample(this.layout.output.value);
-    return this.layout.rank === 4 ? [dims[0]!, dims[1]!] : [dims[0]!, 1];
+  /** The logits as the mask sees them: of queries and keys that have the first dimension of the head only. */
+  logits(): ComputedLogits {
+    const { query, key, logits } = this.formula;
+    return new ComputedLogits(logits, [query, key], (experiment, product) => {
+      const first = (role: 'query' | 'key', value: number) => {
+        const dims = experiment.sample(this.formula[role]).dims;
+        experiment.set(
+          this.formula[role],
+          this.reader(dims, role, (_b, _h, _n, d) => (d === 0 ? value : 0)),
+        );
+      };
+      first('query', product);
+      first('key', 1);
+    });
   }
 
   run(
@@ -218,19 +270,21 @@ class Scores {
     key: Content,
   ): (b: number, h: number, i: number, j: number) => number {
     const { rank } = this.layout;
-    const logits = this.experiment.run(
-      trial,
-      feed,
-      this.reader(trial, 'query', query),
-      this.reader(trial, 'key', key),
-    );
+    const experiment = new Experiment(trial.probe(feed));
+    const dimsOf = (value: Value) => trial.probe(PLAIN).sample(value).dims;
+    experiment.set(this.formula.query, this.reader(dimsOf(this.formula.query), 'query', query));
+    experiment.set(this.formula.key, this.reader(dimsOf(this.formula.key), 'key', key));
+    const logits = experiment.sample(this.formula.logits);
     return (b, h, i, j) =>
       logits.at(indexOf(rank === 4 ? [b, h, i, j] : [b, i, j], logits.dims.slice(-rank)));
   }
 
   /** Elements of query or key by index, in the graph's own order of axes. */
-  private reader(trial: Trial, role: 'query' | 'key', content: Content): (index: number) => number {
-    const { dims } = trial.probe(PLAIN).sample(this.experiment[role]);
+  private reader(
+    dims: readonly number[],
+    role: 'query' | 'key',
+    content: Content,
+  ): (index: number) => number {
     const order = this.layout[role];
     return index => {
       const position = coordinates(index, dims);
@@ -244,7 +298,6 @@ class Scores {
 /** What the scores are, in the terms of the operator. */
 interface Levels {
   readonly scale: number;
-  readonly causal: boolean;
   readonly ranks: readonly number[];
   readonly block: number;
   readonly levelScale: readonly number[];
@@ -271,27 +324,25 @@ function longestNumber(logits: Value, { graph }: FormContext): number {
 }
 
 /** Learns levels, blocks and factors from unit vectors; a string says why there are none. */
-function levelsOf(scores: Scores, [trial]: readonly Trial[]): Levels | string {
-  const tokens = scores.tokens(trial!);
-  if (tokens < 2) return 'it has fewer than two tokens';
-  const none = scores.run(
-    trial!,
-    PLAIN,
-    () => 0,
-    () => 0,
-  );
+function levelsOf(scores: Scores, { present }: Mask, [trial]: readonly Trial[]): Levels | string {
+  const { rows, columns } = scores.extent(trial!);
+  if (columns < 2) return 'it has fewer than two tokens';
   const units = Array.from({ length: scores.layout.headDim }, (_, unit) => {
     const content: Content = (_b, _h, _n, d) => Number(d === unit);
-    return scores.run(trial!, PLAIN, content, content);
+    return scores.run(trial!, present, content, content);
   });
-  // Key 0 is visible to every row, causal or not.
-  if ([0, tokens - 1].some(row => none(0, 0, row, 0) !== 0)) return 'its scores have a bias or a mask';
-  const weight = (unit: number, row: number) => units[unit]!(0, 0, row, 0);
-  const dimensions = units.map((_, unit) => ({
-    reach: reachOf(row => weight(unit, row) !== 0, tokens),
-    near: weight(unit, 0),
-    far: weight(unit, tokens - 1),
-  }));
+  const offset = columns - rows;
+  const dimensions = units.map(logits => {
+    const counts = (row: number, key: number) => logits(0, 0, row, key) !== 0;
+    // The first key that the first row shares a block with, and the first row beyond that block.
+    const first = reachOf(key => !counts(0, key), offset + 1);
+    const beyond = reachOf(row => counts(row, first), rows);
+    return {
+      reach: first > offset ? 0 : offset + beyond - first,
+      near: logits(0, 0, 0, offset),
+      far: logits(0, 0, rows - 1, 0),
+    };
+  });
   if (dimensions.some(({ reach }) => reach === 0))
     return 'some dimensions of query and key take no part in the scores';
 
@@ -312,6 +363,7 @@ function levelsOf(scores: Scores, [trial]: readonly Trial[]): Levels | string {
   const halving = reaches.slice(1).every((reach, n) => reach === block * 2 ** (levels - 2 - n));
   if (!halving)
     return `its levels have blocks of ${reaches.slice(1).join(', ')} tokens: not each half of the one before`;
+  const close = (a: number, b: number) => Math.abs(a - b) <= (scores.rounding / 10) * Math.abs(b);
   const shared = dimensions[0]!.near / dimensions[0]!.far;
   const divide = close(shared, 1) ? 'none' : close(shared * levels, 1) ? 'shared' : null;
   if (divide === null)
@@ -324,7 +376,6 @@ function levelsOf(scores: Scores, [trial]: readonly Trial[]): Levels | string {
   const scale = factors[0]!;
   return {
     scale,
-    causal: none(0, 0, 0, tokens - 1) <= HIDDEN_AT_MOST,
     ranks,
     block,
     levelScale: firsts.map(first => (close(factors[first]!, scale) ? 1 : factors[first]! / scale)),
@@ -332,12 +383,10 @@ function levelsOf(scores: Scores, [trial]: readonly Trial[]): Levels | string {
   };
 }
 
-const close = (a: number, b: number) => Math.abs(a - b) <= 1e-6 * Math.abs(b);
-
-/** How many rows from the first on `counts` holds for; infinite where it does for all. */
-function reachOf(counts: (row: number) => boolean, rows: number): number {
-  if (counts(rows - 1)) return Number.POSITIVE_INFINITY;
-  let [inside, outside] = [-1, rows - 1];
+/** How many places from the first on `counts` holds for; infinite where it does for all. */
+function reachOf(counts: (place: number) => boolean, places: number): number {
+  if (counts(places - 1)) return Number.POSITIVE_INFINITY;
+  let [inside, outside] = [-1, places - 1];
   while (outside - inside > 1) {
     const middle = (inside + outside) >> 1;
     if (counts(middle)) inside = middle;
@@ -347,7 +396,7 @@ function reachOf(counts: (row: number) => boolean, rows: number): number {
 }
 
 /** Compares the scores with what the operator computes, on random numbers; null where they agree. */
-function difference(scores: Scores, levels: Levels, trials: readonly Trial[]): string | null {
+function difference(scores: Scores, levels: Levels, mask: Mask, trials: readonly Trial[]): string | null {
   const ends: number[] = [];
   for (const rank of levels.ranks) ends.push((ends.at(-1) ?? 0) + rank);
   const length = (level: number) =>
@@ -359,17 +408,20 @@ function difference(scores: Scores, levels: Levels, trials: readonly Trial[]): s
       2 * new SeededRandom(((seed * 31 + b) * 31 + h) * 1_000_003 + n * 509 + d).uniform() - 1;
   const [query, key] = [content(1), content(2)];
   for (const [t, trial] of trials.entries()) {
-    const tokens = scores.tokens(trial);
-    const [batch, heads] = scores.parts(trial);
-    const { dims: keyDims } = trial.probe(PLAIN).sample(scores.layout.value.value);
-    const share = scores.layout.rank === 4 ? heads / keyDims[1]! : 1;
-    const feeds = [PLAIN, OTHER_DATA, drawn(2, [0, 1])];
-    const runs = feeds.map(feed => scores.run(trial, feed, query, key));
-    const places = placesToCompare(new SeededRandom(t), batch, heads, tokens, levels.block);
+    const extent = scores.extent(trial);
+    const offset = extent.columns - extent.rows;
+    const { kvHeads } = scores.layout;
+    const share = kvHeads === null ? 1 : extent.heads / kvHeads;
+    const feeds = [mask.present, OTHER_DATA, drawn(2, [0, 1])];
+    const runs = feeds.map(feed => ({
+      logit: scores.run(trial, feed, query, key),
+      hidden: hiddenKeys(mask, trial, feed, extent),
+    }));
+    const places = placesToCompare(new SeededRandom(t), extent, levels.block);
     for (const [b, h, i, j] of places) {
-      const hidden = levels.causal && j > i;
+      const position = i + offset;
       let [expected, magnitude, count] = [0, 0, 0];
-      for (let level = 0; level < ends.length && blockOf(level, i) === blockOf(level, j); level++) {
+      for (let level = 0; level < ends.length && blockOf(level, position) === blockOf(level, j); level++) {
         count++;
         for (let d = ends[level - 1] ?? 0; d < ends[level]!; d++) {
           const term = levels.levelScale[level]! * query(b, h, i, d) * key(b, Math.floor(h / share), j, d);
@@ -378,11 +430,12 @@ function difference(scores: Scores, levels: Levels, trials: readonly Trial[]): s
         }
       }
       const factor = levels.scale / (levels.divide === 'shared' ? count : 1);
-      for (const [f, run] of runs.entries()) {
-        const actual = run(b, h, i, j);
-        const right = hidden
-          ? actual <= HIDDEN_AT_MOST
-          : Math.abs(actual - factor * expected) <= ROUNDING * Math.abs(factor) * magnitude;
+      for (const [f, { logit, hidden }] of runs.entries()) {
+        const actual = logit(b, h, i, j);
+        const right =
+          (mask.causal && j > position) || hidden(b, j)
+            ? actual <= HIDDEN_AT_MOST + Math.abs(factor) * magnitude
+            : Math.abs(actual - factor * expected) <= scores.rounding * Math.abs(factor) * magnitude;
         if (right) continue;
         if (f > 0) return 'its scores depend on something besides query and key, such as a mask';
         return `its scores are not those of levels with blocks of ${levels.block} tokens, as at row ${i} and key ${j}`;
@@ -392,50 +445,61 @@ function difference(scores: Scores, levels: Levels, trials: readonly Trial[]): s
   return null;
 }
 
+/** Whether the key mask hides a key of a batch row. */
+function hiddenKeys(
+  { facts: { keyMask }, keys }: Mask,
+  trial: Trial,
+  feed: Feed,
+  { columns }: Extent,
+): (b: number, j: number) => boolean {
+  if (keyMask === null || keys === null) return () => false;
+  const { at } = trial.probe(feed).sample(keys);
+  return (b, j) => (at(b * columns + j) === 0) === (keyMask.visible === 'nonzero');
+}
+
 /** Pairs of tokens: random ones, and those beside the ends of blocks. */
 function placesToCompare(
   random: SeededRandom,
-  batch: number,
-  heads: number,
-  tokens: number,
+  { batch, heads, rows, columns }: Extent,
   block: number,
 ): (readonly [number, number, number, number])[] {
-  const beside = () => {
-    const end = block * (1 + random.below(Math.max(1, Math.floor(tokens / block))));
-    return Math.min(tokens - 1, end - random.below(2));
+  /** Of `count` tokens from position `start` on, one at random or one beside the end of a block. */
+  const token = (start: number, count: number) => {
+    if (random.uniform() < 0.5) return random.below(count);
+    const end = block * (1 + random.below(Math.max(1, Math.floor((start + count) / block))));
+    return Math.max(0, Math.min(count - 1, end - random.below(2) - start));
   };
-  const token = () => (random.uniform() < 0.5 ? random.below(tokens) : beside());
   return Array.from({ length: COMPARISONS }, () => [
     random.below(batch),
     random.below(heads),
-    token(),
-    token(),
+    token(columns - rows, rows),
+    token(0, columns),
   ]);
 }
 
 function fusionOf(
   anchor: Node,
-  softmax: Node,
+  found: Match,
   operands: { readonly query: Value | null; readonly key: Value | null },
   layout: Layout,
   levels: Levels,
+  { facts, causal }: Mask,
+  cached: boolean,
 ): Fusion {
   const [query, key] = [operands.query!, operands.key!];
   const output = anchor.outputs[0]!;
   const behind = ancestors(output, value => value !== query && value !== key);
   const computed = new Set([...descendants(query), ...descendants(key)]);
   const inside = [...behind].filter(value => computed.has(value) && value !== query && value !== key);
+  const softmax = found.nodes.get('softmax')!;
   const weights = ancestors(output, value => value !== softmax.outputs[0]);
   const nodes = new Set(inside.map(({ producer }) => producer!));
   const { rank, headDim } = layout;
-  const moves = (order: readonly number[]): Move[] => {
-    const sorted = order.every((axis, n) => axis === n);
-    return [
-      ...(sorted ? [] : [{ transpose: order }]),
-      ...(rank === 4 ? [] : [{ reshape: [0, 1, -1, headDim] }]),
-    ];
-  };
-  const { scale, causal, ranks, block, levelScale, divide } = levels;
+  const moves = (order: readonly number[]): Move[] => [
+    ...transposed(order),
+    ...(rank === 4 ? [] : [{ reshape: [0, 1, -1, headDim] }]),
+  ];
+  const { scale, ranks, block, levelScale, divide } = levels;
   return {
     computation: 'multi-level',
     operands: {
@@ -443,13 +507,16 @@ function fusionOf(
       key: { value: key, moves: moves(layout.key) },
       value: layout.value,
     },
-    output: { ...layout.output, axes: { batch: 0, sequence: rank - 2 } },
+    output: {
+      ...layout.output,
+      axes: { batch: layout.outputOrder[0]!, sequence: layout.outputOrder.at(-2)! },
+    },
     parameters: { scale, causal: Number(causal), ranks, block, level_scale: levelScale, divide },
     causal,
-    keyMask: null,
-    emptyRow: 'never',
-    kind: 'self',
-    heads: { queryHeads: layout.heads, kvHeads: layout.heads, headDim, scale },
+    keyMask: facts.keyMask,
+    emptyRow: emptyRowOf(facts, found),
+    kind: cached ? 'cached' : 'self',
+    heads: { queryHeads: layout.heads, kvHeads: layout.kvHeads, headDim, scale },
     named: anchor,
     interior: inside
       .filter(value => value !== output)

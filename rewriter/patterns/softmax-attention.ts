@@ -7,7 +7,7 @@ import { isStored, productOperand, upstreamOf } from '../match/operands.js';
 import { any, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
-import { softmaxOf, weightedSumOf, weightedValues } from './weighted-sum.js';
+import { guardsRows, softmaxOf, weightedSumOf, weightedValues } from './weighted-sum.js';
 
 /**
  * softmax(logits(Q K^T)) V written out in standard operators, as exporters do below opset 23: eager attention
@@ -81,9 +81,6 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
       );
     }
   }
-  const guardedRows = found.choices.some(
-    ({ tag, alternative }) => tag === 'emptyRow' && alternative === 'zeros',
-  );
   const queryAxes = { value: scores.left, axesOf: scores.axes.left };
   const keyAxes = { value: scores.right, axesOf: scores.axes.right };
   return {
@@ -97,7 +94,7 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
     result: sum.result,
     productFactor: scores.factor,
     logits: chain,
-    emptyRow: { infinite: guardedRows ? 'zeros' : 'nan', equal: 'mean' },
+    emptyRow: { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' },
     pastKey: null,
     named: anchor,
     interior: interiorOf(found.matched, anchor, softmaxAt),

@@ -1,10 +1,12 @@
 import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
+import type { MaskFacts } from '../masks/facts.js';
 import { isMatch, type Match, match } from '../match/matcher.js';
 import { any, bound, constant, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
 import { type Product, productOf } from '../match/product.js';
 import { productsBehind } from '../match/products-behind.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+import type { FusionSite } from '../site.js';
 import type { FormContext } from './source-form.js';
 
 /** The softmax of 'logits', bound to that name; the node is 'softmax'. */
@@ -70,6 +72,30 @@ export function sumOfProducts(anchor: Node, { laboratory, graph }: FormContext):
   if (typeof sum === 'string') return sum;
   const logits = found.values.get('logits')!;
   return { found, sum, logits, products: productsBehind(logits, laboratory) };
+}
+
+/** What a row becomes that sees no key: logits that are all minus infinity, or all the same, give it away. */
+export function emptyRowOf({ emptyRow }: MaskFacts, found: Match): FusionSite['emptyRow'] {
+  if (emptyRow === 'infinite') return guardsRows(found) ? 'zeros' : 'nan';
+  return emptyRow === 'equal' ? 'mean' : emptyRow;
+}
+
+/** Whether rows without a visible key are made zeros. */
+export function guardsRows({ choices }: Match): boolean {
+  return choices.some(({ tag, alternative }) => tag === 'emptyRow' && alternative === 'zeros');
+}
+
+/** Why a mask is none that operators take; null where it is a band with the diagonal, of all keys or of some. */
+export function maskProblem({ unclear, softcap, bias, band, padding, keyMask }: MaskFacts): string | null {
+  if (softcap) return 'its scores are capped or otherwise no linear function of the products';
+  if (unclear !== null) return unclear;
+  if (bias !== 'none') return 'its scores have a bias';
+  if (band.lower !== null) return 'its keys are limited to a sliding window';
+  if (band.upper !== null && band.upper !== 0) {
+    return `row i sees the keys up to i ${band.upper < 0 ? '-' : '+'} ${Math.abs(band.upper)}`;
+  }
+  if (padding && keyMask === null) return 'no value [batch, keys] of the graph says which keys are hidden';
+  return null;
 }
 
 function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolean {

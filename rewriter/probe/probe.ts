@@ -66,12 +66,21 @@ export class Probe {
     }
   }
 
-  /** This probe with the sample of `value` replaced; `dependents` are the values computed from it, and itself. */
+  /**
+   * This probe with the sample of `value` replaced; `dependents` are the values computed from it, and itself.
+   * What depends on numbers put in place is computed throughout: products and normalizations are carried out.
+   */
   withSample(value: Value, sample: Sample, dependents: ReadonlySet<Value>): Probe {
     const within = { kind: 'overlay', base: this, dependents } as const;
     const overlay = new Probe(this.model, this.sizes, this.feed, within);
     overlay.samples.set(value, sample);
     return overlay;
+  }
+
+  /** Whether this is a probe of values that depend on numbers put in place, or of a function called with them. */
+  private get carriesOut(): boolean {
+    const { within } = this;
+    return within !== null && (within.kind === 'overlay' || within.caller.carriesOut);
   }
 
   /** Samples everything that `root` is computed from, producers first, with a stack of its own. */
@@ -154,7 +163,7 @@ export class Probe {
   }
 
   private run(node: Node): readonly (Sample | null)[] {
-    const rule = ruleOf(node);
+    const rule = ruleOf(node, this.carriesOut);
     try {
       if (node.takesAttributes) throw new UnknownSample('attributes come from the caller of a function');
       if (rule !== null) return rule(new NodeInputs(node, this));

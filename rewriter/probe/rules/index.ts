@@ -1,4 +1,5 @@
 import type { Node } from '../../graph/node.js';
+import { carriedOut } from './carried-out.js';
 import { control } from './control.js';
 import { elementwise } from './elementwise.js';
 import { generators } from './generators.js';
@@ -11,9 +12,12 @@ const RULES: ReadonlyMap<string, Rule> = new Map(
   [views, elementwise, generators, reductions, networks, control].flatMap(group => Object.entries(group)),
 );
 
-/** How a node's outputs follow from its inputs; null for operators that are not known. */
-export function ruleOf(node: Node): Rule | null {
-  return RULES.get(node.type) ?? null;
+/**
+ * How a node's outputs follow from its inputs; null for operators that are not known.
+ * @param carryOut work out products, softmax and normalizations instead of taking their results for data
+ */
+export function ruleOf(node: Node, carryOut: boolean): Rule | null {
+  return (carryOut ? carriedOut[node.type] : undefined) ?? RULES.get(node.type) ?? null;
 }
 
 /** Whether elements of a node's results are worked out from elements of its inputs, and not from their shapes. */

@@ -97,10 +97,30 @@ function matMulNBits(inputs: NodeInputs): readonly Sample[] {
   return [inputs.data([...x.dims.slice(0, -1), inputs.node.int('N', 0)], x.dataType)];
 }
 
-/** Terms of an Einsum equation: letters of each operand and of the result; null where it has an ellipsis. */
-export function parseEinsum(equation: string): { operands: string[]; result: string } | null {
-  const text = equation.replaceAll(' ', '');
-  if (text.includes('.')) return null;
+/** Letters of the axes that an ellipsis stands for, the last one last. */
+const ELLIPSIS = 'ABCDEFGH';
+
+/**
+ * Terms of an Einsum equation: letters of each operand and of the result. An ellipsis is spelled out by the ranks
+ * of the operands; null where it has one and they are not given.
+ */
+export function parseEinsum(
+  equation: string,
+  ranks: readonly number[] | null = null,
+): { operands: string[]; result: string } | null {
+  const compact = equation.replaceAll(' ', '');
+  if (compact.includes('...') && (ranks === null || !compact.includes('->') || /[A-H]/.test(compact)))
+    return null;
+  const lengths = compact
+    .split('->')[0]!
+    .split(',')
+    .map((term, n) => (term.includes('...') ? (ranks?.[n] ?? 0) - (term.length - 3) : 0));
+  const spelled = (count: number) => ELLIPSIS.slice(ELLIPSIS.length - count);
+  let operand = 0;
+  const text = compact
+    .split(/(?=,|->)/)
+    .map(term => term.replace('...', spelled(lengths[operand++] ?? Math.max(...lengths))))
+    .join('');
   const [left = '', right] = text.split('->');
   const operands = left.split(',');
   if (right !== undefined) return { operands, result: right };
@@ -110,10 +130,11 @@ export function parseEinsum(equation: string): { operands: string[]; result: str
 }
 
 function einsum(inputs: NodeInputs): readonly Sample[] {
-  const terms = parseEinsum(inputs.node.text('equation', ''));
-  if (terms === null) throw new UnknownSample(`${inputs.node.label} has an ellipsis`);
-  const sizes = new Map<string, number>();
   const samples = inputs.all();
+  const ranks = samples.map(({ dims: its }) => its.length);
+  const terms = parseEinsum(inputs.node.text('equation', ''), ranks);
+  if (terms === null) throw new UnknownSample(`the equation of ${inputs.node.label}`);
+  const sizes = new Map<string, number>();
   samples.forEach((sample, i) => {
     sample.dims.forEach((dim, axis) => {
       const letter = terms.operands[i]?.[axis] ?? '';
