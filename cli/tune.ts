@@ -46,7 +46,7 @@ const REPORTS = new ReportForms<TuningReport>({
   '.json': report => `${JSON.stringify(report, null, 2)}\n`,
 });
 
-const DEFAULT_WINDOWS = 4;
+const DEFAULT_WINDOWS = 16;
 const DEFAULT_SEED = 1;
 
 export function tuneCommand(): Command {

@@ -11,21 +11,27 @@ export interface Operations {
   readonly chosen: number | null;
 }
 
-/** Where the tuner looks for a faster form of an attention site. */
+/** An attribute that may differ from query head to query head: one number for all, or one per head. */
+export interface PerHeadAttribute {
+  readonly name: string;
+  /** The numbers worth trying, from fast to accurate, without the one that makes attention exact. */
+  readonly levels: readonly number[];
+}
+
+/**
+ * Where the tuner looks for a faster form of an attention site. Settings are never ones whose loss means nothing:
+ * on causal sites, all are strictly causal.
+ */
 export interface TuningSpace {
   readonly operator: OperatorDefinition;
   /** Settings with which the operator computes exact attention; null where it cannot. */
   readonly exact: TuningSettings | null;
-  /**
-   * Settings worth measuring on a site. On causal sites they are strictly causal: a choice that sees later
-   * tokens gives a loss that means nothing.
-   */
+  /** Settings to begin with: few, and as different as may be of use. */
   candidates(site: AttentionSite): readonly TuningSettings[];
-  /**
-   * The attribute that may differ from query head to query head, as one number for all or one per head; null
-   * where there is none. Cost and error of a head do not depend on the numbers of the others.
-   */
-  readonly perHead: string | null;
+  /** Settings one step away from some that turned out well. */
+  neighbors(site: AttentionSite, settings: TuningSettings): readonly TuningSettings[];
+  /** Null where there is none. Cost and error of a head do not depend on the numbers of the others. */
+  readonly perHead: PerHeadAttribute | null;
   /** What self-attention of `heads` query heads over `length` tokens takes, exactly and with these attributes. */
   operations(attributes: Attributes, heads: number, length: number): Operations;
 }

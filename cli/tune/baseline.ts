@@ -1,19 +1,22 @@
 import { chooseMetric, type MetricRequest } from './choose-metric.js';
 import type { Engine } from './engine.js';
+import { ExactRuns } from './exact-runs.js';
 import type { MeasurementCache } from './measurement-cache.js';
 import type { Metric, Tensors } from './metric.js';
-import type { ShareOfProgress } from './share-of-progress.js';
 import { KEPT } from './site-form.js';
 import { type Choices, modelBytes, type TunableModel } from './tunable-model.js';
-import type { DataWindow, TuningData } from './tuning-data.js';
+import type { TuningData } from './tuning-data.js';
+import type { ShareOfProgress } from './workload.js';
 
 /** What every plan is compared with. */
 export interface Baseline {
   readonly metric: Metric;
   /** The fastest exact form that is known of each site. */
   readonly exact: Choices;
-  /** The metric with exact attention, by window. */
-  readonly values: ReadonlyMap<DataWindow, number>;
+  readonly exactRuns: ExactRuns;
+  /** Milliseconds of one run of the original, and of one with exact operators. */
+  readonly originalMs: number;
+  readonly exactMs: number;
   readonly notes: readonly string[];
 }
 
@@ -28,9 +31,13 @@ interface Request {
   readonly metric: Omit<MetricRequest, 'causal'>;
 }
 
+interface Run {
+  readonly outputs: Tensors;
+  readonly ms: number;
+}
+
 /**
- * Runs the original, finds its metric, makes sure that the operators' exact attention stands for the
- * original's, and measures the metric with it on all windows.
+ * Runs the original, finds its metric, and makes sure that the operators' exact attention stands for the original's.
  * @throws InputError when the original does not run, or has no metric
  */
 export async function measureBaseline(
@@ -39,29 +46,33 @@ export async function measureBaseline(
 ): Promise<Baseline> {
   const first = data.calibration[0]!;
   const names = model.file.model.graph.outputs.map(({ name }) => name);
-  let computed: Promise<Tensors> | null = null;
+  let computed: Promise<Run> | null = null;
   const original = () => {
-    progress.step(0, 1, `the original on ${first.name}`);
-    computed ??= engine.with(modelBytes(model.file.model), session =>
-      engine.run(session, first.feeds, names),
-    );
+    progress.step(0, 2, `the original on ${first.name}`);
+    computed ??= engine.with(modelBytes(model.file.model), async session => {
+      await engine.run(session, first.feeds, names);
+      return engine.timed(session, first.feeds, names);
+    });
     return computed;
   };
   const shapes = await cache.get('shapes of the outputs', async () =>
-    [...(await original())].map(([name, { type, dims }]) => [name, { type, dims }] as const),
+    [...(await original()).outputs].map(([name, { type, dims }]) => [name, { type, dims }] as const),
   );
+  const originalMs = await cache.get('milliseconds of the original', async () => (await original()).ms);
   const causal = model.sites.every(({ site }) => site.causal);
   const metric = await chooseMetric({ ...request, causal }, first, new Map(shapes));
-  const before = await cache.get('metric of the original', async () =>
-    metric.measure(first, await original(), await original()),
-  );
+  const before = await cache.get('metric of the original', async () => {
+    const { outputs } = await original();
+    return (await metric.measure(first, outputs, outputs)).value;
+  });
 
   const operatorForms = model.exactForms(data.length);
-  const after = await cache.get('metric of exact operators', () =>
+  const [after, exactMs] = await cache.get('metric and milliseconds of exact operators', () =>
     engine.with(modelBytes(model.variant(operatorForms)), async session => {
-      progress.step(1, 4, `exact attention on ${first.name}`);
-      const reference = metric.kind === 'error' ? await original() : first.feeds;
-      return metric.measure(first, await engine.run(session, first.feeds, metric.outputs), reference);
+      progress.step(1, 2, `exact attention on ${first.name}`);
+      const reference = metric.kind === 'error' ? (await original()).outputs : null;
+      const { outputs, ms } = await engine.timed(session, first.feeds, metric.outputs);
+      return [(await metric.measure(first, outputs, reference ?? outputs)).value, ms] as const;
     }),
   );
   const same =
@@ -70,25 +81,6 @@ export async function measureBaseline(
   const notes = same
     ? []
     : [`The operators' own exact attention changes the metric from ${before} to ${after}: it is not used.`];
-
-  const windows = [...data.calibration, ...data.heldOut];
-  const keyOf = (window: DataWindow) => `exact attention: ${window.name}`;
-  const missing = windows.filter(window => !cache.has(keyOf(window)));
-  if (missing.length > 0) {
-    await engine.with(modelBytes(model.variant(exact)), async session => {
-      for (const [w, window] of missing.entries()) {
-        progress.step(w + 2, missing.length + 2, `exact attention on ${window.name}`);
-        await cache.get(keyOf(window), async () => {
-          const outputs = await engine.run(session, window.feeds, metric.outputs);
-          return metric.measure(window, outputs, outputs);
-        });
-      }
-    });
-  }
-  return {
-    metric,
-    exact,
-    values: new Map(windows.map(window => [window, cache.stored<number>(keyOf(window))])),
-    notes,
-  };
+  const exactRuns = new ExactRuns(engine, cache, metric, () => modelBytes(model.variant(exact)));
+  return { metric, exact, exactRuns, originalMs, exactMs, notes };
 }

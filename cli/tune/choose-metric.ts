@@ -58,11 +58,14 @@ function checked(metric: Metric): Metric {
   return {
     ...metric,
     measure: async (window, outputs, reference) => {
-      const value = await metric.measure(window, outputs, reference);
-      if (Number.isFinite(value)) return value;
-      throw new InputError(`${window.name}: the metric (${metric.name}) is ${value}`, {
-        remedy: 'Check the data, and that the model itself gives finite outputs for it.',
-      });
+      const score = await metric.measure(window, outputs, reference);
+      if (!Number.isFinite(score.value)) {
+        throw new InputError(`${window.name}: the metric (${metric.name}) is ${score.value}`, {
+          remedy: 'Check the data, and that the model itself gives finite outputs for it.',
+        });
+      }
+      // Nothing is further off than outputs that are not comparable.
+      return Number.isFinite(score.divergence) ? score : { ...score, divergence: Number.MAX_VALUE };
     },
   };
 }

@@ -1,75 +1,94 @@
-import type { Change } from './change.js';
-import type { PlanEstimate } from './search.js';
+import { type Estimate, UNCHANGED } from './forecast.js';
+import { isSamePlan, type PlanEstimate } from './search.js';
+
+/** A plan that was run as a whole on calibration windows. */
+export interface TriedPlan {
+  readonly plan: PlanEstimate;
+  /** What it is expected to do to the metric on other windows. */
+  readonly expected: Estimate;
+}
 
 /** The plan that was chosen, with what was foretold and what came of it. */
-export interface CheckedPlan {
-  readonly plan: PlanEstimate;
-  /** On the calibration windows, all sites together; none for exact attention. */
-  readonly calibrated: Change;
+export interface ChosenPlan extends TriedPlan {
   /** On the windows held out: what the budget is held against. */
-  readonly heldOut: Change;
-  /** What costs of single sites have to be multiplied with to give the change of a whole plan. */
+  readonly heldOut: Estimate;
+  /** What the sum of the costs of single sites has to be multiplied with to give the change of a whole plan. */
   readonly correction: number;
   /** Faster plans that turned out to be over the budget on held-out windows. */
   readonly rejected: number;
+  /** Every plan that was run as a whole. */
+  readonly tried: readonly TriedPlan[];
 }
 
-/** Measures what a plan as a whole does to the metric, on one half of the data. */
-export type PlanCheck = (plan: PlanEstimate, windows: 'calibration' | 'heldOut') => Promise<Change>;
+/** What the choice asks of the rest. */
+export interface PlanTrials {
+  /** The fastest plan whose sites add up to at most `cost`; its forms are all measured. */
+  fastestWithin(cost: number): Promise<PlanEstimate>;
+  /** Runs a plan on calibration windows. */
+  calibrate(plan: PlanEstimate): Promise<Estimate>;
+  /** Runs a plan on the windows held out. */
+  holdOut(plan: PlanEstimate): Promise<Estimate>;
+}
 
-/** Plans that are run as a whole, on calibration windows and on held-out ones. */
-export const MOST_CHECKS = 5;
-/** Bounds of the correction: beyond them a sum of tiny costs says nothing. */
-const [LEAST_CORRECTION, MOST_CORRECTION] = [0.25, 8];
-
-const UNCHANGED: Change = { mean: 0, error: 0 };
+/** Plans run on calibration windows, and plans run on the windows held out. */
+export const [MOST_TRIALS, MOST_REJECTED] = [4, 3];
+/** A plan has to be this much faster than another one to be worth a trial. */
+const WORTHWHILE_GAIN = 1.02;
+/** How far the next plan goes from one that was over the budget, or well below it. */
+const [LEAST_STEP, MOST_STEP] = [0.2, 4];
+/** Below this part of the budget, a faster plan may be within it too. */
+const WELL_BELOW = 0.9;
 
 /**
- * The fastest plan within the budget. Plans are run as a whole on the calibration windows, where what the costs
- * of single sites add up to is corrected; then on the windows held out, backing off to slower plans until one
- * keeps the budget there. Exact attention always does, and is not run.
- * @param plans fastest first, exact attention last
+ * The fastest plan within the budget. Plans are run as a whole on the calibration windows, which tells how the
+ * costs of single sites add up; a plan is within the budget when it is expected to be so with a standard error to
+ * spare. Then one is run on the windows held out, backing off to slower ones until one keeps the budget there.
+ * Exact attention always does, and is not run.
+ * @param correction what a unit of cost is expected to do to the metric, before any plan was run
  */
 export async function choosePlan(
-  plans: readonly PlanEstimate[],
   budget: number,
-  check: PlanCheck,
-): Promise<CheckedPlan> {
-  const exact = plans.length - 1;
-  const next = (after: number, correction: number) =>
-    plans.findIndex((plan, i) => i > after && (i === exact || correction * plan.cost <= budget));
-  const changeOf = async (i: number, windows: 'calibration' | 'heldOut') =>
-    i === exact ? UNCHANGED : check(plans[i]!, windows);
+  correction: number,
+  { fastestWithin, calibrate, holdOut }: PlanTrials,
+): Promise<ChosenPlan> {
+  const tried: TriedPlan[] = [];
+  const calibrated = async (plan: PlanEstimate): Promise<TriedPlan> => {
+    if (plan.exact) return { plan, expected: UNCHANGED };
+    const known = tried.find(other => isSamePlan(other.plan, plan));
+    if (known !== undefined) return known;
+    const trial = { plan, expected: await calibrate(plan) };
+    tried.push(trial);
+    return trial;
+  };
 
-  let correction = 1;
-  let tooFast = -1;
-  let accepted = exact;
-  let calibrated = UNCHANGED;
-  for (let checks = 0; checks < MOST_CHECKS; checks++) {
-    const i = next(tooFast, correction);
-    if (i >= accepted) break;
-    const change = await changeOf(i, 'calibration');
-    correction = corrected(change, plans[i]!);
-    if (change.mean <= budget) {
-      accepted = i;
-      calibrated = change;
-    } else tooFast = i;
+  let limit = correction > 0 ? budget / correction : Number.POSITIVE_INFINITY;
+  let best = await calibrated(await fastestWithin(0));
+  let tooCostly = Number.POSITIVE_INFINITY;
+  for (let trial = 0; trial < MOST_TRIALS; trial++) {
+    const plan = await fastestWithin(limit);
+    if (plan.ms * WORTHWHILE_GAIN > best.plan.ms) break;
+    const candidate = await calibrated(plan);
+    const upper = candidate.expected.mean + candidate.expected.error;
+    const within = upper <= budget;
+    if (within) best = candidate;
+    else tooCostly = Math.min(tooCostly, plan.cost);
+    if (within && upper > WELL_BELOW * budget) break;
+    const step = Math.min(Math.max(upper > 0 ? budget / upper : MOST_STEP, LEAST_STEP), MOST_STEP);
+    const next = plan.cost * step;
+    // Between a plan that is within the budget and one that is not, halve what lies in between.
+    limit = next < tooCostly ? next : (best.plan.cost + tooCostly) / 2;
   }
 
   let rejected = 0;
-  let heldOut = await changeOf(accepted, 'heldOut');
-  let strict = correction;
+  let heldOut = best.plan.exact ? UNCHANGED : await holdOut(best.plan);
   while (heldOut.mean > budget) {
     rejected++;
-    strict = Math.max(strict, corrected(heldOut, plans[accepted]!));
-    accepted = rejected < MOST_CHECKS ? next(accepted, strict) : exact;
-    calibrated = await changeOf(accepted, 'calibration');
-    heldOut = await changeOf(accepted, 'heldOut');
+    const step = Math.max(budget / heldOut.mean, LEAST_STEP) * WELL_BELOW;
+    const next = await fastestWithin(rejected < MOST_REJECTED ? best.plan.cost * step : 0);
+    best = await calibrated(next);
+    heldOut = next.exact ? UNCHANGED : await holdOut(next);
   }
-  if (accepted !== exact) correction = corrected(calibrated, plans[accepted]!);
-  return { plan: plans[accepted]!, calibrated, heldOut, correction, rejected };
-}
-
-function corrected({ mean }: Change, { cost }: PlanEstimate): number {
-  return cost === 0 ? 1 : Math.min(Math.max(mean / cost, LEAST_CORRECTION), MOST_CORRECTION);
+  const { plan, expected } = best;
+  const known = plan.cost > 0 ? expected.mean / plan.cost : correction;
+  return { ...best, heldOut, correction: Math.max(known, 0), rejected, tried };
 }

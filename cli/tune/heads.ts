@@ -17,19 +17,21 @@ function elementsPerTurn(dims: readonly number[], layout: Layout, heads: number)
   }
 }
 
-/** What a site computes when one head is computed as in `changed` and the others as in `exact`. */
-export function withHead(
+/** What a site computes when some heads are computed as in `changed` and the others as in `exact`. */
+export function withHeads(
   site: AttentionSite,
   exact: TensorValue,
   changed: TensorValue,
-  head: number,
+  chosen: readonly number[],
 ): TensorValue {
   const heads = site.queryHeads!;
   const turn = elementsPerTurn(exact.dims, site.output.layout, heads);
   const { type, dims } = exact;
   const data = new ARRAY_TYPES[type](exact.data as never);
-  for (let start = head * turn; start < data.length; start += heads * turn) {
-    data.set(changed.data.subarray(start, start + turn) as never, start);
+  for (const head of chosen) {
+    for (let start = head * turn; start < data.length; start += heads * turn) {
+      data.set(changed.data.subarray(start, start + turn) as never, start);
+    }
   }
   return { type, dims, data } as TensorValue;
 }

@@ -1,44 +1,43 @@
 import { createHash } from 'node:crypto';
-import { type Change, changeOf } from './change.js';
+import type { ModelSession } from '../runtime/session.js';
+import type { Observation } from './forecast.js';
 import { formKey, type SiteForm } from './site-form.js';
 import { type Choices, modelBytes } from './tunable-model.js';
 import type { TuningContext } from './tuning-context.js';
 import type { DataWindow } from './tuning-data.js';
+import type { ShareOfProgress } from './workload.js';
 
-/** What a plan does to the metric, all sites together. */
+/**
+ * What a plan does to the metric on some windows, all sites together.
+ * @param enough told of what was seen so far; windows after it says so are left out
+ */
 export async function measurePlan(
   context: TuningContext,
   forms: Choices,
   windows: readonly DataWindow[],
-  onWindow: (name: string) => void,
-): Promise<Change> {
-  const { cache, engine, metric, model, baseline } = context;
+  enough: (seen: readonly Observation[]) => boolean,
+  progress: ShareOfProgress,
+): Promise<Observation[]> {
+  const { cache, engine, metric, model, exactRuns } = context;
   const plan = planHash(forms);
   const keyOf = (window: DataWindow) => `plan ${plan}: ${window.name}`;
-  const missing = windows.filter(window => !cache.has(keyOf(window)));
-  if (missing.length > 0) {
-    const exact =
-      metric.kind === 'error' ? await engine.open(modelBytes(model.variant(context.exact))) : null;
-    try {
-      await engine.with(modelBytes(model.variant(forms)), async session => {
-        for (const window of missing) {
-          onWindow(window.name);
-          await cache.get(keyOf(window), async () => {
-            const outputs = await engine.run(session, window.feeds, metric.outputs);
-            const reference = exact && (await engine.run(exact, window.feeds, metric.outputs));
-            return metric.measure(window, outputs, reference ?? outputs);
-          });
-        }
+  let session: ModelSession | null = null;
+  try {
+    const seen: Observation[] = [];
+    for (const [w, window] of windows.entries()) {
+      progress.step(w, windows.length, `a plan on ${window.name}`);
+      const { value, divergence } = await cache.get(keyOf(window), async () => {
+        session ??= await engine.open(modelBytes(model.variant(forms)));
+        const reference = await exactRuns.outputs(window);
+        return metric.measure(window, await engine.run(session, window.feeds, metric.outputs), reference);
       });
-    } finally {
-      await exact?.release();
+      seen.push({ change: value - (await exactRuns.value(window)), divergence });
+      if (enough(seen)) break;
     }
+    return seen;
+  } finally {
+    await (session as ModelSession | null)?.release();
   }
-  return changeOf(
-    metric.kind,
-    windows.map(window => baseline.get(window)!),
-    windows.map(window => cache.stored<number>(keyOf(window))),
-  );
 }
 
 /** A short name of a plan, for keys. */

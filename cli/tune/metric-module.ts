@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { InputError } from '../../rewriter/errors.js';
 import type { TensorValue } from '../data/tensor.js';
 import type { Metric, Tensors } from './metric.js';
+import { meanError } from './output-error.js';
 
 /**
  * What a metric module exports as default: the loss of one window, lower is better.
@@ -58,7 +59,8 @@ export async function loadMetricModule(file: string, outputs: readonly string[])
     name: `${basename(file)}`,
     kind: 'loss',
     outputs,
-    measure: async (window, actual) => {
+    slope: null,
+    measure: async (window, actual, reference) => {
       let value: unknown;
       try {
         value = await loss({
@@ -73,7 +75,7 @@ export async function loadMetricModule(file: string, outputs: readonly string[])
           { cause: error },
         );
       }
-      if (typeof value === 'number') return value;
+      if (typeof value === 'number') return { value, divergence: meanError(outputs, actual, reference) };
       throw new InputError(`${file}: the metric returned ${JSON.stringify(value)}, not a number`, {
         file,
         remedy: REMEDY,

@@ -7,7 +7,7 @@ import type { DataWindow } from './tuning-data.js';
 /** Inner values of models on some windows, computed when they are first asked for. */
 export class Recording {
   private exact: Promise<ReadonlyMap<DataWindow, Tensors>> | null = null;
-  private original: Promise<Tensors> | null = null;
+  private original: Promise<ReadonlyMap<DataWindow, Tensors>> | null = null;
 
   /**
    * @param exactModel the model with exact attention
@@ -18,41 +18,38 @@ export class Recording {
     private readonly exactModel: ModelInfo,
     private readonly names: ReadonlySet<string>,
     private readonly windows: readonly DataWindow[],
-    private readonly onWindow: (name: string) => void,
   ) {}
 
   /** The values of the model with exact attention, by window. */
   ofExact(): Promise<ReadonlyMap<DataWindow, Tensors>> {
-    this.exact ??= this.record(this.exactModel, this.windows);
+    this.exact ??= this.record(this.exactModel, new Set());
     return this.exact;
   }
 
-  /** The values of the first window, with those that only the original computes. */
-  ofOriginal(): Promise<Tensors> {
+  /** The same, with those that only the original computes. */
+  ofOriginal(): Promise<ReadonlyMap<DataWindow, Tensors>> {
     this.original ??= this.recordOriginal();
     return this.original;
   }
 
-  private async recordOriginal(): Promise<Tensors> {
-    const window = this.windows[0]!;
-    const exact = (await this.ofExact()).get(window)!;
-    const recorded = await this.record(this.context.model.file.model, [window], new Set(exact.keys()));
-    return new Map([...exact, ...recorded.get(window)!]);
+  private async recordOriginal(): Promise<ReadonlyMap<DataWindow, Tensors>> {
+    const exact = await this.ofExact();
+    const known = new Set([...exact.values()].flatMap(values => [...values.keys()]));
+    const recorded = await this.record(this.context.model.file.model, known);
+    return new Map(this.windows.map(w => [w, new Map([...exact.get(w)!, ...recorded.get(w)!])]));
   }
 
   private async record(
     model: ModelInfo,
-    windows: readonly DataWindow[],
-    known: ReadonlySet<string> = new Set(),
+    known: ReadonlySet<string>,
   ): Promise<ReadonlyMap<DataWindow, Tensors>> {
     const computed = new Set(model.graph.nodes.flatMap(({ outputs }) => outputs));
     const names = [...this.names].filter(name => computed.has(name) && !known.has(name));
-    const recorded = new Map<DataWindow, Tensors>();
-    if (names.length === 0) return new Map(windows.map(window => [window, window.feeds]));
+    if (names.length === 0) return new Map(this.windows.map(window => [window, window.feeds]));
     const { engine } = this.context;
+    const recorded = new Map<DataWindow, Tensors>();
     await engine.with(expose(model, names), async session => {
-      for (const window of windows) {
-        this.onWindow(window.name);
+      for (const window of this.windows) {
         recorded.set(window, new Map([...window.feeds, ...(await engine.run(session, window.feeds, names))]));
       }
     });

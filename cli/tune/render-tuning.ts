@@ -3,7 +3,7 @@ import { describeRuntime } from '../runtime/describe-runtime.js';
 import { colors, table } from '../terminal.js';
 import { describeForm } from './site-form.js';
 import type { FrontierPoint, Tuning } from './tuning.js';
-import { budgetText, changeText, times } from './tuning-text.js';
+import { budgetText, changeText, estimateText, times } from './tuning-text.js';
 
 /** A tuning for the terminal. */
 export function renderTuning(tuning: Tuning, output: string | null): string {
@@ -89,15 +89,12 @@ function frontierTable(tuning: Tuning): string {
 
 function outcomeTable(tuning: Tuning): string {
   const { predicted, measured, operation_ceiling } = tuning.plan.tuning;
-  const error = tuning.metric.kind === 'loss' ? ` ± ${(100 * measured.standard_error).toFixed(3)}` : '';
+  const change = (outcome: typeof predicted) =>
+    `${changeText(tuning, outcome.loss_increase)} ± ${estimateText(tuning, outcome.standard_error)}`;
   return table(
     [{ title: '' }, { title: 'predicted', align: 'right' }, { title: 'measured', align: 'right' }],
     [
-      [
-        tuning.metric.kind === 'loss' ? 'loss increase' : 'error',
-        changeText(tuning, predicted.loss_increase),
-        `${changeText(tuning, measured.loss_increase)}${error}`,
-      ],
+      [tuning.metric.kind === 'loss' ? 'loss increase' : 'error', change(predicted), change(measured)],
       ['time of the model', formatDuration(predicted.ms), formatDuration(measured.ms)],
       ['against the original', times(predicted.speed), times(measured.speed)],
       ['attention alone, against exact', times(predicted.attention_speed), times(measured.attention_speed)],

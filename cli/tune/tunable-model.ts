@@ -1,8 +1,10 @@
 import { dirname } from 'node:path';
+import type { HeadMoments } from '../../custom-ops/head-rotation.js';
 import { OPERATORS } from '../../custom-ops/index.js';
 import { acceptance } from '../../custom-ops/operator.js';
 import type { TuningSpace } from '../../custom-ops/tuning-space.js';
 import { applyRewrite } from '../../rewriter/apply.js';
+import { calibrated } from '../../rewriter/calibration.js';
 import { findSites } from '../../rewriter/find-sites.js';
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { MemorySource } from '../../rewriter/onnx/byte-source.js';
@@ -47,6 +49,7 @@ export class TunableModel {
   private readonly graph: ModelGraph;
   private readonly all: ReturnType<typeof findSites>['sites'];
   private readonly parts = new Map<string, SitePart>();
+  private moments: ReadonlyMap<string, HeadMoments> = new Map();
 
   /** @param selects ids of sites to tune */
   constructor(
@@ -68,6 +71,18 @@ export class TunableModel {
     this.skipped = skipped;
   }
 
+  /** The sites that have to be calibrated before there are variants of all their forms. */
+  get toCalibrate(): readonly AttentionSite[] {
+    return this.sites
+      .filter(({ spaces }) => spaces.some(({ operator }) => operator.rotationFor !== undefined))
+      .map(({ site }) => site);
+  }
+
+  /** @param moments of queries and keys, by id of the site */
+  calibrate(moments: ReadonlyMap<string, HeadMoments>): void {
+    this.moments = moments;
+  }
+
   /** Exact attention by the operators that have it; the other sites are kept. */
   exactForms(length: number | null): Choices {
     return new Map(
@@ -84,7 +99,8 @@ export class TunableModel {
       version: PLAN_VERSION,
       sites: [...choices].map(([id, form]) => ({ id, ...form })),
     } as const;
-    const decisions = decideByPlan(this.all, plan, OPERATORS, null);
+    // Weights are left alone: what computes query and key is no part of a site that is measured by itself.
+    const decisions = calibrated(decideByPlan(this.all, plan, OPERATORS, null), this.moments, 'values');
     const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
     const { model, sidecars } = this.file;
     const bytes = writeToMemory(model.source, editModel(model, applyRewrite(this.graph, replacements).edits));

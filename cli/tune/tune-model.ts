@@ -10,7 +10,7 @@ import { formatDuration, plural } from '../../rewriter/format.js';
 import { externalLocations } from '../../rewriter/onnx/external-data.js';
 import { type ModelFile, openModelFile } from '../../rewriter/onnx/model-file.js';
 import { segmentBytes } from '../../rewriter/onnx/write.js';
-import { operatorById, PLAN_VERSION } from '../../rewriter/plan.js';
+import { operatorById } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { idInputs } from '../data/input-source.js';
 import { modelInputs } from '../data/model-inputs.js';
@@ -18,22 +18,24 @@ import type { Progress } from '../runtime/jobs.js';
 import { siteGlob } from '../site-glob.js';
 import { mean } from '../statistics.js';
 import { VERSION } from '../version.js';
-import { measureBaseline } from './baseline.js';
-import { choosePlan, MOST_CHECKS } from './choose-plan.js';
+import { type Baseline, measureBaseline } from './baseline.js';
+import { type ChosenPlan, choosePlan, MOST_TRIALS, type PlanTrials } from './choose-plan.js';
+import { describeTuning } from './describe-tuning.js';
 import { Engine, type EngineSettings } from './engine.js';
+import { type Estimate, expectedChange, type Observation, observedChange, slopeOf } from './forecast.js';
 import { measurePlan } from './measure-plan.js';
-import { measureSites } from './measure-sites.js';
 import { MeasurementCache } from './measurement-cache.js';
 import { metricModuleHash } from './metric-module.js';
-import { operationCeiling } from './operation-count.js';
-import { formsIn, type PlanEstimate, searchPlans } from './search.js';
-import { ShareOfProgress } from './share-of-progress.js';
-import type { SiteMeasurement } from './site-bench.js';
+import { PlanSearch } from './plan-search.js';
+import { formsIn } from './search.js';
+import type { SiteStudy } from './site-study.js';
+import { studiesOf } from './study-sites.js';
 import { type ModelTimes, timePlan } from './time-plan.js';
 import { modelBytes, TunableModel } from './tunable-model.js';
-import type { Budget, FrontierPoint, Outcome, TunedSite, Tuning } from './tuning.js';
-import { exactForm, type TuningContext } from './tuning-context.js';
+import type { Budget, Tuning } from './tuning.js';
+import type { TuningContext } from './tuning-context.js';
 import { type DataRequest, readTuningData, type TuningData } from './tuning-data.js';
+import { type ShareOfProgress, Workload } from './workload.js';
 
 export interface TuneRequest {
   readonly model: string;
@@ -50,45 +52,51 @@ export interface TuneRequest {
   readonly cache: string | null;
 }
 
-/** Parts of the whole work, by their usual shares of the time. */
-const [BASELINE, SITES, CHECKS] = [0.12, 0.8, 0.92];
-
-/** Attention is never all of a model, whatever noise makes of measurements of tiny ones. */
-const LARGEST_SHARE = 0.98;
-
+/** Windows that single sites are measured on: divergences differ little between windows. */
+const SEARCHED_WINDOWS = 2;
 /** Windows below which chance may decide. */
-const FEW_WINDOWS = 3;
+const FEW_WINDOWS = 4;
+/** Attention that takes this much longer than the operators' own exact attention is not looked at again. */
+const HOPELESS = 1.1;
+/** Windows after which a plan that is over the budget beyond doubt is given up, and what is beyond doubt. */
+const [TELLING_WINDOWS, DOUBT] = [4, 3];
 
-/** Points of the frontier that the document shows. */
-const SHOWN_POINTS = 16;
+/** Seconds of the phases before anything is known of the model: only their proportions are seen. */
+const UNKNOWN = { baseline: 20, survey: 60, heads: 20, trials: 120, 'held out': 40, timing: 10 };
+type Phase = keyof typeof UNKNOWN;
 
 /**
- * Finds the fastest plan for a model within a budget: measures every site in every form, adds up what single
- * sites cost and gain, and checks the plan as a whole on data that took no part in its choice.
+ * Finds the fastest plan for a model within a budget: measures what every site costs and gains in many forms,
+ * searches for plans by what these add up to, runs the best as a whole, and checks the plan on data that took no
+ * part in its choice.
  * @throws InputError when the model, the data or the metric are bad, or there is nothing to tune
  */
 export async function tuneModel(request: TuneRequest, progress: Progress): Promise<Tuning> {
   const file = openModelFile(request.model);
   try {
-    return await tuneOpenModel(file, request, progress);
+    return await tuneOpenModel(file, request, new Workload<Phase>(progress, UNKNOWN));
   } finally {
     file.close();
   }
 }
 
-async function tuneOpenModel(file: ModelFile, request: TuneRequest, progress: Progress): Promise<Tuning> {
+async function tuneOpenModel(
+  file: ModelFile,
+  request: TuneRequest,
+  workload: Workload<Phase>,
+): Promise<Tuning> {
   const model = new TunableModel(file, spacesFor(request.operator), siteGlob(request.sites));
   if (model.sites.length === 0) throw nothingToTune(model);
   const inputs = modelInputs(file.model);
   const data = readTuningData(request.data, inputs);
   const engine = new Engine(request.model, model.folder, request.engine);
-  const all = new ShareOfProgress(progress);
-  all.step(0, 1, 'loading the model');
+  const beginning = workload.phase('baseline');
+  beginning.step(0, 1, 'loading the model');
   const exactModel = model.variant(model.exactForms(data.length));
   const runtime = await engine.with(modelBytes(exactModel), async session => session.runtime);
   const cache = new MeasurementCache(request.cache, fingerprint(request, file, data, runtime));
   const ids = idInputs(inputs);
-  const { metric, exact, values, notes } = await measureBaseline(
+  const baseline = await measureBaseline(
     {
       model,
       data,
@@ -100,97 +108,134 @@ async function tuneOpenModel(file: ModelFile, request: TuneRequest, progress: Pr
         ids: ids.length === 1 ? ids[0]!.name : null,
       },
     },
-    all.part(0, BASELINE),
+    beginning.part(0, 0.4),
   );
-  const context: TuningContext = {
-    model,
-    data,
-    metric,
-    engine,
-    cache,
-    exact,
-    baseline: values,
-    budget: request.budget.limit,
-  };
-  const measurements = await measureSites(context, all.part(BASELINE, SITES));
-  const plans = searchPlans(measurements, ({ site }) => exactForm(context, site));
-  const checks = all.part(SITES, CHECKS);
-  let step = 0;
-  const checked = await choosePlan(plans, context.budget, (plan, half) =>
-    measurePlan(context, formsIn(plan), data[half], name =>
-      checks.step(step++, 2 * MOST_CHECKS * data[half].length, `a plan on ${name}`),
-    ),
-  );
-  const times = await timePlan(context, formsIn(checked.plan), all.part(CHECKS, 1));
-
-  // Machines drift: a plan is foretold in parts of the time of exact attention, measured beside everything else.
-  const attentionMs = Math.min(sum(Object.values(times.sites)), LARGEST_SHARE * times.exact);
-  const scale = attentionMs / sum(Object.values(times.sites));
-  const foretold = (plan: PlanEstimate) =>
-    times.exact -
-    scale *
-      sum(
-        measurements.map(({ site: { site }, exactMs }) => {
-          const saved = 1 - plan.sites.get(site.id)!.ms / exactMs;
-          return saved * times.sites[site.id]!;
-        }),
-      );
-  const outcome = (lossIncrease: number, ms: number): Outcome => {
-    const attention = attentionMs - times.exact + ms;
-    return {
-      loss_increase: lossIncrease,
-      ms,
-      speed: times.original / ms,
-      attention_speed: attention > 0 ? attentionMs / attention : null,
+  const { metric, exact, exactRuns, originalMs, exactMs } = baseline;
+  workload.expect(expectedSeconds(baseline, model.sites.length, data));
+  try {
+    const values: number[] = [];
+    for (const [w, window] of data.calibration.entries()) {
+      beginning.part(0.4, 1).step(w, data.calibration.length, `exact attention on ${window.name}`);
+      values.push(await exactRuns.value(window));
+    }
+    const context: TuningContext = {
+      model,
+      data,
+      searched: data.calibration.slice(0, SEARCHED_WINDOWS),
+      metric,
+      engine,
+      cache,
+      exact,
+      exactRuns,
+      mayKeep: originalMs < HOPELESS * exactMs,
+      unit: metric.kind === 'loss' ? Math.abs(mean(values)) : 1,
+      budget: request.budget.limit,
     };
-  };
-  const ceiling = (plan: PlanEstimate) =>
-    operationCeiling(
-      model.sites.map(site => ({ site, form: plan.sites.get(site.site.id)!.form })),
-      data.length,
+    const studies = studiesOf(context);
+    await forEach(studies, workload.phase('survey'), (study, share) => study.survey(share));
+    const slope = slopeSeen(studies, context);
+    const allowance = slope > 0 ? (context.budget * context.unit) / slope : Number.POSITIVE_INFINITY;
+    await forEach(studies, workload.phase('heads'), (study, share) => study.tellHeadsApart(allowance, share));
+    const search = new PlanSearch(studies);
+    const chosen = await choosePlan(
+      context.budget,
+      slope / context.unit,
+      trialsOf(context, search, workload),
     );
+    await exactRuns.release();
+    const times = await timePlan(context, formsIn(chosen.plan), originalMs, workload.phase('timing'));
+    const heldOut = await Promise.all(data.heldOut.map(window => exactRuns.value(window)));
+    return describeTuning({
+      request,
+      context,
+      runtime,
+      studies,
+      plans: search.plans(),
+      chosen,
+      times: { ...times, original: times.original ?? originalMs },
+      metricValue: mean(heldOut),
+      notes: [...baseline.notes, ...dataNotes(data), ...timeNotes(chosen, times)],
+    });
+  } finally {
+    await exactRuns.release();
+  }
+}
+
+/** Phases in seconds, from what whole runs of the model take: forms of sites take parts of these. */
+function expectedSeconds(
+  { originalMs, exactMs }: Baseline,
+  sites: number,
+  { calibration, heldOut }: TuningData,
+): Record<Phase, number> {
+  const run = exactMs / 1000;
+  const windows = Math.min(SEARCHED_WINDOWS, calibration.length);
   return {
-    model: request.model,
-    data: {
-      files: request.data.files,
-      length: data.length,
-      calibration_windows: data.calibration.length,
-      held_out_windows: data.heldOut.length,
-      seed: request.data.seed,
-    },
-    metric: { name: metric.name, kind: metric.kind },
-    budget: request.budget,
-    runtime,
-    baseline: {
-      metric: mean(data.heldOut.map(window => values.get(window)!)),
-      original_ms: times.original,
-      exact_ms: times.exact,
-      attention_ms: attentionMs,
-    },
-    plan: {
-      version: PLAN_VERSION,
-      sites: [...formsIn(checked.plan)].map(([id, form]) => ({ id, ...form })),
-      tuning: {
-        predicted: outcome(checked.calibrated.mean, foretold(checked.plan)),
-        measured: {
-          ...outcome(checked.heldOut.mean, times.plan),
-          standard_error: checked.heldOut.error,
-          rejected: checked.rejected,
-        },
-        operation_ceiling: ceiling(checked.plan),
-      },
-    },
-    frontier: thinned(plans, checked.plan).map(
-      (plan): FrontierPoint => ({
-        ...outcome(checked.correction * plan.cost, foretold(plan)),
-        operation_ceiling: ceiling(plan),
-        chosen: plan === checked.plan,
-      }),
-    ),
-    sites: measurements.map(measured => describeSite(measured, checked.plan, checked.correction, data)),
-    skipped: model.skipped,
-    notes: [...notes, ...dataNotes(data), ...timeNotes(checked.plan, times)],
+    baseline: (2 * originalMs) / 1000 + run * (2 + calibration.length),
+    survey: run * windows * (8 + 1.5 * sites),
+    heads: run * sites,
+    trials: run * (windows * (6 + sites) + 2 * sites + 0.5 * MOST_TRIALS * calibration.length),
+    'held out': 1.7 * run * heldOut.length,
+    timing: 8 * run,
   };
+}
+
+async function forEach(
+  studies: readonly SiteStudy[],
+  progress: ShareOfProgress,
+  act: (study: SiteStudy, share: ShareOfProgress) => Promise<void>,
+): Promise<void> {
+  for (const [s, study] of studies.entries()) {
+    await act(study, progress.part(s / studies.length, (s + 1) / studies.length));
+  }
+}
+
+/** By how much the metric grows with the divergence, in all forms of all sites that were run. */
+function slopeSeen(studies: readonly SiteStudy[], { metric, searched }: TuningContext): number {
+  const observed = studies.flatMap(({ studied }) => studied.flatMap(({ observed }) => observed ?? []));
+  if (observed.length === 0) return metric.slope?.mean ?? 1;
+  const byWindow = searched.map((_, w): Observation => {
+    const own = observed.filter((_, i) => i % searched.length === w);
+    return {
+      change: mean(own.map(({ change }) => change)),
+      divergence: mean(own.map(({ divergence }) => divergence)),
+    };
+  });
+  return slopeOf(byWindow, metric.slope).mean;
+}
+
+function trialsOf(context: TuningContext, search: PlanSearch, workload: Workload<Phase>): PlanTrials {
+  const { data, budget, metric, unit } = context;
+  const trials = workload.phase('trials');
+  const expected = (seen: readonly Observation[]) => expectedChange(seen, metric.slope, unit);
+  const isHopeless = (seen: readonly Observation[]) => {
+    if (seen.length < TELLING_WINDOWS) return false;
+    const { mean: center, error }: Estimate = expected(seen);
+    return center - DOUBT * error > budget;
+  };
+  let trial = 0;
+  return {
+    fastestWithin: cost => search.fastestWithin(cost, trials.part(0, 0.5)),
+    calibrate: async plan => {
+      const share = trials.part(0.5 + trial / (2 * MOST_TRIALS), 0.5 + (trial + 1) / (2 * MOST_TRIALS));
+      trial++;
+      return expected(await measurePlan(context, formsIn(plan), data.calibration, isHopeless, share));
+    },
+    holdOut: async plan => {
+      const share = workload.phase('held out');
+      return observedChange(
+        await measurePlan(context, formsIn(plan), data.heldOut, () => false, share),
+        await heldOutUnit(context),
+      );
+    },
+  };
+}
+
+/** What a change on the windows held out is in proportion to. */
+async function heldOutUnit({ metric, data, exactRuns }: TuningContext): Promise<number> {
+  if (metric.kind === 'error') return 1;
+  const values: number[] = [];
+  for (const window of data.heldOut) values.push(await exactRuns.value(window));
+  return Math.abs(mean(values));
 }
 
 /** @throws InputError for an operator that is unknown or cannot be tuned */
@@ -230,46 +275,6 @@ function fingerprint(
   return sum.update(JSON.stringify(settings)).digest('hex');
 }
 
-/** The chosen plan, the fastest, the exact one, and some evenly in between. */
-function thinned(plans: readonly PlanEstimate[], chosen: PlanEstimate): PlanEstimate[] {
-  const last = plans.length - 1;
-  const shown = new Set([plans.indexOf(chosen)]);
-  for (let i = 0; i < SHOWN_POINTS; i++) shown.add(Math.round((i * last) / (SHOWN_POINTS - 1)));
-  return plans.filter((_, i) => shown.has(i));
-}
-
-function describeSite(
-  { site, exactMs, forms }: SiteMeasurement,
-  plan: PlanEstimate,
-  correction: number,
-  { length }: TuningData,
-): TunedSite {
-  const { id } = site.site;
-  const { form, ms, cost, exact } = plan.sites.get(id)!;
-  const [fastest] = forms
-    .flatMap(measured => (measured.change === null ? [] : [{ ms: measured.ms, change: measured.change }]))
-    .sort((a, b) => a.ms - b.ms);
-  return {
-    id,
-    causal: site.site.causal,
-    ...form,
-    exact,
-    ms,
-    exact_ms: exactMs,
-    loss_increase: correction * cost,
-    sensitivity: fastest === undefined ? null : { ms: fastest.ms, loss_increase: fastest.change.mean },
-    operation_ceiling: operationCeiling([{ site, form }], length),
-    forms: forms.map(measured => ({
-      ...measured.form,
-      ms: measured.ms,
-      error: measured.error,
-      head_errors: measured.headErrors,
-      change: measured.change,
-      head_changes: measured.headChanges,
-    })),
-  };
-}
-
 function dataNotes({ calibration, heldOut }: TuningData): string[] {
   return calibration.length < FEW_WINDOWS
     ? [
@@ -279,15 +284,11 @@ function dataNotes({ calibration, heldOut }: TuningData): string[] {
     : [];
 }
 
-function timeNotes({ exact }: PlanEstimate, times: ModelTimes): string[] {
-  return exact || times.plan < times.exact
+function timeNotes({ plan }: ChosenPlan, times: ModelTimes): string[] {
+  return plan.exact || times.plan < times.exact
     ? []
     : [
         `Measured as a whole, the plan (${formatDuration(times.plan)}) is no faster than exact attention ` +
           `(${formatDuration(times.exact)}): use longer inputs, or an idle machine.`,
       ];
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
 }

@@ -6,6 +6,11 @@ export function changeText({ metric }: Pick<Tuning, 'metric'>, value: number): s
   return `${value < 0 ? '−' : '+'}${(100 * Math.abs(value)).toFixed(3)}%`;
 }
 
+/** A standard error of a change, to stand behind `±`. */
+export function estimateText({ metric }: Pick<Tuning, 'metric'>, error: number): string {
+  return metric.kind === 'error' ? error.toPrecision(2) : `${(100 * error).toFixed(3)}%`;
+}
+
 /** What the budget allows. */
 export function budgetText(tuning: Pick<Tuning, 'metric' | 'budget'>): string {
   const { kind, limit } = tuning.budget;

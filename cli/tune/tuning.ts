@@ -1,7 +1,6 @@
 import type { Plan } from '../../rewriter/plan.js';
 import type { Environment } from '../../rewriter/report.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
-import type { Change } from './change.js';
 import type { SiteForm } from './site-form.js';
 
 /** What a tuning found. */
@@ -11,6 +10,8 @@ export interface Tuning {
     readonly files: readonly string[];
     /** Tokens; null for inputs without a sequence. */
     readonly length: number | null;
+    /** Windows that single sites were measured on: the first of those to calibrate on. */
+    readonly searched_windows: number;
     readonly calibration_windows: number;
     readonly held_out_windows: number;
     readonly seed: number;
@@ -30,6 +31,12 @@ export interface Tuning {
   readonly plan: TunedPlan;
   /** Plans that no other one beats, fastest first; the last one is exact. */
   readonly frontier: readonly FrontierPoint[];
+  /** Plans that were run as a whole on the windows to calibrate on, in this order. */
+  readonly tried: readonly (Outcome & { readonly standard_error: number })[];
+  /**
+   * The growth of the metric that was seen in plans as a whole, in proportion to what single sites add up to.
+   */
+  readonly correction: number;
   readonly sites: readonly TunedSite[];
   /** Attention that cannot be tuned, and why. */
   readonly skipped: readonly { readonly id: string; readonly reason: string }[];
@@ -55,9 +62,10 @@ export interface Budget {
 /** A plan for `rewrite --plan`, which reads over `tuning`. */
 export interface TunedPlan extends Plan {
   readonly tuning: {
-    readonly predicted: Outcome;
+    /** From the windows to calibrate on, and the times of single sites. */
+    readonly predicted: Outcome & { readonly standard_error: number };
+    /** On the windows held out, and of the model as a whole. */
     readonly measured: Outcome & {
-      /** Standard error of `loss_increase` over the windows held out. */
       readonly standard_error: number;
       /** Faster plans that were over the budget on the windows held out. */
       readonly rejected: number;
@@ -95,16 +103,26 @@ export interface TunedSite extends SiteForm {
   readonly exact_ms: number;
   /** Change of the metric that the form is expected to make; in proportion for a loss. */
   readonly loss_increase: number;
-  /** The fastest form measured on the metric, and what it alone would do: how sensitive the model is here. */
-  readonly sensitivity: { readonly ms: number; readonly loss_increase: number } | null;
+  /** What the fastest form that was measured would do alone, and the part of each query head in that. */
+  readonly sensitivity: {
+    readonly ms: number;
+    readonly loss_increase: number;
+    readonly heads: readonly number[];
+  } | null;
   readonly operation_ceiling: number | null;
   /** All forms that were looked at. */
-  readonly forms: readonly (SiteForm & {
-    readonly ms: number;
-    /** Relative squared error of the site's output. */
-    readonly error: number;
-    readonly head_errors: readonly number[];
-    readonly change: Change | null;
-    readonly head_changes: readonly Change[] | null;
-  })[];
+  readonly forms: readonly TunedForm[];
+}
+
+/** A form that was looked at for a site. */
+export interface TunedForm extends SiteForm {
+  readonly ms: number;
+  /** Whether the time was taken in turns with exact attention, and not from single runs. */
+  readonly timed: boolean;
+  /** Relative squared error of the site's output, by query head. */
+  readonly head_errors: readonly number[];
+  /** Change of the metric that the form alone is expected to make. */
+  readonly loss_increase: number;
+  /** Whether that was measured by running the rest of the model, and not foretold from the errors. */
+  readonly measured: boolean;
 }

@@ -5,41 +5,77 @@ import { operationCount } from './operation-count.js';
 import { multipoleAttention } from './operator.js';
 import { parametersOf } from './parameters.js';
 
-/** Segments, with as many key clusters as make 32 keys a cluster: a fixed share of the keys is summarized away. */
+/** Segments to begin with, with 32 keys a cluster: short ones need neighbors, so that every row has some. */
 const SEGMENTS = [
-  { segment: 128, key_clusters: 4 },
-  { segment: 256, key_clusters: 8 },
-  { segment: 512, key_clusters: 16 },
+  { segment: 128, window: 1, key_clusters: 4 },
+  { segment: 256, window: 0, key_clusters: 8 },
+  { segment: 512, window: 0, key_clusters: 16 },
 ] as const;
 
-/** Query clusters: summaries are made for each, so they are what the far field costs before anything is retrieved. */
-const QUERY_CLUSTERS = [4, 16] as const;
-const RETRIEVED = [0, 8, 32] as const;
+/** What is worth trying for each attribute, in the order of its steps. */
+const LADDERS = {
+  segment: [64, 128, 256, 512],
+  window: [0, 1, 2],
+  key_clusters: [1, 2, 4, 8, 16, 32],
+  query_clusters: [1, 4, 8, 16, 32, 64],
+  iterations: [1, 2, 3],
+} as const;
+
+const RETRIEVED = [0, 4, 8, 16, 32, 64] as const;
+const GROUPINGS = ['contiguous', 'kmeans'] as const;
+/** Neighboring queries that choose together. */
+const GROUPS = { causal: [8, 16, 32], acausal: [32, 64, 128] } as const;
 
 /** Multipole attention from almost only near keys to more than its defaults, strictly causal on causal sites. */
 export const multipoleTuningSpace: TuningSpace = {
   operator: multipoleAttention,
   exact: { retrieve: -1 },
-  perHead: 'retrieve',
+  perHead: { name: 'retrieve', levels: RETRIEVED },
   candidates,
+  neighbors,
   operations,
 };
 
 function candidates(site: AttentionSite): readonly TuningSettings[] {
-  const near = site.causal ? {} : { window: 0 };
+  const [short, middle, long] = SEGMENTS;
   return [
     ...SEGMENTS.flatMap(segments =>
-      QUERY_CLUSTERS.flatMap(query_clusters =>
-        RETRIEVED.map(retrieve => ({ ...segments, query_clusters, retrieve })),
-      ),
+      [0, 8, 32].map(retrieve => ({ ...segments, query_clusters: 16, retrieve })),
     ),
-    { segment: 128, key_clusters: 4, query_clusters: 4, retrieve: 0, iterations: 1, ...near },
-    { segment: 64, key_clusters: 2, query_clusters: 4, retrieve: 0, iterations: 1, ...near },
-    { segment: 256, key_clusters: 8, query_clusters: 16, retrieve: 16 },
-    { segment: 256, key_clusters: 16, query_clusters: 16, retrieve: 32 },
+    { ...short, query_clusters: 4, retrieve: 0, iterations: 1 },
+    { segment: 64, window: 1, key_clusters: 2, query_clusters: 4, retrieve: 0, iterations: 1 },
+    { ...short, query_clusters: 16, retrieve: 8, key_grouping: 'kmeans' },
+    { ...long, query_clusters: 16, retrieve: 0, key_grouping: 'kmeans' },
+    { ...middle, query_clusters: 16, retrieve: 0, hierarchy: 'dyadic' },
+    { ...multipoleAttention.presets.fast },
     {},
     ...(site.causal ? [] : [{ ...multipoleAttention.presets.paper }]),
   ];
+}
+
+function neighbors(site: AttentionSite, settings: TuningSettings): readonly TuningSettings[] {
+  const now = multipoleAttention.resolve(site, settings);
+  const steps: TuningSettings[] = Object.entries(LADDERS).flatMap(([name, ladder]) =>
+    stepsOn(ladder, now[name] as number).map(value => ({ [name]: value })),
+  );
+  for (const group of stepsOn(GROUPS[site.causal ? 'causal' : 'acausal'], now.group as number)) {
+    steps.push({ group });
+  }
+  for (const key_grouping of GROUPINGS) if (key_grouping !== now.key_grouping) steps.push({ key_grouping });
+  const retrieves = perHeadNumbers(now.retrieve, 1);
+  if (retrieves.every(count => count <= 0) && now.segment !== 0) {
+    steps.push({ hierarchy: now.hierarchy === 'flat' ? 'dyadic' : 'flat' });
+  }
+  return steps
+    .filter(step => site.causal === false || step.segment !== 0)
+    .map(step => ({ ...settings, ...step }));
+}
+
+/** The values next to `value` on both sides. */
+function stepsOn(ladder: readonly number[], value: number): number[] {
+  const below = ladder.findLast(step => step < value);
+  const above = ladder.find(step => step > value);
+  return [below, above].filter(step => step !== undefined);
 }
 
 function operations(attributes: Attributes, heads: number, length: number): Operations {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { tensorFrom } from '../../../cli/data/tensor.js';
 import { crossEntropy, logitsAmong } from '../../../cli/tune/cross-entropy.js';
-import type { Tensors } from '../../../cli/tune/metric.js';
+import type { Metric, Tensors } from '../../../cli/tune/metric.js';
 import type { DataWindow } from '../../../cli/tune/tuning-data.js';
 import { InputError } from '../../../rewriter/errors.js';
 
@@ -40,22 +40,25 @@ describe('cross-entropy', () => {
   const near = (actual: number, expected: number) =>
     assert.ok(Math.abs(actual - expected) < 1e-5, `${actual} is not ${expected}`);
 
+  const bits = async (metric: Metric, window: DataWindow, outputs = OUTPUTS) =>
+    (await metric.measure(window, outputs, outputs)).value;
+
   it('scores every token by the logits before it', async () => {
     const metric = crossEntropy('logits', { kind: 'next-token', ids: 'ids' });
-    near(await metric.measure(windowOf({ ids: [2, 0, 2, 1] }), OUTPUTS, OUTPUTS), (1 + 1 + 3) / 3);
+    near(await bits(metric, windowOf({ ids: [2, 0, 2, 1] })), (1 + 1 + 3) / 3);
   });
 
   it('leaves out tokens that the attention mask hides, and what follows from them', async () => {
     const metric = crossEntropy('logits', { kind: 'next-token', ids: 'ids' });
     const window = windowOf({ ids: [2, 0, 2, 1], attention_mask: [1, 1, 0, 1] });
-    near(await metric.measure(window, OUTPUTS, OUTPUTS), 1);
+    near(await bits(metric, window), 1);
   });
 
   it('scores labels at their own place, or shifted as transformers shifts them', async () => {
     const window = windowOf({ ids: [0, 0, 0, 0] }, { labels: [-100, 2, -100, 0] });
-    near(await crossEntropy('logits', { kind: 'labels' }).measure(window, OUTPUTS, OUTPUTS), (1 + 2) / 2);
+    near(await bits(crossEntropy('logits', { kind: 'labels' }), window), (1 + 2) / 2);
     const shifted = crossEntropy('logits', { kind: 'shifted-labels' });
-    near(await shifted.measure(window, OUTPUTS, OUTPUTS), (2 + 3) / 2);
+    near(await bits(shifted, window), (2 + 3) / 2);
   });
 
   it('never scores the first token of one row by the last of another', async () => {
@@ -69,7 +72,30 @@ describe('cross-entropy', () => {
     const ids = tensorFrom('int64', [2, TOKENS], doubled([2, 0, 2, 1]));
     const window: DataWindow = { name: 'window', feeds: new Map([['ids', ids]]), extras: new Map() };
     const metric = crossEntropy('logits', { kind: 'next-token', ids: 'ids' });
-    near(await metric.measure(window, outputs, outputs), 5 / 3);
+    near(await bits(metric, window, outputs), 5 / 3);
+  });
+
+  it('diverges from the reference by what is lost when the reference is right', async () => {
+    const uniform: Tensors = new Map([
+      ['logits', tensorFrom('float32', [1, TOKENS, CLASSES], new Array(TOKENS * CLASSES).fill(7))],
+    ]);
+    const metric = crossEntropy('logits', { kind: 'labels' });
+    const window = windowOf({ ids: [0, 0, 0, 0] }, { labels: [0, -100, 1, -100] });
+    const entropy = (row: readonly number[]) => -row.reduce((sum, p) => sum + p * Math.log2(p), 0);
+    const { value, divergence } = await metric.measure(window, uniform, OUTPUTS);
+    near(value, Math.log2(3));
+    near(divergence, Math.log2(3) - (entropy(PROBABILITIES[0]!) + entropy(PROBABILITIES[2]!)) / 2);
+    assert.equal((await metric.measure(window, OUTPUTS, OUTPUTS)).divergence, 0);
+  });
+
+  it('takes classes that are ruled out for what they are', async () => {
+    const metric = crossEntropy('logits', { kind: 'labels' });
+    const window = windowOf({ ids: [0] }, { labels: [0] });
+    const logits = (...row: number[]): Tensors =>
+      new Map([['logits', tensorFrom('float32', [1, 1, 3], row)]]);
+    const half = logits(2, 2, Number.NEGATIVE_INFINITY);
+    near((await metric.measure(window, logits(2, 2, 2), half)).divergence, Math.log2(3) - 1);
+    assert.equal((await metric.measure(window, half, logits(2, 2, 2))).divergence, Number.POSITIVE_INFINITY);
   });
 
   it('refuses labels that are no class, and windows without any label', async () => {

@@ -4,7 +4,7 @@ import { modelInputs } from '../../../cli/data/model-inputs.js';
 import { type TensorValue, tensorFrom, toNumbers } from '../../../cli/data/tensor.js';
 import { openSession } from '../../../cli/runtime/session.js';
 import { downstreamOf, partOf } from '../../../cli/tune/graph-part.js';
-import { headErrors, withHead } from '../../../cli/tune/heads.js';
+import { headErrors, withHeads } from '../../../cli/tune/heads.js';
 import { expose } from '../../../cli/validation/replacement.js';
 import { sliceModel } from '../../../cli/validation/slice-model.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
@@ -79,7 +79,7 @@ describe('heads of a site', () => {
       const other = tensorFrom('float32', dims, random.normals(size));
       const whole = headErrors(site, exact, other);
       for (let head = 0; head < H; head++) {
-        const mixed = withHead(site, exact, other, head);
+        const mixed = withHeads(site, exact, other, [head]);
         for (let i = 0; i < size; i++) {
           const source = headOf(placeOf(i, dims)) === head ? other : exact;
           assert.equal(toNumbers(mixed)[i], toNumbers(source)[i]);
