@@ -122,7 +122,8 @@ function refusal(
     ...refusalsOfPlace(attention, nodes, [...attention.interior, ...products], site.dtype),
   ];
   if (attention.pastKey !== null) reasons.push('it joins keys and values to a cache of earlier steps itself');
-  else if (site.past && !site.causal) reasons.push('its keys join a cache of earlier steps, and it is not causal');
+  else if (site.past && !site.causal)
+    reasons.push('its keys join a cache of earlier steps, and it is not causal');
   if (facts.softcap) reasons.push('its scores are capped or otherwise no linear function of the products');
   else if (facts.unclear !== null) reasons.push(facts.unclear);
   else if (site.operatorScale === null) reasons.push('its scale is not one number');

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { type TensorValue, toNumbers } from '../../cli/data/tensor.js';
+import { multiLevelAttention } from '../../custom-ops/multi-level-attention/operator.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
+import type { AttributeValue } from '../../custom-ops/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
+import { isAttention, type Site } from '../../rewriter/site.js';
+import { randomRotation } from '../custom-ops/random-rotation.js';
 import { fixtureInputs, type Padding, raggedPadding, realKeys, type Sizes } from './fixture-inputs.js';
 import { type Fixture, fixtures } from './fixtures.js';
 import { FixtureSession } from './run-model.js';
@@ -18,35 +22,89 @@ const SIZES: readonly Sizes[] = [
 const ROUNDING = { float32: 5e-6, float16: 4e-3 } as const;
 
 const EXACT = { retrieve: -1 };
+/** Far from exact wherever it is not exact on purpose. */
+const COARSE = { segment: 2, window: 0, key_clusters: 1, query_clusters: 1, retrieve: 0 };
 
 describe('zoo: exact attention in place of every site', () => {
   for (const fixture of fixtures().filter(({ not_runnable }) => not_runnable === undefined)) {
     it(fixture.name, async () => {
-      const original = readFileSync(fixture.file);
-      const { model, decisions } = rewriteModel(original, sites =>
-        decideUniformly(sites, { operator: multipoleAttention, settings: EXACT, selects: () => true }, 0),
-      );
-      const replaced = decisions.filter(({ replacement }) => replacement !== null).length;
+      const { original, model, replaced } = rewrite(fixture, EXACT, () => true);
       assert.ok(replaced >= fixture.sites.filter(({ replaceable }) => replaceable).length);
-      if (replaced === 0) {
-        assert.ok(original.equals(model), 'without a replacement the model stays as it is');
-        return;
-      }
-      const before = await FixtureSession.open(original);
-      const after = await FixtureSession.open(model);
-      for (const { sizes, flag } of runs(fixture)) {
-        const inputs = fixtureInputs(fixture, sizes, raggedPadding, flag, new SeededRandom(sizes.sequence));
-        const [expected, actual] = [await before.run(inputs), await after.run(inputs)];
-        for (const [name, output] of expected) {
-          const compared = rowsWithKeys(fixture, sizes, raggedPadding, output.dims);
-          const what = `${name} at ${JSON.stringify(sizes)}`;
-          assertClose(output, actual.get(name)!, compared, roundingOf(fixture), what);
-        }
-      }
-      await Promise.all([before.release(), after.release()]);
+      if (replaced === 0) assert.ok(original.equals(model), 'without a replacement the model stays as it is');
+      else await assertSameOutputs(fixture, original, model);
     });
   }
 });
+
+describe('zoo: rotated heads in place of every site that can be calibrated', () => {
+  for (const fixture of fixtures().filter(({ not_runnable }) => not_runnable === undefined)) {
+    it(fixture.name, async function () {
+      const { original, model, replaced } = rotate(fixture);
+      if (replaced === 0) this.skip();
+      await assertSameOutputs(fixture, original, model);
+    });
+  }
+});
+
+describe('zoo: steps of decoding stay exact', () => {
+  for (const fixture of fixtures().filter(({ sites }) => sites.some(({ kind }) => kind === 'cached'))) {
+    it(fixture.name, async function () {
+      const { original, model, replaced } = rewrite(fixture, COARSE, ({ kind }) => kind === 'cached');
+      // Operators that keep a cache of their own stay as they are.
+      if (replaced === 0) this.skip();
+      await assertSameOutputs(fixture, original, model);
+    });
+  }
+});
+
+/** Every site that `selects` takes replaced where it can be, whatever the number of keys. */
+function rewrite(
+  fixture: Fixture,
+  settings: Readonly<Record<string, AttributeValue>>,
+  selects: (site: Site) => boolean,
+) {
+  const original = readFileSync(fixture.file);
+  const { model, decisions } = rewriteModel(original, sites => {
+    const chosen = new Set(sites.filter(selects).map(({ id }) => id));
+    const choice = { operator: multipoleAttention, settings, selects: (id: string) => chosen.has(id) };
+    return decideUniformly(sites, choice, 0);
+  });
+  return { original, model, replaced: decisions.filter(({ replacement }) => replacement !== null).length };
+}
+
+/** Every site by multi-level attention with one block around all tokens: any rotation leaves it exact. */
+function rotate(fixture: Fixture) {
+  const original = readFileSync(fixture.file);
+  const random = SeededRandom.named(fixture.name);
+  const { model, decisions } = rewriteModel(original, sites =>
+    decideUniformly(
+      sites.filter(isAttention),
+      { operator: multiLevelAttention, settings: { block: 64 }, selects: () => true },
+      null,
+    ).map(decision => {
+      const { replacement, site } = decision;
+      if (replacement === null) return decision;
+      const rotation = randomRotation(site.kvHeads!, site.headDim!, random);
+      return { ...decision, replacement: { ...replacement, rotation: { ...rotation, place: 'weights' } } };
+    }),
+  );
+  return { original, model, replaced: decisions.filter(({ replacement }) => replacement !== null).length };
+}
+
+async function assertSameOutputs(fixture: Fixture, original: Uint8Array, model: Uint8Array): Promise<void> {
+  const before = await FixtureSession.open(original);
+  const after = await FixtureSession.open(model);
+  for (const { sizes, flag } of runs(fixture)) {
+    const inputs = fixtureInputs(fixture, sizes, raggedPadding, flag, new SeededRandom(sizes.sequence));
+    const [expected, actual] = [await before.run(inputs), await after.run(inputs)];
+    for (const [name, output] of expected) {
+      const compared = rowsWithKeys(fixture, sizes, raggedPadding, output.dims);
+      const what = `${name} at ${JSON.stringify(sizes)}`;
+      assertClose(output, actual.get(name)!, compared, roundingOf(fixture), what);
+    }
+  }
+  await Promise.all([before.release(), after.release()]);
+}
 
 /** Float16 anywhere inside rounds all that follows. */
 function roundingOf({ sites }: Fixture): number {

@@ -236,7 +236,7 @@ describe('softmax attention', () => {
       assert.deepEqual([site!.mask, site!.scale, site!.replaceable], ['other', 1, false]);
       assert.match(site!.reason!, /capped/);
     });
-    it('with keys that join a cache', () => {
+    it('without causality, with keys that join a cache', () => {
       const net = attentionNet();
       net.input('past', ['batch', HEADS, 'past', SIZE]);
       const split = net.nodes.findIndex(({ outputs }) => outputs[0] === 'scores');
