@@ -1,13 +1,8 @@
-import { AttentionTile, HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
-import { booleans, kernel, optional, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
+import { stateQuads, writeState } from '../runtime/web/attention-state.wgsl.js';
+import { AttentionTile } from '../runtime/web/attention-tile.wgsl.js';
+import { booleans, kernel, optional, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { geometry, geometryParameters } from './geometry.wgsl.js';
 import type { HeadShape } from './summarize.wgsl.js';
-
-/**
- * State of a row between kernels: quads(E) groups of value columns, summed with weights relative to a maximum,
- * then (maximum, sum of weights, log-sum-exp of all logits including estimates, 0).
- */
-export const stateQuads = (valueDim: number): number => quads(valueDim) + 1;
 
 /**
  * Exact attention over the keys near a row (README, step 7), or over all keys it may see when `exact` is set;
@@ -50,7 +45,7 @@ for (var base = begin; base < end; base += ${shape.tile.keys}u) {
   ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(kv * params.keys + min(base + ${key}, params.keys - 1u), ${quad})`)}
   ${tile.weights(
     valueDim,
-    'params.scale',
+    () => 'params.scale',
     (r, key) =>
       `base + ${key} >= range_${r}.x && base + ${key} < range_${r}.y && is_visible(kv, base + ${key})`,
   )}
@@ -60,33 +55,6 @@ ${tile.finishTotals}
 ${writeState(tile, valueDim, r => `(first + ${tile.row(r)})`, 'params.rows')}`,
   });
 });
-
-/**
- * Writes sums, maximum, total and log-sum-exp of the thread's rows; `row(r)` is an expression of the row.
- * Rows from `end` on are left out.
- */
-export function writeState(
-  tile: AttentionTile,
-  valueDim: number,
-  row: (r: number) => string,
-  end: string,
-): string {
-  const width = stateQuads(valueDim);
-  return `${tile.eachSum(
-    valueDim,
-    (sum, r, quad) => `if (${row(r)} < ${end}) { state[state_of(head, ${row(r)}) + ${quad}] = ${sum}; }`,
-  )}
-if (tx == 0u) {
-${tile.rows
-  .map(
-    r => `  if (${row(r)} < ${end}) {
-    let lse = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
-    state[state_of(head, ${row(r)}) + ${width - 1}u] = vec4<f32>(row_max[${r}], row_total[${r}], lse, 0.0);
-  }`,
-  )
-  .join('\n')}
-}`;
-}
 
 /** `state_of(head, row)`: where the state of a row starts. */
 export const stateOf = (valueDim: number): string =>

@@ -1,7 +1,8 @@
+import { stateQuads, writeState } from '../runtime/web/attention-state.wgsl.js';
 import { AttentionTile } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { geometry, geometryParameters } from './geometry.wgsl.js';
-import { stateOf, stateQuads, writeState } from './near.wgsl.js';
+import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
 import type { HeadShape } from './summarize.wgsl.js';
@@ -87,8 +88,8 @@ ${tile.rows.map(r => `let state_${r} = state_of(head, min(first + ${tile.row(r)}
 ${tile.rows
   .map(
     r => `  let statistics_${r} = state[state_${r} + ${stateQuads(valueDim) - 1}u];
-  row_max[${r}] = statistics_${r}.x;
-  if (tx == 0u) { row_total[${r}] = statistics_${r}.y; }`,
+  ${tile.max(r)} = statistics_${r}.x;
+  if (tx == 0u) { ${tile.total(r)} = statistics_${r}.y; }`,
   )
   .join('\n')}
 }
@@ -171,7 +172,11 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
       }
       workgroupBarrier();
       ${tile.logits(headDim, loadQuery, (key, quad) => `read_key(tile_keys[${key}], ${quad})`)}
-      ${tile.weights(valueDim, 'params.scale', (r, key) => `shares_in(${tile.row(r)}, tile_places[${key}])`)}
+      ${tile.weights(
+        valueDim,
+        () => 'params.scale',
+        (r, key) => `shares_in(${tile.row(r)}, tile_places[${key}])`,
+      )}
       ${tile.accumulate(valueDim, (key, quad) => `read_value(tile_keys[${key}], ${quad})`)}
     }
   }

@@ -1,7 +1,8 @@
+import { stateQuads } from '../runtime/web/attention-state.wgsl.js';
 import { HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, optional, storage, variants } from '../runtime/web/wgsl.js';
 import { blockParameters, geometry, geometryParameters } from './geometry.wgsl.js';
-import { stateOf, stateQuads } from './near.wgsl.js';
+import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 
 /**

@@ -1,14 +1,14 @@
 import type { Attributes } from '../operator.js';
+import { stateQuads, writeOutputs } from '../runtime/web/attention-state.wgsl.js';
 import { AttentionTile, logitTileShape, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import { type FloatType, quads } from '../runtime/web/wgsl.js';
 import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
-import { finishLse, finishOutput } from './finish.wgsl.js';
 import type { geometryParameters } from './geometry.wgsl.js';
 import { joinRows } from './join.wgsl.js';
-import { near, stateQuads } from './near.wgsl.js';
+import { near } from './near.wgsl.js';
 import { type MultipoleParameters, parametersOf } from './parameters.js';
 import { retrieved } from './retrieve.wgsl.js';
 import { choose, keepTail, poolMeans, rowPools } from './select.wgsl.js';
@@ -171,6 +171,7 @@ class MultipoleCall {
   readonly #shape: HeadShape;
   readonly #scale: number;
   readonly #tileRows: number;
+  readonly #summaryRows: number;
   readonly #scratchBytes: number;
   readonly #query: GpuRange;
   #keys: SortedRows | null = null;
@@ -186,16 +187,19 @@ class MultipoleCall {
     const { headDim, valueDim } = sizes;
     const past = sizes.past > 0 ? tensors.pastQuery : null;
     const type = tensors.key.type as FloatType;
+    const tile = tileShape(recorder.device, headDim, valueDim);
     this.#shape = {
       type,
       queryType: past ? 'float32' : type,
       queryColumns: past ? 4 * quads(headDim) : headDim,
       headDim,
       valueDim,
-      tile: tileShape(recorder.device, headDim),
-      logitTile: logitTileShape(recorder.device, headDim),
+      tile,
+      summaryTile: tileShape(recorder.device, headDim, 4 * (quads(headDim) + quads(valueDim))),
+      logitTile: logitTileShape(recorder.device, tile),
     };
-    this.#tileRows = new AttentionTile(this.#shape.tile).height;
+    this.#tileRows = new AttentionTile(tile).height;
+    this.#summaryRows = new AttentionTile(this.#shape.summaryTile).height;
     this.#scratchBytes = Math.min(MOST_SCRATCH_BYTES, recorder.device.limits.maxStorageBufferBindingSize / 2);
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
     this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
@@ -523,7 +527,7 @@ class MultipoleCall {
         summary_keys,
         summary_values,
       },
-      heads.count * Math.ceil(parameters.queryClusters / this.#tileRows) * clusters,
+      heads.count * Math.ceil(parameters.queryClusters / this.#summaryRows) * clusters,
     );
     const rows = Math.floor(this.#scratchBytes / (heads.count * clusters * 4));
     for (const part of this.#layout.split(block, rows)) {
@@ -686,32 +690,15 @@ class MultipoleCall {
   #finish(heads: HeadChunk, stateRows: number, stateSkip: number, state: GpuRange): void {
     const { queries, valueDim } = this.sizes;
     const { output, lse } = this.tensors;
-    const values = {
-      state_rows: stateRows,
-      state_skip: stateSkip,
+    const rows = {
+      stateRows,
+      skip: stateSkip,
       queries,
-      head_base: heads.base,
-      head_count: heads.count,
+      valueDim,
+      headBase: heads.base,
+      headCount: heads.count,
     };
-    const words = (columns: number, type: FloatType) => {
-      const perWord = type === 'float32' ? 1 : 2;
-      const begin = heads.base * queries * columns;
-      const end = begin + heads.count * queries * columns;
-      return Math.ceil(end / perWord) - Math.floor(begin / perWord);
-    };
-    for (const [tensor, kernel, columns, empty] of [
-      [output, finishOutput, valueDim, 0],
-      [lse, finishLse, 1, Number.NEGATIVE_INFINITY],
-    ] as const) {
-      if (!tensor) continue;
-      const type = tensor.type as FloatType;
-      this.recorder.dispatch(
-        kernel(type, valueDim),
-        { ...values, empty },
-        { state, result: tensor.range },
-        groupsOf(words(columns, type)),
-      );
-    }
+    writeOutputs(this.recorder, rows, state, output, lse);
     this.recorder.release(state);
   }
 }

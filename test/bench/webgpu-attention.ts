@@ -12,15 +12,20 @@ import {
 import { DOMAIN } from '../../custom-ops/operator.js';
 import { InferenceSession } from '../../custom-ops/runtime/web/index.js';
 import { multipoleAttention, OperatorRunner, openDevice } from '../../custom-ops/runtime/web/node.js';
-import type { GpuTensor } from '../../custom-ops/runtime/web/operator.js';
 import type { HostTensor } from '../../custom-ops/runtime/web/operator-runner.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
-import { buildModel } from '../../rewriter/onnx/encode.js';
-import { DataType } from '../../rewriter/onnx/spec.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
-import { KernelTimes } from './kernel-times.js';
 import { endProcess, openOnnxRuntime } from './onnxruntime-over-dawn.js';
+import {
+  attempt,
+  kernelLines,
+  OnnxRuntimeContender,
+  OperatorContender,
+  printLine as print,
+  timeInTurns,
+  tokensFirst,
+} from './webgpu-contenders.js';
 
 /**
  * The WebGPU kernels of MultipoleAttention against exact attention, on the queries, keys and values of a trained
@@ -47,8 +52,6 @@ const { values: options } = parseArgs({
   },
 });
 const runs = Number(options.runs);
-const TURNS = 5;
-const print = (measured: object) => console.log(JSON.stringify(measured));
 const original = new Uint8Array(readFileSync(options.model));
 const text = readFileSync(options.text);
 
@@ -92,134 +95,71 @@ function sideBySide(tensors: readonly Ort.Tensor[]): HostTensor {
   return { type: 'float32', dims: [1, tensors.length * heads, length, size], data };
 }
 
-/** Milliseconds per run of runs that are queued without waiting in between: median of several turns, after one more. */
-async function timeQueued(device: GPUDevice, run: () => unknown): Promise<number> {
-  const times: number[] = [];
-  for (let turn = 0; turn <= TURNS; turn++) {
-    const start = performance.now();
-    for (let n = 0; n < runs; n++) await run();
-    await device.queue.onSubmittedWorkDone();
-    if (turn > 0) times.push((performance.now() - start) / runs);
+/** The operator and both forms of exact attention, in turns. */
+async function measureAttention(ort: typeof Ort, length: number): Promise<void> {
+  const runner = new OperatorRunner(device);
+  const heads = await trainedHeads(ort, length);
+  const parameters = { ...defaultParameters(false), segment: settings.segment };
+  const contender = (name: string, changes: Partial<MultipoleParameters>, on = runner) =>
+    new OperatorContender(name, on, multipoleAttention, attributesOf({ ...parameters, ...changes }), heads);
+  const exact = contender('exact', { retrieve: [-1] });
+  const multipole = contender('multipole', {});
+  const theirs = await OnnxRuntimeContender.open(ort, runner, heads);
+  const [exactMs, ms, theirMs] = await timeInTurns(device, [exact, multipole, theirs], runs);
+  const expected = await exact.output();
+  print({
+    length,
+    heads: heads[0].dims[1],
+    size: heads[0].dims[3],
+    ...report('exact', { ...parameters, retrieve: [-1] }, heads, exactMs!),
+    ...report('multipole', parameters, heads, ms!),
+    'com.microsoft.MultiHeadAttention_ms': theirMs,
+    times_faster_than_own_exact: exactMs! / ms!,
+    times_faster: theirMs! / ms!,
+    error: relativeSquaredError(await multipole.output(), expected),
+    error_of_exact: relativeSquaredError(
+      await theirs.output(),
+      tokensFirst({ type: 'float32', dims: heads[0].dims, data: expected }),
+    ),
+    scratch_bytes: runner.scratchBytes,
+  });
+  for (const own of [exact, multipole]) {
+    const { kernels, spanMs } = await own.kernels();
+    const dispatches = kernels.reduce((sum, kernel) => sum + kernel.dispatches, 0);
+    print({ attention: own.name, length, gpu_span_ms: spanMs, dispatches, kernels: kernelLines(kernels) });
+    own.destroy();
   }
-  return times.sort((a, b) => a - b)[TURNS >> 1]!;
+  await theirs.close();
+  runner.destroy();
+  await attempt(`attention within default limits at ${length}`, async () => {
+    const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
+    const limited = contender('multipole within default limits', {}, small);
+    const [limitedMs] = await timeInTurns(small.device, [limited], runs);
+    const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.device.limits;
+    print({
+      length,
+      maxStorageBufferBindingSize,
+      maxComputeWorkgroupStorageSize,
+      ...report(limited.name, parameters, heads, limitedMs!),
+      scratch_bytes: small.scratchBytes,
+      error: relativeSquaredError(await limited.output(), expected),
+    });
+    limited.destroy();
+    small.destroy();
+  });
 }
 
-async function measureOperator(
-  runner: OperatorRunner,
+/** Time, operations, and operations by time. */
+function report(
   name: string,
   parameters: MultipoleParameters,
-  heads: Heads,
-  exact: Float32Array | null,
-): Promise<Float32Array> {
-  const { device } = runner;
-  const inputs = heads.map((tensor, n) => runner.upload(`input ${n}`, tensor));
-  const output = runner.allocate('output', { type: 'float32', dims: heads[0].dims });
-  const attributes = attributesOf(parameters);
-  const run = (times: KernelTimes | null) => {
-    const recorder = runner.recorder(times);
-    multipoleAttention.record(recorder, attributes, inputs, [output]);
-    recorder.submit();
-  };
-  const ms = await timeQueued(device, () => run(null));
-  const times = new KernelTimes(device);
-  run(times);
-  const { kernels, spanMs } = await times.read();
-  times.destroy();
-  const result = (await runner.download(output)).data as Float32Array;
-  for (const { range } of [...inputs, output] as GpuTensor[]) range.buffer.destroy();
-  const [, count = 0, length = 0, size = 0] = heads[0].dims;
+  [{ dims }]: Heads,
+  ms: number,
+): Readonly<Record<string, number>> {
+  const [, count = 0, length = 0, size = 0] = dims;
   const operations = operationCount(parameters, parameters.retrieve[0]!, length);
   const gflop = (2 * size * count * (operations.multipole ?? 0)) / 1e9;
-  print({
-    attention: name,
-    length,
-    heads: count,
-    size,
-    ms,
-    gpu_span_ms: spanMs,
-    gflop,
-    tflops: gflop / ms,
-    dispatches: kernels.reduce((sum, { dispatches }) => sum + dispatches, 0),
-    scratch_bytes: runner.scratchBytes,
-    error: exact && relativeSquaredError(result, exact),
-    kernels: kernels.map(({ label, dispatches, ms: took }) => `${label} x${dispatches}: ${took.toFixed(3)}`),
-  });
-  return result;
-}
-
-/** ONNX Runtime's own attention; query, key and value are [1, length, heads * size]. */
-async function measureOnnxRuntime(
-  ort: typeof Ort,
-  runner: OperatorRunner,
-  heads: Heads,
-  exact: Float32Array,
-): Promise<void> {
-  const [, count = 0, length = 0, size = 0] = heads[0].dims;
-  const value = (name: string) => ({ name, dataType: DataType.FLOAT, dims: [1, 'n', count * size] });
-  const model = buildModel({
-    irVersion: 10,
-    opsetImports: { '': 18, 'com.microsoft': 1 },
-    graph: {
-      name: 'attention',
-      nodes: [
-        {
-          opType: 'MultiHeadAttention',
-          domain: 'com.microsoft',
-          inputs: ['query', 'key', 'value'],
-          outputs: ['output'],
-          attributes: { num_heads: { type: 'int', value: count } },
-        },
-      ],
-      inputs: ['query', 'key', 'value'].map(value),
-      outputs: [value('output')],
-    },
-  });
-  const session = await ort.InferenceSession.create(model, {
-    executionProviders: ['webgpu'],
-    preferredOutputLocation: 'gpu-buffer',
-  });
-  const inputs = heads.map((tensor, n) =>
-    runner.upload(`input ${n}`, { ...tensor, dims: [1, length, count * size], data: packed(tensor) }),
-  );
-  const [query, key, val] = inputs.map(({ range, dims }) =>
-    ort.Tensor.fromGpuBuffer(range.buffer, { dataType: 'float32', dims }),
-  );
-  const given = { query: query!, key: key!, value: val! };
-  const ms = await timeQueued(runner.device, async () => {
-    const { output } = await session.run(given);
-    output!.dispose();
-  });
-  const { output } = await session.run(given);
-  const result = (await output!.getData()) as Float32Array;
-  const expected = packed({ type: 'float32', dims: heads[0].dims, data: exact });
-  const gflop = (4 * length ** 2 * size * count) / 1e9;
-  const error = relativeSquaredError(result, expected);
-  print({
-    attention: 'com.microsoft.MultiHeadAttention',
-    length,
-    heads: count,
-    size,
-    ms,
-    gflop,
-    tflops: gflop / ms,
-    error,
-  });
-  output!.dispose();
-  for (const { range } of inputs) range.buffer.destroy();
-  await session.release();
-}
-
-/** [1, heads, length, size] as [1, length, heads * size]. */
-function packed({ dims, data }: HostTensor): Float32Array {
-  const [, heads = 0, length = 0, size = 0] = dims;
-  const result = new Float32Array(data.length);
-  for (let head = 0; head < heads; head++) {
-    for (let n = 0; n < length; n++) {
-      const from = (head * length + n) * size;
-      result.set(data.subarray(from, from + size), (n * heads + head) * size);
-    }
-  }
-  return result;
+  return { [`${name}_ms`]: ms, [`${name}_gflop`]: gflop, [`${name}_tflops`]: gflop / ms };
 }
 
 function relativeSquaredError(actual: Float32Array, exact: Float32Array): number {
@@ -254,32 +194,9 @@ async function measureModel(
   return logits;
 }
 
-async function attempt(what: string, measure: () => Promise<unknown>): Promise<void> {
-  try {
-    await measure();
-  } catch (error) {
-    print({ failed: what, reason: error instanceof Error ? error.stack?.slice(0, 800) : String(error) });
-  }
-}
-
 const { ort, device } = await openOnnxRuntime(options.dawn);
 for (const length of options.length.map(Number)) {
-  await attempt(`attention at ${length}`, async () => {
-    const heads = await trainedHeads(ort, length);
-    const runner = new OperatorRunner(device);
-    const parameters = { ...defaultParameters(false), segment: settings.segment };
-    const exact = await measureOperator(runner, 'exact', { ...parameters, retrieve: [-1] }, heads, null);
-    await measureOperator(runner, 'multipole', parameters, heads, exact);
-    await attempt(`MultiHeadAttention at ${length}`, () => measureOnnxRuntime(ort, runner, heads, exact));
-    runner.destroy();
-    await attempt(`attention within default limits at ${length}`, async () => {
-      const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
-      const { maxStorageBufferBindingSize, maxBufferSize } = small.device.limits;
-      print({ maxStorageBufferBindingSize, maxBufferSize });
-      await measureOperator(small, 'multipole within default limits', parameters, heads, exact);
-      small.destroy();
-    });
-  });
+  await attempt(`attention at ${length}`, () => measureAttention(ort, length));
   if (!options.models) continue;
   await attempt(`models at ${length}`, async () => {
     const approximate = await measureModel(ort, 'rewritten', rewritten({}), length);

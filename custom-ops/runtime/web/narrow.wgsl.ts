@@ -22,7 +22,10 @@ export function writeFloat32(
   { type, dims, range }: GpuTensor,
   write: (numbers: GpuRange) => void,
 ): void {
-  if (type === 'float32') return write(range);
+  if (type === 'float32') {
+    write(range);
+    return;
+  }
   const count = dims.reduce((a, b) => a * b, 1);
   const wide = recorder.scratch(`${range.label} in float32`, count * 4);
   write(wide);
