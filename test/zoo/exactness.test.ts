@@ -38,21 +38,21 @@ describe('zoo: exact attention in place of every site', () => {
 
 describe('zoo: rotated heads in place of every site that can be calibrated', () => {
   for (const fixture of fixtures().filter(({ not_runnable }) => not_runnable === undefined)) {
-    it(fixture.name, async function () {
+    it(fixture.name, async () => {
       const { original, model, replaced } = rotate(fixture);
-      if (replaced === 0) this.skip();
-      await assertSameOutputs(fixture, original, model);
+      if (replaced === 0) assert.ok(original.equals(model), 'without a replacement the model stays as it is');
+      else await assertSameOutputs(fixture, original, model);
     });
   }
 });
 
 describe('zoo: steps of decoding stay exact', () => {
   for (const fixture of fixtures().filter(({ sites }) => sites.some(({ kind }) => kind === 'cached'))) {
-    it(fixture.name, async function () {
+    it(fixture.name, async () => {
       const { original, model, replaced } = rewrite(fixture, COARSE, ({ kind }) => kind === 'cached');
-      // Operators that keep a cache of their own stay as they are.
-      if (replaced === 0) this.skip();
-      await assertSameOutputs(fixture, original, model);
+      const keepsItsOwnCache = fixture.sites.every(({ scope }) => scope === '');
+      assert.equal(replaced === 0, keepsItsOwnCache);
+      if (replaced > 0) await assertSameOutputs(fixture, original, model);
     });
   }
 });
