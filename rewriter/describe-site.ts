@@ -4,6 +4,7 @@ import { deadNodes } from './graph/slices.js';
 import { hidesLaterKeys } from './masks/causal.js';
 import type { MaskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
+import type { Extent } from './masks/logits.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
 import { type LocatedOperands, locateOperands } from './patterns/locate-operands.js';
 import type { Attention, FormContext } from './patterns/source-form.js';
@@ -65,7 +66,8 @@ export function describeSite(
     [scope.resolve(operands.output.value)!],
     new Set(kept.map(name => scope.resolve(name)!)),
   );
-  const reason = refusal(site, nodes, attention, facts);
+  const extents = laboratory.trials.map(trial => operands.extent(trial));
+  const reason = refusal(site, nodes, attention, facts, extents);
   return { ...site, nodes, replaceable: reason === null, reason };
 }
 
@@ -112,6 +114,7 @@ function refusal(
   nodes: readonly Node[],
   attention: Attention,
   facts: MaskFacts,
+  extents: readonly Extent[],
 ): string | null {
   const rearranged = site.output.value !== attention.output.name;
   const products = rearranged
@@ -122,6 +125,8 @@ function refusal(
     ...refusalsOfPlace(attention, nodes, [...attention.interior, ...products], site.dtype),
   ];
   if (attention.pastKey !== null) reasons.push('it joins keys and values to a cache of earlier steps itself');
+  else if (site.past && extents.every(({ rows }) => rows === 1))
+    reasons.push('it takes one query a step, where there is nothing to gain');
   else if (site.past && !site.causal)
     reasons.push('its keys join a cache of earlier steps, and it is not causal');
   if (facts.softcap) reasons.push('its scores are capped or otherwise no linear function of the products');

@@ -236,24 +236,30 @@ describe('softmax attention', () => {
       assert.deepEqual([site!.mask, site!.scale, site!.replaceable], ['other', 1, false]);
       assert.match(site!.reason!, /capped/);
     });
-    it('without causality, with keys that join a cache', () => {
-      const net = attentionNet();
-      net.input('past', ['batch', HEADS, 'past', SIZE]);
-      const split = net.nodes.findIndex(({ outputs }) => outputs[0] === 'scores');
-      const turned = net.nodes.find(({ outputs }) => outputs[0] === net.nodes[split]!.inputs[1])!;
-      const value = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
-      for (const [name, consumer, slot] of [
-        ['keys', turned, 0],
-        ['values', value, 1],
-      ] as const) {
-        net.op('Concat', ['past', consumer.inputs[slot]!], { axis: 2 }, [name]);
-        Object.assign(consumer, { inputs: consumer.inputs.map((input, i) => (i === slot ? name : input)) });
-      }
-      const [site] = inspectNet(net).sites;
-      assert.deepEqual([site!.kind, site!.past, site!.replaceable], ['cached', true, false]);
-      assert.equal(site!.key.value, 'keys');
-      assert.match(site!.reason!, /cache/);
-    });
+    for (const [what, sequence, reason] of [
+      ['without causality, with keys that join a cache', 'sequence', /cache.*not causal/],
+      ['with a cache and one query', 1, /one query a step/],
+    ] as const) {
+      it(what, () => {
+        const net = attentionNet();
+        Object.assign(net.inputs[0]!, { dims: ['batch', sequence, WIDTH] });
+        net.input('past', ['batch', HEADS, 'past', SIZE]);
+        const split = net.nodes.findIndex(({ outputs }) => outputs[0] === 'scores');
+        const turned = net.nodes.find(({ outputs }) => outputs[0] === net.nodes[split]!.inputs[1])!;
+        const value = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+        for (const [name, consumer, slot] of [
+          ['keys', turned, 0],
+          ['values', value, 1],
+        ] as const) {
+          net.op('Concat', ['past', consumer.inputs[slot]!], { axis: 2 }, [name]);
+          Object.assign(consumer, { inputs: consumer.inputs.map((input, i) => (i === slot ? name : input)) });
+        }
+        const [site] = inspectNet(net).sites;
+        assert.deepEqual([site!.kind, site!.past, site!.replaceable], ['cached', true, false]);
+        assert.equal(site!.key.value, 'keys');
+        assert.match(site!.reason!, reason);
+      });
+    }
   });
 
   describe('is not seen', () => {
