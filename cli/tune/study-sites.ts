@@ -1,4 +1,5 @@
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
+import { groupsWithin } from '../groups-within.js';
 import { downstreamOf, type GraphPart, partOf } from './graph-part.js';
 import { Recording } from './recording.js';
 import { SiteBench } from './site-bench.js';
@@ -69,20 +70,10 @@ function tailOf(main: ModelGraph['main'], siteOutput: string, outputs: readonly 
   );
 }
 
-/** Splits the sites so that the recorded values of one group fit the allowance, where they can. */
+/** The sites in groups whose recorded values fit the allowance, where they can. */
 function inGroups({ model, data, searched }: TuningContext): TunableSite[][] {
-  const groups: TunableSite[][] = [];
-  let used = Number.POSITIVE_INFINITY;
-  for (const site of model.sites) {
-    const { queryHeads, headDim } = site.site;
+  return groupsWithin(ALLOWANCE, model.sites, ({ site: { queryHeads, headDim } }) => {
     const width = queryHeads && headDim ? queryHeads * headDim : ASSUMED_WIDTH;
-    const bytes = searched.length * VALUES_PER_SITE * width * (data.length ?? 1) * FLOAT_BYTES;
-    used += bytes;
-    if (used > ALLOWANCE) {
-      groups.push([]);
-      used = bytes;
-    }
-    groups.at(-1)!.push(site);
-  }
-  return groups;
+    return searched.length * VALUES_PER_SITE * width * (data.length ?? 1) * FLOAT_BYTES;
+  });
 }

@@ -12,6 +12,8 @@ import { budgetText, changeText, estimateText, times } from './tuning-text.js';
 
 /** Plans that cost more than this many times the budget are left out of plots: they would press the others flat. */
 const SHOWN_BUDGETS = 4;
+/** Plans of the frontier in its table, besides the chosen one. */
+const SHOWN_PLANS = 8;
 /** Forms of a site in its table; the others are in the JSON report. */
 const SHOWN_FORMS = 12;
 
@@ -121,12 +123,14 @@ plans that were run as a whole. Whiskers are standard errors.${
     dataTable(
       'Plans on the frontier',
       ['Cost', 'Attention', 'Model', 'Ceiling by multiply-adds'],
-      shown.map(plan => [
-        html`${changeText(report, plan.loss_increase)}${plan.chosen ? html` <span class="chip replaced">chosen</span>` : null}`,
-        html`${times(plan.attention_speed)}`,
-        html`${times(plan.speed)}`,
-        html`${times(plan.operation_ceiling)}`,
-      ]),
+      shown
+        .filter((plan, p) => plan.chosen || p % Math.ceil(shown.length / SHOWN_PLANS) === 0)
+        .map(plan => [
+          html`${changeText(report, plan.loss_increase)}${plan.chosen ? html` <span class="chip replaced">chosen</span>` : null}`,
+          html`${times(plan.attention_speed)}`,
+          html`${times(plan.speed)}`,
+          html`${times(plan.operation_ceiling)}`,
+        ]),
     ),
   );
 }
@@ -248,16 +252,17 @@ function formsSection(report: TuningReport, site: TunedSite): Markup {
         guides: [{ axis: 'y', at: cost.of(report.budget.limit), label: 'budget of the model' }],
       }),
     ),
-    dataTable(
-      `Forms of ${site.id}`,
-      ['Form', 'Faster', 'Error of the site', 'Cost alone'],
-      cheap.map(form => [
-        html`${describeForm(form)}${formKey(form) === chosen ? html` <span class="chip replaced">chosen</span>` : null}`,
-        html`${times(site.exact_ms / form.ms)}`,
-        html`${formatError(mean(form.head_errors))}`,
-        html`${changeText(report, form.loss_increase)}<small>${form.measured ? 'measured' : 'foretold'}</small>`,
-      ]),
-    ),
+    html`<details><summary>Those that were measured, and the fastest others</summary>
+${dataTable(
+  `Forms of ${site.id}`,
+  ['Form', 'Faster', 'Error of the site', 'Cost alone'],
+  cheap.map(form => [
+    html`${describeForm(form)}${formKey(form) === chosen ? html` <span class="chip replaced">chosen</span>` : null}`,
+    html`${times(site.exact_ms / form.ms)}`,
+    html`${formatError(mean(form.head_errors))}`,
+    html`${changeText(report, form.loss_increase)}<small>${form.measured ? 'measured' : 'foretold'}</small>`,
+  ]),
+)}</details>`,
   );
 }
 

@@ -55,20 +55,20 @@ function candidates(site: AttentionSite): readonly TuningSettings[] {
 
 function neighbors(site: AttentionSite, settings: TuningSettings): readonly TuningSettings[] {
   const now = multipoleAttention.resolve(site, settings);
-  const steps: TuningSettings[] = Object.entries(LADDERS).flatMap(([name, ladder]) =>
+  const ladders = Object.entries(LADDERS).map(
+    ([name, ladder]) => [name, ladder as readonly number[]] as const,
+  );
+  const steps: TuningSettings[] = ladders.flatMap(([name, ladder]) =>
     stepsOn(ladder, now[name] as number).map(value => ({ [name]: value })),
   );
-  for (const group of stepsOn(GROUPS[site.causal ? 'causal' : 'acausal'], now.group as number)) {
-    steps.push({ group });
-  }
   for (const key_grouping of GROUPINGS) if (key_grouping !== now.key_grouping) steps.push({ key_grouping });
-  const retrieves = perHeadNumbers(now.retrieve, 1);
-  if (retrieves.every(count => count <= 0) && now.segment !== 0) {
+  if (perHeadNumbers(now.retrieve, 1).some(count => count > 0)) {
+    const groups = GROUPS[site.causal ? 'causal' : 'acausal'];
+    steps.push(...stepsOn(groups, now.group as number).map(group => ({ group })));
+  } else if (now.segment !== 0) {
     steps.push({ hierarchy: now.hierarchy === 'flat' ? 'dyadic' : 'flat' });
   }
-  return steps
-    .filter(step => site.causal === false || step.segment !== 0)
-    .map(step => ({ ...settings, ...step }));
+  return steps.map(step => ({ ...settings, ...step }));
 }
 
 /** The values next to `value` on both sides. */
