@@ -53,23 +53,23 @@ export function findSites(graph: ModelGraph): Findings {
     for (const node of miss.nodes) explained.add(node);
   };
   for (const node of nodes) {
-    // The first form that recognizes a place has it; where none does, the last to come near tells why.
-    let missed: (() => void) | null = null;
+    // The first form that recognizes a place has it; those that came near tell why, unless it is replaced.
+    const missed: (readonly [SourceForm, Miss])[] = [];
     for (const form of SOURCE_FORMS.filter(({ anchors }) => anchors.includes(node.type))) {
       const count = counts.get(form)!;
       count.attempts++;
       const found = attemptInBranch(form, node, context, atStart);
       if ('near' in found) {
-        if (found.near) missed = () => tell(form, found);
+        if (found.near) missed.push([form, found]);
         continue;
       }
       count.hits++;
       sites.push(found.site);
       for (const member of found.nodes) explained.add(member);
-      missed = null;
+      if (found.site.replaceable) missed.length = 0;
       break;
     }
-    missed?.();
+    for (const [form, miss] of missed) tell(form, miss);
   }
   for (const node of nodes) {
     for (const form of SOURCE_FORMS) {
@@ -79,7 +79,7 @@ export function findSites(graph: ModelGraph): Findings {
     }
   }
   const statistics = [...counts].map(([form, count]) => ({ pattern: form.name, ...count }));
-  return { sites: withUniqueIds(sites), nearMisses, statistics };
+  return { sites: withUniqueIds(outermost(sites)), nearMisses, statistics };
 }
 
 type Found = { readonly site: Site; readonly nodes: Iterable<Node> } | Miss;
@@ -136,6 +136,23 @@ function onceNeeded<T>(make: () => T): () => T {
     made ??= make();
     return made;
   };
+}
+
+/** Sites but for those that a replaceable site around them makes away with: what keys are made by, say. */
+function outermost(sites: readonly Site[]): Site[] {
+  const around = new Map<Node, Site[]>();
+  for (const site of sites.filter(({ replaceable }) => replaceable)) {
+    for (const node of site.nodes) around.set(node, [...(around.get(node) ?? []), site]);
+  }
+  return sites.filter(
+    site =>
+      !around
+        .get(site.nodes[0]!)
+        ?.some(
+          other =>
+            other.nodes.length > site.nodes.length && site.nodes.every(node => other.nodes.includes(node)),
+        ),
+  );
 }
 
 /** Ids are scopes where there are any, numbered where a layer holds several sites. */

@@ -61,3 +61,8 @@ export function movesTo(
     ...(sizes.join() === target.join() ? [] : [{ reshape: target }]),
   ];
 }
+
+/** Numbers that divide a size, from 1 to itself. */
+export function divisorsOf(size: number): readonly number[] {
+  return Array.from({ length: size }, (_, n) => n + 1).filter(divisor => size % divisor === 0);
+}

@@ -2,7 +2,7 @@ import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
 import type { Laboratory } from '../probe/laboratory.js';
 import { isStored } from './operands.js';
-import { PRODUCTS, productOf } from './product.js';
+import { PRODUCTS } from './product.js';
 
 /** Values to look at between scores and products; a graph of one product per block has some thousand. */
 const MOST_VALUES = 20_000;
@@ -14,9 +14,8 @@ export function productsBehind(logits: Value, laboratory: Laboratory): Node[] {
   for (const value of seen) {
     const { producer } = value;
     if (producer === null || producer.type === 'Shape' || producer.type === 'Size') continue;
-    const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
-    if (product !== null) {
-      if (isStored(product.left, laboratory) || isStored(product.right, laboratory)) return [];
+    if (PRODUCTS.some(type => type === producer.type) && producer.inputs.length === 2) {
+      if (producer.inputs.some(input => input === null || isStored(input, laboratory))) return [];
       if (!products.includes(producer)) products.push(producer);
       continue;
     }

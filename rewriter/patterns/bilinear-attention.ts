@@ -10,15 +10,24 @@ import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import type { Node } from '../graph/node.js';
 import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
+import { hidesLaterKeys } from '../masks/causal.js';
+import { ComputedLogits } from '../masks/computed-logits.js';
+import type { MaskFacts } from '../masks/facts.js';
 import { HIDDEN_AT_MOST } from '../masks/logits.js';
+import { type AxisOrder, axisOrders, divisorsOf, movesTo } from '../match/axis-orders.js';
 import { Experiment } from '../match/experiment.js';
-import { isStored } from '../match/operands.js';
-import { PRODUCTS, type Product, productOf } from '../match/product.js';
-import { drawn, type Feed } from '../probe/feed.js';
+import type { Match } from '../match/matcher.js';
+import { layerNormalized, type Normalization, normalizationAt } from '../match/normalization.js';
+import { PRODUCTS } from '../match/product.js';
+import { movedBy, scaledBy, storedTensor, weightProduct } from '../match/weight-chain.js';
+import { DataType } from '../onnx/spec.js';
+import { drawn, type Feed, uniform } from '../probe/feed.js';
 import { OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
-import { elements, indexOf } from '../probe/sample.js';
-import type { FormContext, Fusion, Miss, SourceForm } from './source-form.js';
-import { sumOfProducts } from './weighted-sum.js';
+import { coordinates, elements, indexOf } from '../probe/sample.js';
+import type { KeyMask } from '../site.js';
+import { inverse, transposed } from './moves.js';
+import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
+import { emptyRowOf, maskProblem, type SumLayout, sumLayout, sumOfProducts } from './weighted-sum.js';
 
 /**
  * Bilinear attention in standard operators: softmax over products of tokens and their images by structured
@@ -31,20 +40,22 @@ export const bilinearAttention: SourceForm = {
   recognize,
 };
 
-/** Operators that move the elements of their first input, or scale them by their second. */
-const MOVES: ReadonlySet<string> = new Set([
-  ...['Identity', 'Cast', 'Reshape', 'Transpose', 'Unsqueeze', 'Squeeze', 'Flatten', 'Expand', 'Mul', 'Div'],
-]);
+/** Rounding allowed, relative to the sum of magnitudes. */
+const ROUNDING = { float32: 2e-5, float16: 1e-2 } as const;
 
-/** Rounding allowed, relative to the largest score. */
-const ROUNDING = 2e-5;
-
-/** What lies between tokens and one factor of a score product, the last first. */
+/** What lies between tokens and one factor of a score product. */
 interface Chain {
-  readonly weights: readonly { readonly product: Product; readonly node: Node }[];
-  readonly norm: Node | null;
+  /** Stored weights, the last one first. */
+  readonly weights: readonly Value[];
+  readonly norm: Normalization | null;
   /** Where the way back ends: values that may be the tokens, the nearest first. */
   readonly sources: readonly Value[];
+}
+
+/** Two factors of scores that add up: of a product, or of a part of the channels that a product sums over. */
+interface Branch {
+  readonly query: Value;
+  readonly key: Value;
 }
 
 /** The values of the graph that make up one attention, and what they are in the terms of the operator. */
@@ -52,138 +63,429 @@ interface Candidate {
   readonly x: Value;
   readonly parameters: BilinearParameters;
   /** Weights by name of the operator's input. */
-  readonly weights: Readonly<Record<string, Value>>;
-  readonly products: readonly Node[];
+  readonly weights: Readonly<Record<string, StoredWeight>>;
+  readonly branches: readonly Branch[];
+}
+
+/** A weight, and how its axes lie. */
+interface StoredWeight {
+  readonly value: Value;
+  readonly order: AxisOrder;
+}
+
+/** What scores are read from. */
+interface Formula {
+  readonly logits: Value;
+  readonly heads: number;
+  readonly layout: SumLayout;
+  readonly rounding: number;
 }
 
 function recognize(anchor: Node, context: FormContext): Fusion | Miss {
-  const { laboratory } = context;
+  const { laboratory, masks } = context;
+  const { trials } = laboratory;
   const output = anchor.outputs[0]!;
   const far = (reason: string): Miss => ({ node: anchor, reason, near: false, nodes: [] });
   const attention = sumOfProducts(anchor, context);
   if (typeof attention === 'string') return far(attention);
   const { found, sum, logits, products } = attention;
-  const candidate = candidateOf(products, sum, output, context);
-  if (typeof candidate === 'string') return far(candidate);
-  const parameters = measured(candidate, logits, laboratory.trials);
-  if (typeof parameters === 'string') {
-    return { node: anchor, reason: parameters, near: true, nodes: found.matched };
-  }
-  return fusionOf(anchor, found.nodes.get('softmax')!, sum.right, { ...candidate, parameters });
+  const dims = trials.map(trial => trial.probe(PLAIN).tryToSample(output)?.dims);
+  const layout = dims[0]?.length === 4 ? sumLayout(sum, 4) : null;
+  if (products.length === 0 || layout === null) return far('its values are not those of heads');
+  const [, headAxis, rowAxis] = layout.outputOrder as readonly [number, number, number, number];
+  const heads = dims[0]![headAxis]!;
+  const half = trials[0]!.probe(PLAIN).sample(logits).dataType === DataType.FLOAT16;
+  const formula = { logits, heads, layout, rounding: ROUNDING[half ? 'float16' : 'float32'] };
+  const readings = readingsOf(products, formula, context);
+  if (typeof readings === 'string') return far(readings);
+
+  const near = (reason: string): Miss => ({ node: anchor, reason, near: true, nodes: found.matched });
+  const operands = products.map(node => node.outputs[0]!);
+  const source = new ComputedLogits(logits, operands, (experiment, product) => {
+    for (const [n, operand] of operands.entries()) experiment.set(operand, () => (n === 0 ? product : 0));
+  });
+  const facts = masks.inspect({
+    logits: source,
+    graph: anchor.graph,
+    extent: trial => {
+      const { dims: shape } = trial.probe(PLAIN).sample(output);
+      const rows = shape[rowAxis]!;
+      return { batch: shape[layout.outputOrder[0]!]!, heads, rows, columns: rows };
+    },
+  });
+  const problem = maskProblem(facts) ?? (facts.factor === null ? 'its scale is not one number' : null);
+  if (problem !== null) return near(problem);
+  const mask = { facts, causal: hidesLaterKeys(facts) };
+  const present =
+    facts.keyMask?.visible === 'zero' ? laboratory.feed('uniform 0 0', () => uniform(PLAIN.seed, 0)) : PLAIN;
+  const problems = readings.map(reading => {
+    if (reading.problem !== null) return reading.problem;
+    const candidate = measured(reading, formula, present, mask.causal, trials[0]!);
+    if (typeof candidate === 'string') return candidate;
+    const keys = facts.keyMask && anchor.graph.resolve(facts.keyMask.value);
+    return (
+      difference(candidate, formula, { present, keys, visible: facts.keyMask?.visible }, trials) ??
+      fusionOf(anchor, found, sum.right, candidate, layout, facts)
+    );
+  });
+  return problems.find(result => typeof result !== 'string') ?? near(String(problems[0]));
 }
 
-/** The way from one factor of a score product back to where its tokens may be; null where there is none. */
-function chainBehind(factor: Value, mostWeights: number, { laboratory }: FormContext): Chain | null {
-  const weights: { product: Product; node: Node }[] = [];
-  const sources = [factor];
-  let norm: Node | null = null;
+/** Operators besides moves between tokens and scores: they repeat elements. */
+const REPEATS: ReadonlySet<string> = new Set(['Expand', 'Tile']);
+
+/** The way from one factor of a score product back to where its tokens may be. */
+function chainBehind(factor: Value, { laboratory }: FormContext): Chain {
+  const weights: Value[] = [];
+  let sources = [factor];
+  let norm: Normalization | null = null;
+  let plain: Chain | null = null;
   for (let value = factor; ; ) {
     const { producer } = value;
     if (producer === null || value.slot !== 0) break;
-    const { type } = producer;
-    const product = PRODUCTS.some(each => each === type) ? productOf(producer) : null;
-    if (product !== null && isStored(product.right, laboratory) && !isStored(product.left, laboratory)) {
-      if (weights.length === mostWeights) break;
-      weights.push({ product, node: producer });
-      sources.length = 0;
-      value = product.left;
-    } else if (type === 'LayerNormalization' && weights.length === 0 && norm === null) {
-      norm = producer;
-      value = producer.inputs[0]!;
-    } else if (MOVES.has(type) && producer.inputs[0] != null) {
-      value = producer.inputs[0];
-    } else break;
+    const product = weightProduct(producer, laboratory);
+    const moved = REPEATS.has(producer.type) ? (producer.inputs[0] ?? null) : movedBy(producer);
+    const next = moved ?? scaledBy(producer, laboratory)?.value;
+    if (product !== null) {
+      if (weights.length + product.weights.length > 2) break;
+      weights.push(...product.weights.map(weight => storedTensor(weight, laboratory)));
+      value = product.data;
+      sources = [];
+    } else if (next != null) value = next;
+    else {
+      const found: Normalization | null =
+        weights.length === 0 && norm === null ? normalizationAt(value, laboratory) : null;
+      if (found === null) break;
+      plain = { weights: [], norm: null, sources: [...sources] };
+      norm = found;
+      value = found.source;
+    }
     sources.push(value);
   }
-  return weights.length === 0 && norm !== null ? null : { weights, norm, sources };
+  // A normalization without weights before it is that of the tokens.
+  return weights.length === 0 && plain !== null ? plain : { weights, norm, sources };
 }
 
-function candidateOf(
-  found: readonly Node[],
-  sum: Product,
-  output: Value,
+/** Both sides of the products, apart where channels of several levels lie side by side. */
+function branchesOf(products: readonly Node[], swapped: boolean): readonly Branch[] {
+  return products.flatMap(node => {
+    const [first, second] = node.inputs as [Value, Value];
+    const [query, key] = swapped ? [second, first] : [first, second];
+    const parts = [query, key].map(side => {
+      let value = side;
+      for (let next = value.producer && movedBy(value.producer); next; ) {
+        value = next;
+        next = value.producer && movedBy(value.producer);
+      }
+      return value.producer?.type === 'Concat' ? value.producer.inputs : null;
+    });
+    const [queries, keys] = parts;
+    if (queries == null || keys == null || queries.length !== keys.length) return [{ query, key }];
+    return queries.map((part, n) => ({ query: part!, key: keys[n]! }));
+  });
+}
+
+/** A reading of products as branches, all but for the axes of weights and the numbers. */
+interface Reading {
+  readonly x: Value;
+  readonly features: number;
+  readonly train: boolean;
+  readonly branches: readonly (Branch & { readonly chains: readonly [Chain, Chain] })[];
+  readonly epsilon: number | null;
+  /** Why it is nothing that the operator computes; null where it may be. */
+  readonly problem: string | null;
+}
+
+/** What products may be by the weights behind them, with either factor for the query; a string says why nothing. */
+function readingsOf(products: readonly Node[], formula: Formula, context: FormContext): Reading[] | string {
+  const readings = [false, true].map(swapped => readingOf(branchesOf(products, swapped), formula, context));
+  const found = readings.filter(reading => typeof reading !== 'string');
+  return found.length > 0 ? found : String(readings[0]);
+}
+
+function readingOf(
+  branches: readonly Branch[],
+  { layout, logits }: Formula,
   context: FormContext,
-): Candidate | string {
+): Reading | string {
   const { trials } = context.laboratory;
-  const dims = (value: Value, trial = trials[0]!) => trial.probe(PLAIN).tryToSample(value)?.dims ?? [];
-  if (found.length === 0) return 'no product of query and key';
-  const [outputDims, valueDims] = [dims(output), dims(sum.right)];
-  if (outputDims.length !== 4 || outputDims.join() !== valueDims.join() || sum.factor !== 1) {
-    return 'its values are not those of heads of the same tokens';
+  const chained: Reading['branches'][number][] = [];
+  for (const branch of branches) {
+    chained.push({
+      ...branch,
+      chains: [chainBehind(branch.query, context), chainBehind(branch.key, context)],
+    });
   }
-  const heads = outputDims[1]!;
-  const pieces = (node: Node) => {
-    const weight = chainBehind(productOf(node)!.right, 1, context)?.weights[0];
-    return weight === undefined ? 0 : (dims(weight.product.right)[0] ?? 0);
-  };
-  const products = [...found].sort((one, other) => pieces(one) - pieces(other));
-  const factors = products.map(node => productOf(node)!);
-  const train = products.length === 1;
-  const keys = factors.map(({ right }) => chainBehind(right, train ? 2 : 1, context));
-  const isTrain = train && keys[0]?.weights.length === 2;
-  const queries = factors.map(({ left }) => chainBehind(left, isTrain ? 0 : 1, context));
-  const chains = [...queries, ...keys];
-  if (chains.includes(null)) return 'its keys are made in another way than by structured matrices';
+  const counts = chained.map(({ chains }) => chains.map(({ weights }) => weights.length).join());
+  const train = counts.join(' ') === '0,2';
+  const chains = chained.flatMap(branch => branch.chains);
+  if (!train && counts.some(count => count !== '1,1')) return 'it has no structured weights';
+  const dims = (value: Value, trial = trials[0]!) => trial.probe(PLAIN).tryToSample(value)?.dims ?? [];
+  const rankOf = (value: Value) => dims(value).length;
+  if (chained.length === 1 && chains.every(({ weights }) => weights.every(weight => rankOf(weight) < 3))) {
+    return 'its weights are ordinary matrices';
+  }
+  const [batchAxis] = layout.outputOrder;
   const x = chains[0]!.sources.find(
     value =>
-      chains.every(chain => chain!.sources.includes(value)) &&
+      chains.every(({ sources }) => sources.includes(value)) &&
       trials.every(trial => {
-        const [batch, , tokens] = dims(output, trial);
-        const given = dims(value, trial);
-        return given.length === 3 && given[0] === batch && given[1] === tokens;
+        const [given, scores] = [dims(value, trial), dims(logits, trial)];
+        return given.length === 3 && given[0] === scores[batchAxis!] && given[1] === scores.at(-1);
       }),
   );
   if (x === undefined) return 'its query and key are not made of the same tokens';
-  const features = dims(x)[2]!;
-  const wanted = isTrain ? [2] : [1];
-  const weighted = isTrain ? keys : chains;
-  if (weighted.some(chain => !wanted.includes(chain!.weights.length))) return 'it has no structured weights';
-  const stored = (chain: Chain | null, n: number) => chain!.weights[n]!.product.right;
-  if (weighted.some(chain => chain!.weights.some((_, n) => dims(stored(chain, n)).length !== 3))) {
-    return 'its weights are ordinary matrices';
-  }
-  const norms = weighted.map(chain => chain!.norm);
-  const epsilons = new Set(norms.map(norm => norm?.float('epsilon', 1e-5) ?? null));
-  if (epsilons.size > 1) return 'its levels are normalized in different ways';
-  const normalized = norms[0] != null;
-  const weights: Record<string, Value> = {};
-  const gain = (name: string, norm: Node | null | undefined) => {
-    if (norm?.inputs[1] != null) weights[name] = norm.inputs[1];
-  };
-  let shape: Pick<BilinearParameters, 'inputPieces' | 'outputPieces' | 'ranks'>;
-  if (isTrain) {
-    const [left, right] = [stored(keys[0]!, 0), stored(keys[0]!, 1)];
-    Object.assign(weights, { left, right });
-    gain('key_norm_1', norms[0]);
-    const [[blocks], [inputPieces, , columns]] = [dims(left), dims(right)];
-    shape = { inputPieces: [inputPieces!], outputPieces: [blocks! / heads], ranks: [columns! / blocks!] };
-  } else {
-    keys.forEach((key, n) => {
-      weights[`query_${n + 1}`] = stored(queries[n]!, 0);
-      weights[`key_${n + 1}`] = stored(key, 0);
-      gain(`query_norm_${n + 1}`, queries[n]!.norm);
-      gain(`key_norm_${n + 1}`, key!.norm);
+  const norms = chains.filter(({ weights }) => weights.length > 0).map(({ norm }) => norm);
+  const epsilons = new Set(norms.map(norm => norm?.epsilon ?? null));
+  const unlike = epsilons.size > 1 ? 'its levels are normalized in different ways' : null;
+  const problem = norms.find(norm => norm?.problem != null)?.problem ?? unlike;
+  return { x, features: dims(x)[2]!, train, branches: chained, epsilon: [...epsilons][0]!, problem };
+}
+
+/** Scores of one branch at a few places. */
+type Scores = readonly { readonly place: Place4; readonly score: number }[];
+type Place4 = readonly [number, number, number, number];
+
+/**
+ * Finds how the weights of each branch lie, and its scale, from scores while the other branches are silenced.
+ * A string says why the weights are none of such structures.
+ */
+function measured(
+  { x, features, train, branches, epsilon }: Reading,
+  { logits, heads, rounding }: Formula,
+  present: Feed,
+  causal: boolean,
+  trial: Trial,
+): Candidate | string {
+  const { dims } = trial.probe(PLAIN).sample(x);
+  const tokens = dims[1]!;
+  const data = tokensAt(dims, 0);
+  const dimsOf = (value: Value) => trial.probe(PLAIN).sample(value).dims;
+  const levels: (StoredLevel & { readonly branch: Reading['branches'][number] })[] = [];
+  for (const branch of branches) {
+    const experiment = new Experiment(trial.probe(present));
+    experiment.set(x, index => data[index]!);
+    for (const other of branches) if (other !== branch) experiment.set(other.key, () => 0);
+    const places = Array.from({ length: PLACES }, (_, n): Place4 => {
+      const row = tokens - 1 - (n % 2);
+      return [n % dims[0]!, n % heads, row, (n * 3) % (row + 1)];
     });
-    const inputPieces = products.map(pieces);
-    const ranks = keys.map(key => dims(stored(key, 0))[2]! / heads);
-    shape = { inputPieces, outputPieces: inputPieces, ranks };
+    const shape = [dims[0]!, heads, tokens, tokens];
+    const scores = places.map(place => ({ place, score: experiment.at(logits, indexOf(place, shape)) }));
+    const candidates = train
+      ? trainLevels(branch.chains[1], features, heads, dimsOf)
+      : rankLevels(branch.chains, features, heads, dimsOf);
+    const level = fitting(candidates, branch.chains, epsilon, scores, { dims, data }, rounding, trial);
+    if (level === null) return 'its scores are not those of structured matrices';
+    levels.push({ ...level, branch });
   }
+  levels.sort((one, other) => one.inputPieces - other.inputPieces);
+  const weights: Record<string, StoredWeight> = {};
+  levels.forEach((level, n) => {
+    for (const [name, weight] of Object.entries(level.weights)) {
+      weights[train ? name : `${name}_${n + 1}`] = weight;
+    }
+    for (const [side, name] of [`query_norm_${n + 1}`, `key_norm_${n + 1}`].entries()) {
+      const gain = level.branch.chains[side]!.norm?.gain;
+      if (gain == null) continue;
+      const [size = 1] = dimsOf(gain);
+      weights[name] = { value: gain, order: axisOrders(dimsOf(gain), [size])[0]! };
+    }
+  });
   const parameters: BilinearParameters = {
-    kind: isTrain ? 'block-tensor-train' : 'multi-level-low-rank',
+    kind: train ? 'block-tensor-train' : 'multi-level-low-rank',
     heads,
     features,
-    ...shape,
-    levelScale: shape.ranks.map(() => 1),
-    normalisation: normalized ? 'layer' : 'none',
-    epsilon: [...epsilons][0] ?? 0,
-    causal: false,
+    inputPieces: levels.map(({ inputPieces }) => inputPieces),
+    outputPieces: levels.map(({ outputPieces }) => outputPieces),
+    ranks: levels.map(({ rank }) => rank),
+    levelScale: levels.map(({ scale }) => scale),
+    normalisation: epsilon === null ? 'none' : 'layer',
+    epsilon: epsilon ?? 0,
+    causal,
   };
-  const expected = weightShapes(parameters);
-  for (const [name, value] of Object.entries(weights)) {
-    if (dims(value).join() !== expected[name]?.join()) return `its ${name} does not have the shape of one`;
+  return (
+    bilinearProblem(parameters) ?? { x, parameters, weights, branches: levels.map(({ branch }) => branch) }
+  );
+}
+
+/** Places that tell ways of storing weights apart. */
+const PLACES = 8;
+
+function tokensAt(dims: readonly number[], seed: number): Float32Array {
+  return new SeededRandom(seed + 1).normals(dims.reduce((product, dim) => product * dim, 1));
+}
+
+/** The weights of a level as they are stored, before its scale is known. */
+interface LevelCandidate {
+  readonly inputPieces: number;
+  readonly outputPieces: number;
+  readonly rank: number;
+  /** By the name of the operator's input, without the number of the level. */
+  readonly weights: Readonly<Record<string, StoredWeight>>;
+}
+
+interface StoredLevel extends LevelCandidate {
+  readonly scale: number;
+}
+
+/** Block Tensor Trains of each head that two weights may be. */
+function* trainLevels(
+  { weights: [left, right] }: Chain,
+  features: number,
+  heads: number,
+  dimsOf: (value: Value) => readonly number[],
+): Generator<LevelCandidate> {
+  const perChannel = (value: Value) =>
+    dimsOf(value).reduce((product, dim) => product * dim, 1) / features / heads;
+  const [perInput, perOutput] = [perChannel(right!), perChannel(left!)];
+  for (const inputPieces of divisorsOf(features)) {
+    const rank = perOutput / inputPieces;
+    const outputPieces = perInput / rank;
+    if (![rank, outputPieces, features / outputPieces].every(Number.isInteger)) continue;
+    const leftAxes = [heads, outputPieces, inputPieces, rank, features / outputPieces];
+    const rightAxes = [inputPieces, features / inputPieces, heads, outputPieces, rank];
+    const rightOrders = axisOrders(dimsOf(right!), rightAxes);
+    for (const order of axisOrders(dimsOf(left!), leftAxes)) {
+      for (const rightOrder of rightOrders) {
+        const weights = {
+          left: { value: left!, order },
+          right: { value: right!, order: rightOrder },
+        };
+        yield { inputPieces, outputPieces, rank, weights };
+      }
+    }
   }
-  if (bilinearProblem(parameters) !== null) return bilinearProblem(parameters)!;
-  return { x, parameters, weights, products };
+}
+
+/** Low-rank levels that a weight of the query and one of the key may be. */
+function* rankLevels(
+  [query, key]: readonly [Chain, Chain],
+  features: number,
+  heads: number,
+  dimsOf: (value: Value) => readonly number[],
+): Generator<LevelCandidate> {
+  const [forQuery, forKey] = [query.weights[0]!, key.weights[0]!];
+  const rank = dimsOf(forQuery).reduce((product, dim) => product * dim, 1) / features / heads;
+  if (!Number.isInteger(rank)) return;
+  for (const pieces of divisorsOf(features)) {
+    const axes = [pieces, features / pieces, heads, rank];
+    const keyOrders = axisOrders(dimsOf(forKey), axes);
+    for (const order of axisOrders(dimsOf(forQuery), axes)) {
+      for (const keyOrder of keyOrders) {
+        const weights = { query: { value: forQuery, order }, key: { value: forKey, order: keyOrder } };
+        yield { inputPieces: pieces, outputPieces: pieces, rank, weights };
+      }
+    }
+  }
+}
+
+/** The first level that gives these scores but for one factor, with that factor; null where there is none. */
+function fitting(
+  candidates: Iterable<LevelCandidate>,
+  chains: readonly [Chain, Chain],
+  epsilon: number | null,
+  scores: Scores,
+  { dims, data }: { readonly dims: readonly number[]; readonly data: Float32Array },
+  rounding: number,
+  trial: Trial,
+): StoredLevel | null {
+  const known = new Map<Value, Float64Array>();
+  const elementsOf = (value: Value) => {
+    const found = known.get(value) ?? elements(trial.probe(PLAIN).sample(value));
+    known.set(value, found);
+    return found;
+  };
+  const [, tokens = 0, features = 0] = dims;
+  const normalized = (vector: readonly number[], side: number) => {
+    const gain = chains[side]!.norm?.gain;
+    return epsilon === null || chains[side]!.weights.length === 0
+      ? vector
+      : layerNormalized(vector, epsilon, gain == null ? null : elementsOf(gain));
+  };
+  for (const candidate of candidates) {
+    const { left } = candidate.weights;
+    const image = imagesBy(candidate, features, elementsOf);
+    const products = ({ place: [b, h, i, j] }: Scores[number]) => {
+      const token = (n: number) =>
+        data.subarray((b * tokens + n) * features, (b * tokens + n + 1) * features);
+      const [query, key] = [image(token(i), h, 'query'), image(token(j), h, 'key')];
+      return productOfVectors(normalized(query, 0), normalized(key, 1));
+    };
+    const terms = scores.map(place => ({ score: place.score, ...products(place) }));
+    // Least squares: single scores may have lost digits in their sums.
+    const squares = terms.reduce((total, { sum }) => total + sum * sum, 0);
+    const measured = terms.reduce((total, { sum, score }) => total + sum * score, 0) / squares;
+    const usual = 1 / Math.sqrt(left === undefined ? candidate.inputPieces * candidate.rank : features);
+    const scale =
+      [1, usual].find(value => Math.abs(measured / value - 1) <= rounding) ?? Math.fround(measured);
+    // NaN compares false.
+    const agree = terms.every(
+      ({ score, sum, magnitude }) =>
+        Math.abs(score - scale * sum) <= 10 * rounding * Math.abs(scale) * magnitude,
+    );
+    if (scale !== 0 && agree) return { ...candidate, scale };
+  }
+  return null;
+}
+
+function productOfVectors(one: readonly number[], other: readonly number[]) {
+  const terms = one.map((x, n) => x * other[n]!);
+  return {
+    sum: terms.reduce((sum, term) => sum + term, 0),
+    magnitude: terms.reduce((sum, term) => sum + Math.abs(term), 0),
+  };
+}
+
+/** What a level makes of a token for a head: the vectors that scores are products of, before normalization. */
+function imagesBy(
+  { inputPieces: p, outputPieces: q, rank, weights }: LevelCandidate,
+  features: number,
+  elementsOf: (value: Value) => Float64Array,
+): (token: Float32Array, head: number, side: 'query' | 'key') => readonly number[] {
+  const reader = ({ value, order: { strides } }: StoredWeight) => {
+    const data = elementsOf(value);
+    return (...position: number[]) =>
+      data[position.reduce((index, place, axis) => index + place * strides[axis]!, 0)]!;
+  };
+  const piece = features / p;
+  /** By piece and column of a right factor, what it makes of the token. */
+  const projected = (
+    token: Float32Array,
+    columns: number,
+    at: (gamma: number, delta: number, column: number) => number,
+  ) =>
+    Array.from({ length: p * columns }, (_, n) => {
+      const [gamma, column] = [Math.floor(n / columns), n % columns];
+      let sum = 0;
+      for (let delta = 0; delta < piece; delta++)
+        sum += at(gamma, delta, column) * token[gamma * piece + delta]!;
+      return sum;
+    });
+  const { left, right } = weights;
+  if (left === undefined || right === undefined) {
+    return (token, head, side) => {
+      const at = reader(weights[side]!);
+      return projected(token, rank, (gamma, delta, column) => at(gamma, delta, head, column));
+    };
+  }
+  const [leftAt, rightAt] = [reader(left), reader(right)];
+  return (token, head, side) => {
+    if (side === 'query') return [...token];
+    const middle = projected(token, q * rank, (gamma, delta, column) =>
+      rightAt(gamma, delta, head, Math.floor(column / rank), column % rank),
+    );
+    return Array.from({ length: features }, (_, n) => {
+      const [alpha, beta] = [Math.floor(n / q), n % q];
+      let sum = 0;
+      for (let gamma = 0; gamma < p; gamma++) {
+        for (let sigma = 0; sigma < rank; sigma++) {
+          sum += leftAt(head, beta, gamma, sigma, alpha) * middle[gamma * q * rank + beta * rank + sigma]!;
+        }
+      }
+      return sum;
+    });
+  };
 }
 
 /** Shapes that the weights of these parameters have, by name. */
@@ -211,78 +513,70 @@ function weightShapes(parameters: BilinearParameters): Readonly<Record<string, r
   );
 }
 
-/** The parameters with scales and causality as an experiment finds them; a string says what differs. */
-function measured(
-  { x, parameters, weights, products }: Candidate,
-  logits: Value,
+/** Keys that rows see. */
+interface Visibility {
+  /** What the model is fed so that all keys are present. */
+  readonly present: Feed;
+  /** The key mask, and which of its elements mark a visible key. */
+  readonly keys: Value | null;
+  readonly visible: KeyMask['visible'] | undefined;
+}
+
+/** Compares all scores at sample sizes with the operator's; null where they agree. */
+function difference(
+  { x, parameters, weights }: Candidate,
+  { logits, rounding }: Formula,
+  { present, keys, visible }: Visibility,
   trials: readonly Trial[],
-): BilinearParameters | string {
-  let result = parameters;
+): string | null {
+  const { heads, causal, levelScale } = parameters;
   for (const [t, trial] of trials.entries()) {
     const { dims } = trial.probe(PLAIN).sample(x);
     const [batch, tokens] = [dims[0]!, dims[1]!];
-    const random = new SeededRandom(t + 1);
-    const data = random.normals(dims.reduce((product, dim) => product * dim, 1));
-    /** Logits by the graph, of all products or of one alone. */
-    const computed = (feed: Feed, only: number | null) => {
+    const data = tokensAt(dims, t);
+    const definition = scoresOf(inputsOf({ dims, data }, parameters, weights, trial), parameters);
+    for (const feed of [present, OTHER_DATA, drawn(2, [0, 1])]) {
       const experiment = new Experiment(trial.probe(feed));
       experiment.set(x, index => data[index]!);
-      products.forEach((node, n) => {
-        if (only !== null && only !== n) experiment.set(node.outputs[0]!, () => 0);
-      });
-      const shape = [batch, parameters.heads, tokens, tokens];
-      return (place: readonly [number, number, number, number]) =>
-        experiment.at(logits, indexOf(place, shape));
-    };
-    const definition = scoresOf(inputsOf({ dims, data }, weights, trial), parameters);
-    if (t === 0) {
-      const levelScale = products.map((_, n) => {
-        const run = computed(PLAIN, n);
-        const place = [0, 0, tokens - 1, 0] as const;
-        return Math.fround(run(place) / definition(...place)[n]!);
-      });
-      if (levelScale.some(scale => !Number.isFinite(scale)))
-        return 'the scale of its scores cannot be measured';
-      const causal = computed(PLAIN, null)([0, 0, 0, tokens - 1]) <= HIDDEN_AT_MOST;
-      result = { ...parameters, levelScale, causal };
-    }
-    for (const feed of [PLAIN, OTHER_DATA, drawn(2, [0, 1])]) {
-      const run = computed(feed, null);
-      for (let b = 0; b < batch; b++) {
-        for (let n = 0; n < parameters.heads * tokens * tokens; n++) {
-          const place = [
-            b,
-            Math.floor(n / tokens ** 2),
-            Math.floor(n / tokens) % tokens,
-            n % tokens,
-          ] as const;
-          const [, , i, j] = place;
-          const actual = run(place);
-          if (result.causal && j > i) {
-            if (actual > HIDDEN_AT_MOST) return `row ${i} sees key ${j}`;
-            continue;
-          }
-          const terms = definition(...place).map((product, l) => product * result.levelScale[l]!);
-          const expected = terms.reduce((sum, term) => sum + term, 0);
-          const magnitude = terms.reduce((sum, term) => sum + Math.abs(term), 1);
-          // NaN compares false.
-          if (!(Math.abs(actual - expected) <= ROUNDING * magnitude)) {
-            return `its scores are not those of structured matrices, as at row ${i} and key ${j}`;
-          }
-        }
+      const { at } = experiment.sample(logits);
+      const masked = keys && trial.probe(feed).sample(keys).at;
+      for (let n = 0; n < batch * heads * tokens * tokens; n++) {
+        const [i, j] = [Math.floor(n / tokens) % tokens, n % tokens];
+        const [b, h] = [Math.floor(n / (heads * tokens ** 2)), Math.floor(n / tokens ** 2) % heads];
+        const hidden =
+          (causal && j > i) ||
+          (masked !== null && (masked(b * tokens + j) === 0) === (visible === 'nonzero'));
+        const terms = definition(b, h, i, j).map((product, l) => product * levelScale[l]!);
+        const expected = terms.reduce((sum, term) => sum + term, 0);
+        const magnitude = terms.reduce((sum, term) => sum + Math.abs(term), 1);
+        const right = hidden
+          ? at(n) <= HIDDEN_AT_MOST + magnitude
+          : Math.abs(at(n) - expected) <= rounding * magnitude;
+        if (!right) return `its scores are not those of structured matrices, as at row ${i} and key ${j}`;
       }
     }
   }
-  return result;
+  return null;
 }
 
 /** The weights of the graph as the reference takes them. */
-function inputsOf(x: Tensor, weights: Candidate['weights'], trial: Trial): ScoreInputs {
+function inputsOf(
+  x: Tensor,
+  parameters: BilinearParameters,
+  weights: Candidate['weights'],
+  trial: Trial,
+): ScoreInputs {
+  const shapes = weightShapes(parameters);
   const tensor = (name: string): Tensor | undefined => {
-    const value = weights[name];
-    if (value === undefined) return undefined;
-    const sample = trial.probe(PLAIN).sample(value);
-    return { dims: sample.dims, data: Float32Array.from(elements(sample)) };
+    const weight = weights[name];
+    if (weight === undefined) return undefined;
+    const stored = elements(trial.probe(PLAIN).sample(weight.value));
+    const { sizes, strides } = weight.order;
+    const data = Float32Array.from(stored, (_, n) => {
+      const position = coordinates(n, sizes);
+      return stored[position.reduce((index, place, axis) => index + place * strides[axis]!, 0)]!;
+    });
+    return { dims: shapes[name]!, data };
   };
   const optional = (key: string, name: string) => {
     const given = tensor(name);
@@ -292,36 +586,50 @@ function inputsOf(x: Tensor, weights: Candidate['weights'], trial: Trial): Score
   if (left !== undefined && right !== undefined) {
     return { x, train: { left, right, ...optional('keyNorm', 'key_norm_1') } };
   }
-  const levels = [];
-  for (let n = 1; weights[`query_${n}`] !== undefined; n++) {
-    levels.push({
-      query: tensor(`query_${n}`)!,
-      key: tensor(`key_${n}`)!,
-      ...optional('queryNorm', `query_norm_${n}`),
-      ...optional('keyNorm', `key_norm_${n}`),
-    });
-  }
+  const levels = parameters.ranks.map((_, n) => ({
+    query: tensor(`query_${n + 1}`)!,
+    key: tensor(`key_${n + 1}`)!,
+    ...optional('queryNorm', `query_norm_${n + 1}`),
+    ...optional('keyNorm', `key_norm_${n + 1}`),
+  }));
   return { x, levels };
 }
 
-function fusionOf(anchor: Node, softmax: Node, value: Value, { x, parameters, weights }: Candidate): Fusion {
+function fusionOf(
+  anchor: Node,
+  found: Match,
+  value: Value,
+  { x, parameters, weights }: Candidate,
+  { valueOrder, outputOrder }: SumLayout,
+  facts: MaskFacts,
+): Fusion {
   const output = anchor.outputs[0]!;
   const computed = descendants(x);
   const behind = ancestors(output, each => each !== x && each !== value);
   const inside = [...behind].filter(each => computed.has(each) && each !== x && each !== value);
+  const softmax = found.nodes.get('softmax')!;
   const probabilities = ancestors(output, each => each !== softmax.outputs[0]);
+  const shapes = weightShapes(parameters);
+  const stored = Object.entries(weights).map(([name, weight]): [string, MovedValue] => {
+    const { dims } = weight.value.initializer ?? { dims: weight.order.sizes };
+    return [name, { value: weight.value, moves: movesTo(weight.order, dims, shapes[name]!) }];
+  });
   return {
     computation: 'bilinear',
     operands: {
       x: { value: x },
-      value: { value },
-      ...Object.fromEntries(Object.entries(weights).map(([name, weight]) => [name, { value: weight }])),
+      value: { value, moves: transposed(valueOrder) },
+      ...Object.fromEntries(stored),
     },
-    output: { value: output, axes: { batch: 0, sequence: 2 } },
+    output: {
+      value: output,
+      moves: transposed(inverse(outputOrder)),
+      axes: { batch: outputOrder[0]!, sequence: outputOrder[2]! },
+    },
     parameters: attributesOf(parameters),
     causal: parameters.causal,
-    keyMask: null,
-    emptyRow: 'never',
+    keyMask: facts.keyMask,
+    emptyRow: emptyRowOf(facts, found),
     kind: 'self',
     heads: { queryHeads: parameters.heads, kvHeads: parameters.heads },
     named: anchor,

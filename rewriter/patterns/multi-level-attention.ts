@@ -17,7 +17,7 @@ import { coordinates, indexOf } from '../probe/sample.js';
 import type { Move } from '../site.js';
 import { inverse, transposed } from './moves.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
-import { emptyRowOf, maskProblem, sumOfProducts } from './weighted-sum.js';
+import { emptyRowOf, maskProblem, sumLayout, sumOfProducts } from './weighted-sum.js';
 
 /**
  * Multi-level attention in standard operators: softmax over a sum of products of parts of query and key, each
@@ -49,6 +49,7 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   if (typeof attention === 'string') return far(attention);
   const { found, sum, logits, products } = attention;
   if (products.length < 2) return far('one product of query and key');
+  if (products.some(node => productOf(node) === null)) return far('a product of something else');
   const operands = { query: commonSource(products, 'left'), key: commonSource(products, 'right') };
   if (operands.query === null || operands.key === null || operands.query === operands.key) {
     return far('its products have no query and key in common');
@@ -174,14 +175,11 @@ function layoutsOf(
   { trials }: Laboratory,
 ): readonly Layout[] {
   const rank = trials[0]!.probe(PLAIN).sample(output).dims.length;
-  if ((rank !== 3 && rank !== 4) || sum.factor !== 1) return [];
+  const layout = sumLayout(sum, rank);
+  if ((rank !== 3 && rank !== 4) || layout === null) return [];
   const dimsOf = (value: Value) => trials.map(trial => trial.probe(PLAIN).sample(value).dims);
   if ([query, key, sum.right].some(value => dimsOf(value)[0]!.length !== rank)) return [];
-  const { lead, inner, outer } = sum.axes.right(rank);
-  const { lead: outputLead, rows, columns } = sum.result(rank);
-  const valueOrder = [...lead, inner, outer];
-  const outputOrder = [...outputLead, rows, columns];
-  if (lead.length !== rank - 2 || outputLead.length !== rank - 2) return [];
+  const { valueOrder, outputOrder } = layout;
   const ordered = (value: Value, order: readonly number[]) =>
     dimsOf(value).map(dims => order.map(axis => dims[axis]!));
   const outputs = ordered(output, outputOrder);

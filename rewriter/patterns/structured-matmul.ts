@@ -12,7 +12,7 @@ import {
 import type { Node } from '../graph/node.js';
 import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
-import { type AxisOrder, axisOrders, movesTo } from '../match/axis-orders.js';
+import { type AxisOrder, axisOrders, divisorsOf, movesTo } from '../match/axis-orders.js';
 import { Experiment } from '../match/experiment.js';
 import { PRODUCTS } from '../match/product.js';
 import { movedBy, scaledBy, storedTensor, type WeightProduct, weightProduct } from '../match/weight-chain.js';
@@ -283,10 +283,6 @@ function* candidatesOf(
       );
     }
   }
-}
-
-function divisorsOf(size: number): readonly number[] {
-  return Array.from({ length: size }, (_, n) => n + 1).filter(divisor => size % divisor === 0);
 }
 
 /** One output feature by the definition, of the row that starts at `start`, and the sum of magnitudes. */

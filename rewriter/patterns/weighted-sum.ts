@@ -74,6 +74,20 @@ export function sumOfProducts(anchor: Node, { laboratory, graph }: FormContext):
   return { found, sum, logits, products: productsBehind(logits, laboratory) };
 }
 
+/** Where a weighted sum has batch and heads, then keys and channels of the values, and rows and channels of itself. */
+export interface SumLayout {
+  readonly valueOrder: readonly number[];
+  readonly outputOrder: readonly number[];
+}
+
+/** The layout of a weighted sum of this rank; null where it is scaled or has other batch axes. */
+export function sumLayout(sum: Product, rank: number): SumLayout | null {
+  const { lead, inner, outer } = sum.axes.right(rank);
+  const { lead: outputLead, rows, columns } = sum.result(rank);
+  if (sum.factor !== 1 || lead.length !== rank - 2 || outputLead.length !== rank - 2) return null;
+  return { valueOrder: [...lead, inner, outer], outputOrder: [...outputLead, rows, columns] };
+}
+
 /** What a row becomes that sees no key: logits that are all minus infinity, or all the same, give it away. */
 export function emptyRowOf({ emptyRow }: MaskFacts, found: Match): FusionSite['emptyRow'] {
   if (emptyRow === 'infinite') return guardsRows(found) ? 'zeros' : 'nan';
