@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,7 +14,7 @@ import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { tinyTransformer } from '../cli/tiny-transformer.js';
 import { attention, attentionModel, heads, MULTIPOLE } from '../custom-ops/runtime/web/attention-graph.js';
 import { NO_BROWSER, ONNXRUNTIME_WEB, openBrowser, showErrors, TestServer } from './browser.js';
-import { bundle, compressedBytes, ONNXRUNTIME_PATH } from './bundle.js';
+import { bundle, loadedBytes, ONNXRUNTIME_PATH } from './bundle.js';
 import type * as PageModule from './page.js';
 import type { PageFeeds, PageResult, PageTensor } from './page.js';
 
@@ -45,6 +45,20 @@ function rewritten(original: Uint8Array, settings = {}): Uint8Array {
   return model;
 }
 
+/** A model of the zoo with every site that computes what an operator does replaced by that operator. */
+function fused(name: string): Uint8Array {
+  const original = readFileSync(new URL(`../../../test/zoo/${name}.onnx`, import.meta.url));
+  const { model, decisions } = rewriteModel(original, sites =>
+    decideUniformly(
+      sites,
+      { operator: OPERATORS[0]!, fusions: OPERATORS, settings: {}, selects: () => true },
+      null,
+    ),
+  );
+  assert(decisions.every(({ replacement }) => replacement !== null));
+  return model;
+}
+
 /** Without query clusters and retrieval there is no choice that rounding in the layers before could turn. */
 const NO_CHOICES = { query_clusters: 1, retrieve: [0] };
 const CAUSAL = { selection: 'sliding', group: 8 };
@@ -59,6 +73,10 @@ const MODELS = {
   '/original-causal.onnx': trained('causal'),
   '/byte-encoder.onnx': rewritten(trained('encoder'), NO_CHOICES),
   '/byte-causal.onnx': rewritten(trained('causal'), { ...CAUSAL, ...NO_CHOICES }),
+  '/series.onnx': fused('elementwise/series-padded-dynamo18'),
+  '/series-causal.onnx': fused('elementwise/series-cumsum-dynamo18'),
+  '/exponential.onnx': fused('elementwise/exact-causal-dynamo18'),
+  '/multi-level.onnx': fused('multi-level/where-and-split-dynamo18'),
   '/attention.onnx': attentionModel(
     {
       name: 'attention',
@@ -236,6 +254,32 @@ describe('a session in the browser', () => {
     });
   }
 
+  const embedded = (batch: number, tokens: number, size: number): PageTensor => ({
+    type: 'float32',
+    dims: [batch, tokens, size],
+    data: Array.from(random.normals(batch * tokens * size)),
+  });
+  const someVisible = (batch: number, tokens: number): PageTensor => ({
+    type: 'bool',
+    dims: [batch, tokens],
+    data: Array.from({ length: batch * tokens }, (_, n) => Number(n % 5 !== 2)),
+  });
+  const FUSED = [
+    ['/series.onnx', [{ x: embedded(2, 70, 12), mask: someVisible(2, 70) }]],
+    ['/series-causal.onnx', [{ x: embedded(2, 70, 12) }, { x: embedded(1, 3, 12) }]],
+    ['/exponential.onnx', [{ x: embedded(1, 40, 12) }]],
+    ['/multi-level.onnx', [{ x: embedded(1, 32, 16) }, { x: embedded(2, 32, 16) }]],
+  ] as const;
+
+  for (const [name, feeds] of FUSED) {
+    it(`does so for operators that a model computes itself: ${name}`, async () => {
+      const { execution, outputs } = await run(name, feeds);
+      assert.equal(execution.kernels, 1);
+      assert.deepEqual([execution.functionBodies, execution.reason], [0, null]);
+      for (const [n, feed] of feeds.entries()) assertClose(outputs[n]!, await onCpu(MODELS[name], feed));
+    });
+  }
+
   it('queues runs that are asked for at the same time', async () => {
     const feeds = [20, 33, 20].map(qkv);
     const { outputs } = await run('/attention.onnx', feeds, { together: true });
@@ -248,14 +292,23 @@ describe('a session in the browser', () => {
     for (const result of results) assertClose(result, outputs[0]!);
   });
 
-  it('holds no more memory after 200 runs than after 20', async () => {
-    const [early, late] = await page.evaluate(async feeds => {
-      const module = (await import('/bundle.js' as string)) as typeof PageModule;
-      return module.memoryAfter('/attention.onnx', feeds, [20, 200]);
-    }, [20, 33].map(qkv));
-    assert(early! > 0);
-    assert.equal(late, early);
-  });
+  for (const [model, feeds] of [
+    ['/attention.onnx', [20, 33].map(qkv)],
+    ['/series-causal.onnx', FUSED[1][1]],
+    ['/multi-level.onnx', FUSED[3][1]],
+  ] as const) {
+    it(`holds no more memory after 200 runs than after 20: ${model}`, async () => {
+      const [early, late] = await page.evaluate(
+        async ([path, given]) => {
+          const module = (await import('/bundle.js' as string)) as typeof PageModule;
+          return module.memoryAfter(path, given, [20, 200]);
+        },
+        [model, feeds] as const,
+      );
+      assert(early! > 0);
+      assert.equal(late, early);
+    });
+  }
 
   it('runs in a worker', async () => {
     const feeds = qkv(20);
@@ -315,10 +368,30 @@ describe('a session in the browser', () => {
     assert.deepEqual(notices, []);
   });
 
-  it('adds less than 60 kB to a page', async () => {
-    const out = join(folder, 'runtime');
-    await bundle(compiled('../../custom-ops/runtime/web/index.js'), out);
-    const size = await compressedBytes(out);
-    assert(size < MAX_COMPRESSED_BYTES, `${size} bytes`);
+  it('adds less than 60 kB to a page for each operator, and nothing that serves to rewrite models', async () => {
+    const files = await bundle(compiled('../../custom-ops/runtime/web/index.js'), join(folder, 'runtime'));
+    const operators = files.filter(({ modules }) =>
+      modules.some(path => path.endsWith('-attention/webgpu.js')),
+    );
+    assert.equal(operators.length, 3);
+    for (const { name } of operators) {
+      const size = loadedBytes(files, ['bundle.js', name]);
+      assert(size < MAX_COMPRESSED_BYTES, `${size} bytes with ${name}`);
+    }
+    const foreign =
+      /\/(cli|patterns|match|masks|probe|tune)\/|function-body|reference\.|cases\.|find-sites|commander/;
+    assert.deepEqual(
+      files.flatMap(({ modules }) => modules.filter(path => foreign.test(path))),
+      [],
+    );
+  });
+
+  it('adds next to nothing for a class alone', async () => {
+    const entry = join(folder, 'entry.js');
+    const runtime = compiled('../../custom-ops/runtime/web/index.js');
+    await writeFile(entry, `export { GpuLimitError } from ${JSON.stringify(runtime)};`);
+    const files = await bundle(entry, join(folder, 'class'));
+    const size = loadedBytes(files, ['bundle.js']);
+    assert(size < 1000, `${size} bytes`);
   });
 });

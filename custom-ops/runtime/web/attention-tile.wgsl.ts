@@ -196,7 +196,7 @@ for (var step = 0u; step < ${partial ? `(${partial.quads} + ${depth - 1}u) / ${d
     let key = i / ${depth}u;
     let quad = step * ${depth}u + i % ${depth}u;
     var columns = vec4<f32>();
-    if (quad < ${quads(columns)}u) { columns = ${loadKey('key', 'quad')}; }
+    if (quad < ${partial ? partial.quads : `${quads(columns)}u`}) { columns = ${loadKey('key', 'quad')}; }
     key_tile[${this.#keyAt('key', `(i % ${depth}u)`)}] = columns;
   }
   workgroupBarrier();

@@ -6,7 +6,7 @@ import { decodeModel } from '../../../rewriter/onnx/decode.js';
 import type { ValueInfo } from '../../../rewriter/onnx/model-info.js';
 import { DOMAIN } from '../../operator.js';
 import { GpuLimitError, GpuMemoryError } from './gpu-limit-error.js';
-import { WEBGPU_OPERATORS } from './kernels.js';
+import { loadKernels } from './kernels.js';
 import { onnxRuntimeLock } from './lock.js';
 import { attributesOf } from './node-attributes.js';
 import type { WebGpuOperator } from './operator.js';
@@ -164,7 +164,7 @@ export class InferenceSession implements Ort.InferenceSession {
     );
     if (!provider) return this.#openWhole(null);
     if (!(await hasAdapter())) return this.#openWhole('there is no WebGPU adapter');
-    const { operators, refusals } = this.#operators();
+    const { operators, refusals } = await this.#operators();
     try {
       this.#partitioned = await PartitionedSession.create(
         this.ort,
@@ -194,11 +194,10 @@ export class InferenceSession implements Ort.InferenceSession {
     const asked =
       reason === null && executionProviders ? { executionProviders } : { executionProviders: ['wasm'] };
     this.#whole = await this.ort.InferenceSession.create(this.model, { ...options, ...asked });
-    const { operators, refusals } = this.#operators();
     this.#execution = {
       provider: 'wasm',
       kernels: 0,
-      functionBodies: operators.size + refusals.length,
+      functionBodies: this.#customNodes.length,
       parts: 1,
       reason,
     };
@@ -224,23 +223,29 @@ export class InferenceSession implements Ort.InferenceSession {
     return this.#whole.run(await inMainMemory(this.ort, feeds), wanted, options);
   }
 
-  /** Nodes of this project's domain in the main graph: with a kernel, and why the others have none. */
-  #operators(): { operators: ReadonlyMap<Node, WebGpuOperator>; refusals: readonly string[] } {
+  /** Nodes of this project's domain, those in subgraphs too. */
+  get #customNodes(): readonly Node[] {
+    return [...this.graph.main.withSubgraphs()].flatMap(({ nodes }) =>
+      nodes.filter(({ info }) => info.domain === DOMAIN),
+    );
+  }
+
+  /** The nodes with a kernel, and why the others have none. */
+  async #operators(): Promise<{ operators: ReadonlyMap<Node, WebGpuOperator>; refusals: readonly string[] }> {
+    const nodes = this.#customNodes;
+    const kernels = await loadKernels(nodes.map(({ info }) => info.opType));
     const operators = new Map<Node, WebGpuOperator>();
     const refusals: string[] = [];
-    for (const graph of this.graph.main.withSubgraphs()) {
-      for (const node of graph.nodes) {
-        if (node.info.domain !== DOMAIN) continue;
-        const operator = WEBGPU_OPERATORS.get(node.info.opType);
-        const refusal =
-          graph !== this.graph.main
-            ? `${node.label} is inside a subgraph`
-            : operator
-              ? operator.refusal(attributesOf(node))
-              : `${node.info.opType} has no WebGPU kernel`;
-        if (operator && refusal === null) operators.set(node, operator);
-        else refusals.push(refusal!);
-      }
+    for (const node of nodes) {
+      const operator = kernels.get(node.info.opType);
+      const refusal =
+        node.graph !== this.graph.main
+          ? `${node.label} is inside a subgraph`
+          : operator
+            ? operator.refusal(attributesOf(node))
+            : `${node.info.opType} has no WebGPU kernel`;
+      if (operator && refusal === null) operators.set(node, operator);
+      else refusals.push(refusal!);
     }
     return { operators, refusals };
   }

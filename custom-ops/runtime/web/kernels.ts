@@ -1,12 +1,26 @@
-import { elementwiseAttention } from '../../elementwise-attention/webgpu.js';
-import { multiLevelAttention } from '../../multi-level-attention/webgpu.js';
-import { multipoleAttention } from '../../multipole-attention/webgpu.js';
 import type { WebGpuOperator } from './operator.js';
 
-/** Operators with WebGPU kernels, by operator type. */
-export const WEBGPU_OPERATORS: ReadonlyMap<string, WebGpuOperator> = new Map(
-  [elementwiseAttention, multiLevelAttention, multipoleAttention].map(operator => [
-    operator.opType,
-    operator,
-  ]),
-);
+/** Operators with WebGPU kernels, by operator type: fetched when a model has them. */
+const LOADERS: ReadonlyMap<string, () => Promise<WebGpuOperator>> = new Map([
+  [
+    'ElementwiseAttention',
+    async () => (await import('../../elementwise-attention/webgpu.js')).elementwiseAttention,
+  ],
+  [
+    'MultiLevelAttention',
+    async () => (await import('../../multi-level-attention/webgpu.js')).multiLevelAttention,
+  ],
+  [
+    'MultipoleAttention',
+    async () => (await import('../../multipole-attention/webgpu.js')).multipoleAttention,
+  ],
+]);
+
+/** The kernels of the operator types that have any. */
+export async function loadKernels(opTypes: Iterable<string>): Promise<ReadonlyMap<string, WebGpuOperator>> {
+  const loaded = [...new Set(opTypes)].flatMap(opType => {
+    const load = LOADERS.get(opType);
+    return load ? [load().then(operator => [opType, operator] as const)] : [];
+  });
+  return new Map(await Promise.all(loaded));
+}
