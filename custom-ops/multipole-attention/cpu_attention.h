@@ -40,7 +40,7 @@ class Attention {
 
  private:
   // Rows of a batch of the far field, where their number is free; its scores stay below kBatchScores.
-  static constexpr size_t kBatchRows = 1024;
+  static constexpr size_t kBatchRows = 512;
   static constexpr size_t kBatchScores = 1024 * 1024;
   // Summaries of the heads in work together stay below this, unless one head alone needs more.
   static constexpr size_t kSummaryFloats = 2 * 1024 * 1024;

@@ -66,12 +66,11 @@ class FarField {
 
    private:
     friend class FarField;
-    Buffer<float> scores, queries, sums, mean;
+    Buffer<float> scores, estimates, queries, sums, mean, panelKeys;  // estimates: order 2 only
     TileSoftmax tile;
     Moments moments;
-    std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, keys, slots;
-    std::vector<size_t> groups;
-    std::vector<uint32_t> takers;
+    std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, slots, keys, takers;
+    std::vector<size_t> groups, takersFrom;
     std::vector<float> max, sum, nearScale, weights;
     std::vector<std::vector<Span>> hidden;  // hidden columns by own segment, from firstSegment on
     std::vector<std::vector<int32_t>> chosen;
@@ -219,6 +218,7 @@ class FarField {
     }
     if (!later) return;
     addVariances(work);
+    if (problem_.selects(head_)) std::copy_n(scores, count * columns, work.estimates.reset(allocator, count * columns));
     exponentiate(0, count, work);
   }
 
@@ -347,9 +347,16 @@ class FarField {
       for (size_t n = order.pools[pool] - origin; n < order.pools[pool + 1] - origin; n++) {
         const auto slot = static_cast<size_t>(work.slotOf[n]);
         float* row = work.scores.data() + slot * work.columns;
-        for (const int32_t column : chosen) row[column] = 0;
-        const float near = near_.sum[static_cast<size_t>(work.rows[n])] * work.nearScale[slot];
-        work.sum[slot] = near + simd_.sumRow(row, work.columns);
+        if (problem_.parameters.order == 2) {
+          // An estimate may be far above what its members weigh: what is left may need a maximum of its own.
+          std::copy_n(work.estimates.data() + slot * work.columns, work.columns, row);
+          for (const int32_t column : chosen) row[column] = kMinusInfinity;
+          exponentiate(slot, 1, work);
+        } else {
+          for (const int32_t column : chosen) row[column] = 0;
+          const float near = near_.sum[static_cast<size_t>(work.rows[n])] * work.nearScale[slot];
+          work.sum[slot] = near + simd_.sumRow(row, work.columns);
+        }
         if (retrieved && work.rows[n] >= geometry_.past) {
           int32_t* list = retrieved + static_cast<size_t>((work.rows[n] - geometry_.past) * geometry_.clusters());
           for (const int32_t column : chosen) {
@@ -447,26 +454,6 @@ class FarField {
         [&] { work.moments.mergeInto(work.sums.data() + first * problem_.size); });
   }
 
-  // Exact attention of every pool to the members of its clusters, a tile of rows at a time.
-  void attendChosen(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before,
-                    Workspace& work) const {
-    const size_t origin = order.pools[firstPool] - before;
-    if (problem_.parameters.selection == Selection::sliding) {
-      // A pool is a row: neighbours share a tile and the union of their clusters.
-      for (size_t pool = firstPool; pool < lastPool; pool += kLanes) {
-        const size_t rows = std::min(kLanes, lastPool - pool);
-        attendUnion(order.pools[pool] - origin, rows, pool - firstPool, work);
-      }
-      return;
-    }
-    for (size_t pool = firstPool; pool < lastPool; pool++) {
-      const size_t end = order.pools[pool + 1] - origin;
-      for (size_t n = order.pools[pool] - origin; n < end; n += kTile) {
-        attendList(n, std::min(kTile, end - n), work.chosen[pool - firstPool], work);
-      }
-    }
-  }
-
   bool isHidden(const Workspace& work, int64_t segment, int32_t column) const {
     for (const Span& span : work.hidden[static_cast<size_t>(segment - work.firstSegment)]) {
       if (column < span.end) return column >= span.begin;
@@ -474,76 +461,99 @@ class FarField {
     return false;
   }
 
-  // Runs attend() on a tile of rows [first, first + rows) of the batch and adds its sums to theirs.
-  template <class Attend>
-  void withTile(size_t first, size_t rows, Workspace& work, const Attend& attend) const {
-    if (work.rows[first + rows - 1] < geometry_.past) return;
-    TileSoftmax& tile = work.tile;
-    const Rows queries{problem_.queriesOf(head_).base, problem_.depth, work.rows.data() + first};
-    tile.start(queries, rows, problem_.multiplier);
-    for (size_t lane = 0; lane < rows; lane++) {
-      const auto slot = static_cast<size_t>(work.slotOf[first + lane]);
-      tile.max[lane] = work.max[slot];
-      tile.sum[lane] = work.sum[slot];
+  // Whether the rows [begin, end) of the batch, which share a pool, use all of its clusters alike and are enough
+  // to take them together.
+  bool sharesAll(size_t begin, size_t end, const Workspace& work) const {
+    if (end - begin < kLanes || work.rows[begin] < geometry_.past) return false;
+    const int64_t segment = geometry_.segmentOf(work.rows[begin]);
+    const int32_t* rows = work.rows.data();
+    return std::all_of(rows + begin, rows + end,
+                       [&](int32_t row) { return geometry_.segmentOf(row) == segment; });
+  }
+
+  // Exact attention of rows to the members of their clusters: large pools a tile at a time, all other rows
+  // cluster by cluster, in order, where no row meets a key that it does not use.
+  void attendChosen(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before,
+                    Workspace& work) const {
+    const size_t origin = order.pools[firstPool] - before;
+    const auto forPools = [&](bool shared, const auto& visit) {
+      for (size_t pool = firstPool; pool < lastPool; pool++) {
+        const size_t begin = order.pools[pool] - origin, end = order.pools[pool + 1] - origin;
+        if (sharesAll(begin, end, work) == shared) visit(begin, end, work.chosen[pool - firstPool]);
+      }
+    };
+    forPools(true, [&](size_t begin, size_t end, const std::vector<int32_t>& chosen) {
+      for (size_t n = begin; n < end; n += kTile) attendPool(n, std::min(kTile, end - n), chosen, work);
+    });
+
+    // The slots that use column c are takers[takersFrom[c] .. takersFrom[c + 1]).
+    const auto forUses = [&](const auto& visit) {
+      forPools(false, [&](size_t begin, size_t end, const std::vector<int32_t>& chosen) {
+        for (size_t n = begin; n < end; n++) {
+          if (work.rows[n] < geometry_.past) continue;
+          const int64_t segment = geometry_.segmentOf(work.rows[n]);
+          for (const int32_t column : chosen) {
+            if (!isHidden(work, segment, column)) visit(static_cast<size_t>(column), work.slotOf[n]);
+          }
+        }
+      });
+    };
+    work.takersFrom.assign(work.columns + 2, 0);
+    forUses([&](size_t column, int32_t) { work.takersFrom[column + 2]++; });
+    for (size_t c = 2; c < work.takersFrom.size(); c++) work.takersFrom[c] += work.takersFrom[c - 1];
+    work.takers.resize(work.takersFrom.back());
+    forUses([&](size_t column, int32_t slot) { work.takers[work.takersFrom[column + 1]++] = slot; });
+    for (size_t column = 0; column < work.columns; column++) {
+      const size_t from = work.takersFrom[column], count = work.takersFrom[column + 1] - from;
+      if (count > 0) attendCluster(work.takers.data() + from, count, clusterAt(work, column), work);
     }
-    attend(tile);
-    float keep[kTile], gain[kTile];
-    for (size_t lane = 0; lane < tile.width(); lane++) gain[lane] = 1.f;
+  }
+
+  // Rows [first, first + rows) of the batch, which use the same clusters.
+  void attendPool(size_t first, size_t rows, const std::vector<int32_t>& chosen, Workspace& work) const {
+    work.keys.clear();
+    const int64_t segment = geometry_.segmentOf(work.rows[first]);
+    for (const int32_t column : chosen) {
+      if (isHidden(work, segment, column)) continue;
+      const int64_t cluster = clusterAt(work, static_cast<size_t>(column));
+      const int32_t* members = members_.membersOf(cluster);
+      work.keys.insert(work.keys.end(), members, members + members_.sizeOf(cluster));
+    }
+    TileSoftmax& tile = work.tile;
+    const int32_t* slots = work.slotOf.data() + first;
+    tile.start({work.queries.data(), problem_.depth, slots}, rows, 1.f);
     for (size_t lane = 0; lane < rows; lane++) {
-      const auto slot = static_cast<size_t>(work.slotOf[first + lane]);
+      tile.max[lane] = work.max[static_cast<size_t>(slots[lane])];
+      tile.sum[lane] = work.sum[static_cast<size_t>(slots[lane])];
+    }
+    tile.attend(kv_, work.keys.data(), 0, work.keys.size());
+    float keep[kTile], gain[kTile];
+    std::fill_n(gain, kTile, 1.f);
+    for (size_t lane = 0; lane < rows; lane++) {
+      const auto slot = static_cast<size_t>(slots[lane]);
       keep[lane] = rescale(work.max[slot], tile.max[lane]);
       work.max[slot] = tile.max[lane];
       work.sum[slot] = tile.sum[lane];
     }
-    tile.merge(work.sums.data(), work.slotOf.data() + first, keep, gain);
+    tile.merge(work.sums.data(), slots, keep, gain);
   }
 
-  void attendList(size_t first, size_t rows, const std::vector<int32_t>& chosen, Workspace& work) const {
-    if (chosen.empty()) return;
-    int64_t segments[kTile];
-    for (size_t lane = 0; lane < rows; lane++) segments[lane] = geometry_.segmentOf(work.rows[first + lane]);
-    const bool sameSegment = std::all_of(segments, segments + rows, [&](int64_t s) { return s == segments[0]; });
-    withTile(first, rows, work, [&](TileSoftmax& tile) {
-      work.keys.clear();
-      for (const int32_t column : chosen) {
-        const int64_t cluster = clusterAt(work, static_cast<size_t>(column));
-        const int32_t* members = members_.membersOf(cluster);
-        const size_t count = members_.sizeOf(cluster);
-        int32_t shown[kTile] = {};
-        size_t visible = 0;
-        for (size_t lane = 0; lane < (sameSegment ? 1 : rows); lane++) {
-          shown[lane] = isHidden(work, segments[lane], column) ? 0 : -1;
-          visible += shown[lane] != 0;
-        }
-        if (visible == (sameSegment ? 1 : rows)) {
-          work.keys.insert(work.keys.end(), members, members + count);
-        } else if (visible > 0) {
-          tile.attendShown(kv_, members, count, shown);
-        }
+  // Slots that use the same cluster.
+  void attendCluster(const int32_t* slots, size_t slotCount, int64_t cluster, Workspace& work) const {
+    const size_t depth = problem_.depth;
+    const int32_t* members = members_.membersOf(cluster);
+    const size_t size = members_.sizeOf(cluster);
+    float* panels = work.panelKeys.reset(problem_.environment.allocator, kPackedKeys * depth);
+    for (size_t first = 0; first < size; first += kPackedKeys) {
+      const size_t count = std::min(kPackedKeys, size - first);
+      for (size_t n = 0; n < count; n += kLanes) {
+        simd_.loadTile(panels + n * depth, kLanes, kv_.keys(members + first + n), std::min(kLanes, count - n), depth,
+                       1.f);
       }
-      tile.attend(kv_, work.keys.data(), 0, work.keys.size());
-    });
-  }
-
-  // Each row has its own pool. Clusters are taken one by one, in order, so that what a row does not use
-  // leaves it as it is, bit for bit.
-  void attendUnion(size_t first, size_t rows, size_t pool, Workspace& work) const {
-    work.takers.assign(work.columns, 0);
-    for (size_t lane = 0; lane < rows; lane++) {
-      const int64_t segment = geometry_.segmentOf(work.rows[first + lane]);
-      for (const int32_t column : work.chosen[pool + lane]) {
-        if (!isHidden(work, segment, column)) work.takers[static_cast<size_t>(column)] |= 1u << lane;
-      }
+      simd_.attendRows(work.max.data(), work.sum.data(), work.sums.data(), problem_.size,
+                       {work.queries.data(), depth, slots}, slotCount, depth, panels, kv_.values(members + first),
+                       count);
     }
-    withTile(first, rows, work, [&](TileSoftmax& tile) {
-      for (size_t column = 0; column < work.columns; column++) {
-        if (work.takers[column] == 0) continue;
-        int32_t shown[kLanes];
-        for (size_t lane = 0; lane < kLanes; lane++) shown[lane] = -static_cast<int32_t>(work.takers[column] >> lane & 1);
-        const int64_t cluster = clusterAt(work, column);
-        tile.attendShown(kv_, members_.membersOf(cluster), members_.sizeOf(cluster), shown);
-      }
-    });
   }
 
   const Problem& problem_;

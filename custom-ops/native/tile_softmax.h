@@ -90,13 +90,6 @@ class TileSoftmax {
     });
   }
 
-  // For lanes where shown is -1; 0 hides the keys.
-  void attendShown(const KeyValue& kv, const int32_t* index, size_t count, const int32_t* shown) {
-    attend(kv, index, 0, count, depth_, [&](float* scores, const int32_t*, int64_t, size_t n) {
-      simd_.hideLanes(scores, width_, n, shown);
-    });
-  }
-
   // For adjust: lane l sees only keys up to lastKey + l.
   void hideLaterKeys(const int32_t* list, int64_t from, size_t n, int64_t lastKey) {
     const int64_t last = list ? list[n - 1] : from + static_cast<int64_t>(n) - 1;

@@ -47,6 +47,62 @@ static inline __attribute__((always_inline)) IntVec laneNumbers() {
 
 constexpr float kInfinity = __builtin_inff();
 
+// All lanes moved down by Distance, the first ones coming in at the top.
+template <int Distance, class V>
+static inline __attribute__((always_inline)) V rotate(V v) {
+  constexpr int d = Distance;
+#if ONNXREWRITE_VECTOR_BYTES == 64
+  return __builtin_shufflevector(v, v, d, d + 1, d + 2, d + 3, d + 4, d + 5, d + 6, d + 7, d + 8, d + 9, d + 10,
+                                 d + 11, d + 12, d + 13, d + 14, d + 15);
+#elif ONNXREWRITE_VECTOR_BYTES == 32
+  return __builtin_shufflevector(v, v, d, d + 1, d + 2, d + 3, d + 4, d + 5, d + 6, d + 7);
+#else
+  return __builtin_shufflevector(v, v, d, d + 1, d + 2, d + 3);
+#endif
+}
+// All lanes of v combined in log2(kWidth) rounds by Combine, associative and commutative.
+template <class Combine, int Distance = kWidth / 2, class V>
+static inline __attribute__((always_inline)) auto reduce(V v) {
+  if constexpr (Distance == 0) {
+    return v[0];
+  } else {
+    return reduce<Combine, Distance / 2>(Combine::of(v, rotate<Distance>(v)));
+  }
+}
+struct Sum {
+  template <class V>
+  static inline __attribute__((always_inline)) V of(V a, V b) {
+    return a + b;
+  }
+};
+// NaN spreads.
+struct Largest {
+  static inline __attribute__((always_inline)) Vec of(Vec a, Vec b) { return select(a != a, a, maximum(a, b)); }
+  static inline __attribute__((always_inline)) IntVec of(IntVec a, IntVec b) { return a > b ? a : b; }
+};
+struct Or {
+  static inline __attribute__((always_inline)) IntVec of(IntVec a, IntVec b) { return a | b; }
+};
+// Whether any lane of a mask is set.
+static inline __attribute__((always_inline)) bool any(IntVec mask) {
+  return reduce<Or>(mask) != 0;
+}
+
+// Bit i is set where lane i of a mask is.
+static inline __attribute__((always_inline)) uint32_t laneBits(IntVec mask) {
+#if defined(ONNXREWRITE_AVX512)
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__x86_64__) && ONNXREWRITE_VECTOR_BYTES == 32
+  return static_cast<uint32_t>(__builtin_ia32_movmskps256((Vec)mask));
+#elif defined(__x86_64__)
+  return static_cast<uint32_t>(__builtin_ia32_movmskps((Vec)mask));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; i++) bits |= static_cast<uint32_t>(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
 // 2^x with a relative error below 2e-7; exactly 1 at 0 and 0 below -126, NaN stays NaN.
 // 2^x = 2^round(x) * 2^f with |f| <= 1/2; minimax polynomial of 2^f, constant term fixed at 1.
 static inline __attribute__((always_inline)) Vec exp2(Vec x) {
@@ -313,9 +369,7 @@ static bool softmaxTile(float* scores, size_t width, size_t count, float* max, f
     store(factor + lane, scale);
     changed |= scale != 1.f;
   }
-  bool any = false;
-  for (int i = 0; i < kWidth; i++) any |= changed[i] != 0;
-  return any;
+  return any(changed);
 }
 
 static void scaleTile(float* sums, size_t width, size_t size, const float* factor) {
@@ -335,16 +389,6 @@ static void argmaxTile(int32_t* index, const float* scores, const float* bias, s
       where = better ? splat(static_cast<int32_t>(n)) : where;
     }
     store(index + lane, where);
-  }
-}
-
-static void hideLanes(float* scores, size_t width, size_t count, const int32_t* shown) {
-  for (size_t lane = 0; lane < width; lane += kWidth) {
-    const IntVec visible = load(shown + lane);
-    for (size_t n = 0; n < count; n++) {
-      float* score = scores + n * width + lane;
-      store(score, select(visible != 0, load(score), splat(-kInfinity)));
-    }
   }
 }
 
@@ -370,8 +414,8 @@ static void addScaled(float* sums, const float* values, size_t count, float fact
 struct ScoreRows {
   float* scores;
   size_t scoreStride;
-  const float* rows;
-  size_t rowStride, count;
+  Rows rows;
+  size_t count;
   const float* panels;
   size_t depth;
   const float* bias;
@@ -386,8 +430,8 @@ struct ScoreRows {
       constexpr int V = Blocks * kVectorsPerBlock;
       const size_t panelSize = all.depth * kLanes;
       const float* panel = all.panels + offset / kLanes * panelSize;
-      const float* row = all.rows + first * all.rowStride;
-      const size_t rowStride = all.rowStride;
+      const float* rows[M];
+      for (int m = 0; m < M; m++) rows[m] = all.rows[first + m];
       Vec sums[M][V];
 #pragma GCC unroll 24
       for (int v = 0; v < V; v++) {
@@ -403,7 +447,7 @@ struct ScoreRows {
         }
 #pragma GCC unroll 24
         for (int m = 0; m < M; m++) {
-          const Vec q = splat(row[m * rowStride + d]);
+          const Vec q = splat(rows[m][d]);
 #pragma GCC unroll 24
           for (int v = 0; v < V; v++) sums[m][v] += q * k[v];
         }
@@ -426,12 +470,14 @@ struct ScoreRows {
 static void scoreRows(float* scores, size_t scoreStride, const float* rows, size_t rowStride, size_t count,
                       const float* panels, size_t panelCount, size_t depth, const float* bias) {
   sweepBlocks<kMaxBlocks>(0, panelCount,
-                          ScoreRows{scores, scoreStride, rows, rowStride, count, panels, depth, bias});
+                          ScoreRows{scores, scoreStride, {rows, rowStride}, count, panels, depth, bias});
 }
 
 struct AccumulateRows {
   float* sums;
-  size_t sumStride, rowCount;
+  size_t sumStride;
+  const int32_t* index;  // of rows of sums; null: in order
+  size_t rowCount;
   const float* weights;
   size_t weightRow, weightColumn;
   Rows values;
@@ -445,12 +491,16 @@ struct AccumulateRows {
     template <int M>
     void run(size_t first) const {
       constexpr int V = Blocks * kVectorsPerBlock;
-      float* out = all.sums + first * all.sumStride + offset;
+      float* out[M];
+      for (int m = 0; m < M; m++) {
+        const size_t row = all.index ? static_cast<size_t>(all.index[first + m]) : first + m;
+        out[m] = all.sums + row * all.sumStride + offset;
+      }
       Vec sums[M][V];
 #pragma GCC unroll 24
       for (int m = 0; m < M; m++) {
 #pragma GCC unroll 24
-        for (int v = 0; v < V; v++) sums[m][v] = load(out + m * all.sumStride + v * kWidth);
+        for (int v = 0; v < V; v++) sums[m][v] = load(out[m] + v * kWidth);
       }
       const float* weight = all.weights + first * all.weightRow;
       for (size_t n = 0; n < all.count; n++, weight += all.weightColumn) {
@@ -468,7 +518,7 @@ struct AccumulateRows {
 #pragma GCC unroll 24
       for (int m = 0; m < M; m++) {
 #pragma GCC unroll 24
-        for (int v = 0; v < V; v++) store(out + m * all.sumStride + v * kWidth, sums[m][v]);
+        for (int v = 0; v < V; v++) store(out[m] + v * kWidth, sums[m][v]);
       }
     }
   };
@@ -483,7 +533,7 @@ static void accumulateRows(float* sums, size_t sumStride, size_t rowCount, size_
                            size_t weightRow, size_t weightColumn, Rows values, size_t count) {
   sweepBlocks<kMaxBlocks>(
       0, size / kLanes,
-      AccumulateRows{sums, sumStride, rowCount, weights, weightRow, weightColumn, values, count});
+      AccumulateRows{sums, sumStride, nullptr, rowCount, weights, weightRow, weightColumn, values, count});
 }
 
 static void accumulateRowsGuarded(float* sums, size_t sumStride, size_t rowCount, size_t size,
@@ -505,6 +555,49 @@ static void scaleRows(float* rows, size_t stride, size_t count, size_t size, con
   }
 }
 
+// One row's step of an online softmax, see attendRows.
+static inline void softmaxRow(float* scores, size_t columns, float& max, float& sum, float* values, size_t size) {
+  Vec top = splat(max);
+  for (size_t n = 0; n < columns; n += kWidth) top = maximum(top, load(scores + n));
+  if (any(top > max)) {
+    const float before = max;
+    max = reduce<Largest>(top);
+    const float scale = before == -kInfinity ? 0.f : exp2(splat(before - max))[0];
+    sum *= scale;
+    for (size_t e = 0; e < size; e += kWidth) store(values + e, load(values + e) * scale);
+  }
+  const float reference = max == -kInfinity ? 0.f : max;
+  Vec total{};
+  for (size_t n = 0; n < columns; n += kWidth) {
+    const Vec p = exp2(load(scores + n) - reference);
+    store(scores + n, p);
+    total += p;
+  }
+  sum += reduce<Sum>(total);
+}
+
+static void attendRows(float* max, float* sum, float* sums, size_t size, Rows rows, size_t count, size_t depth,
+                       const float* panels, Rows values, size_t keyCount) {
+  constexpr size_t kRows = 32;
+  float scores[kRows * kPackedKeys];
+  float bias[kPackedKeys];
+  const size_t panelCount = (keyCount + kLanes - 1) / kLanes, columns = panelCount * kLanes;
+  for (size_t n = 0; n < columns; n++) bias[n] = n < keyCount ? 0.f : -kInfinity;
+  for (size_t first = 0; first < count; first += kRows) {
+    const size_t chunk = count - first < kRows ? count - first : kRows;
+    const int32_t* index = rows.index + first;
+    sweepBlocks<kMaxBlocks>(
+        0, panelCount,
+        ScoreRows{scores, columns, {rows.base, rows.stride, index}, chunk, panels, depth, bias});
+    for (size_t r = 0; r < chunk; r++) {
+      const auto row = static_cast<size_t>(index[r]);
+      softmaxRow(scores + r * columns, columns, max[row], sum[row], sums + row * size, size);
+    }
+    sweepBlocks<kMaxBlocks>(0, size / kLanes,
+                            AccumulateRows{sums, size, index, chunk, scores, columns, 1, values, keyCount});
+  }
+}
+
 static void scatterRows(float* sums, Rows rows, const int32_t* target, size_t count, size_t size) {
   for (size_t n = 0; n < count; n++) {
     float* sum = sums + static_cast<size_t>(target[n]) * size;
@@ -518,9 +611,7 @@ static void squaredNorms(float* norms, Rows rows, size_t count, size_t size) {
     const float* row = rows[n];
     Vec total{};
     for (size_t d = 0; d < size; d += kWidth) total += load(row + d) * load(row + d);
-    float norm = 0;
-    for (int i = 0; i < kWidth; i++) norm += total[i];
-    norms[n] = norm;
+    norms[n] = reduce<Sum>(total);
   }
 }
 
@@ -530,17 +621,13 @@ static bool allFinite(const float* values, size_t count) {
     const Vec x = load(values + n);
     bad |= (x - x) != 0.f;
   }
-  int32_t any = 0;
-  for (int i = 0; i < kWidth; i++) any |= bad[i];
-  return any == 0;
+  return !any(bad);
 }
 
 static float maxRow(const float* values, size_t count, float floor) {
   Vec top = splat(floor);
   for (size_t n = 0; n < count; n += kWidth) top = maximum(top, load(values + n));
-  float result = top[0];
-  for (int i = 1; i < kWidth; i++) result = result > top[i] ? result : top[i];
-  return result;
+  return reduce<Largest>(top);
 }
 
 static float exp2Row(float* values, size_t count, float max) {
@@ -550,38 +637,37 @@ static float exp2Row(float* values, size_t count, float max) {
     store(values + n, p);
     total += p;
   }
-  float result = 0;
-  for (int i = 0; i < kWidth; i++) result += total[i];
-  return result;
+  return reduce<Sum>(total);
 }
 
 static float sumRow(const float* values, size_t count) {
   Vec total{};
   for (size_t n = 0; n < count; n += kWidth) total += load(values + n);
-  float result = 0;
-  for (int i = 0; i < kWidth; i++) result += total[i];
-  return result;
+  return reduce<Sum>(total);
 }
 
 static size_t selectLargest(int32_t* chosen, const float* values, size_t count, size_t wanted) {
+  if (wanted == 0) return 0;
   // Nonnegative floats order like their bit patterns.
   const int32_t* bits = reinterpret_cast<const int32_t*>(values);
   const auto countFrom = [&](int32_t bound) {
     IntVec total{};
     for (size_t n = 0; n < count; n += kWidth) total -= load(bits + n) >= bound;
-    int32_t result = 0;
-    for (int i = 0; i < kWidth; i++) result += total[i];
-    return static_cast<size_t>(result);
+    return static_cast<size_t>(reduce<Sum>(total));
   };
-  int32_t low = 1;  // countFrom(low) > wanted
-  size_t ties = 0;  // how many values equal to `low` are taken
-  if (wanted == 0) return 0;
+  // What is chosen: all values above `low`, and the first `ties` of those that equal it.
+  int32_t low = 0;
+  size_t ties = 0;
   if (countFrom(1) > wanted) {
-    int32_t high = 0x7fffffff;  // countFrom(high) < wanted
-    size_t above = countFrom(high);
-    for (;;) {
+    IntVec top{};
+    for (size_t n = 0; n < count; n += kWidth) top = load(bits + n) > top ? load(bits + n) : top;
+    // countFrom(low) > wanted > countFrom(high) = above
+    int32_t high = reduce<Largest>(top);
+    high += high < 0x7fffffff;
+    low = 1;
+    for (size_t above = 0;;) {
       if (high - low <= 1) {
-        ties = wanted > above ? wanted - above : 0;
+        ties = wanted - above;
         break;
       }
       const int32_t middle = low + (high - low) / 2;
@@ -590,23 +676,24 @@ static size_t selectLargest(int32_t* chosen, const float* values, size_t count, 
         low = middle - 1;
         break;
       }
-      if (found > wanted) {
-        low = middle;
-      } else {
-        high = middle;
-        above = found;
-      }
+      // Without branches: which way the search goes cannot be predicted.
+      const bool many = found > wanted;
+      low = many ? middle : low;
+      high = many ? high : middle;
+      above = many ? above : found;
     }
-  } else {
-    low = 0;
   }
   size_t size = 0;
-  for (size_t n = 0; n < count && size < wanted; n++) {
-    if (bits[n] > low) {
-      chosen[size++] = static_cast<int32_t>(n);
-    } else if (ties > 0 && bits[n] == low) {
-      chosen[size++] = static_cast<int32_t>(n);
-      ties--;
+  for (size_t n = 0; n < count; n += kWidth) {
+    const IntVec block = load(bits + n);
+    uint32_t taken = laneBits(block > low);
+    if (ties > 0) {
+      for (uint32_t equal = laneBits(block == low); equal != 0 && ties > 0; equal &= equal - 1, ties--) {
+        taken |= equal & -equal;
+      }
+    }
+    for (; taken != 0 && size < wanted; taken &= taken - 1) {
+      chosen[size++] = static_cast<int32_t>(n) + __builtin_ctz(taken);
     }
   }
   return size;
@@ -630,11 +717,11 @@ static constexpr Simd table = {
     softmaxTile,
     scaleTile,
     argmaxTile,
-    hideLanes,
     hideEarlierLanes,
     scoreRows,
     accumulateRows,
     accumulateRowsGuarded,
+    attendRows,
     scaleRows,
     scatterRows,
     squaredNorms,

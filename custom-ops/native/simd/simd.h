@@ -21,6 +21,9 @@ constexpr size_t kLanes = 16;
 // Most queries, keys or centroids that the operators put in one tile of lanes.
 constexpr size_t kTile = 64;
 
+// Most keys in the panels of one call of attendRows.
+constexpr size_t kPackedKeys = 128;
+
 constexpr size_t roundUpToLanes(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // Rows of a matrix, in order (index null) or picked by an index list.
@@ -64,8 +67,6 @@ struct Simd {
   void (*scaleTile)(float* sums, size_t width, size_t size, const float* factor);
   // index[lane] = the n with the largest scores[n][lane] + bias[n], ties to the lowest n.
   void (*argmaxTile)(int32_t* index, const float* scores, const float* bias, size_t width, size_t count);
-  // scores[n][lane] = -infinity where shown[lane] is 0 (shown is 0 or -1).
-  void (*hideLanes)(float* scores, size_t width, size_t count, const int32_t* shown);
   // scores[n][lane] = -infinity where lane < first + index[n] (first + n when index is null).
   void (*hideEarlierLanes)(float* scores, size_t width, size_t count, const int32_t* index, int32_t first);
 
@@ -81,6 +82,11 @@ struct Simd {
   void (*accumulateRowsGuarded)(float* sums, size_t sumStride, size_t rowCount, size_t size,
                                 const float* weights, size_t weightRow, size_t weightColumn, Rows values,
                                 size_t count);
+  // Lets rows attend to keyCount <= kPackedKeys keys, in panels, by an online softmax in base 2: for the rows
+  // rows.index[0 .. count) raises max[row] to cover the products row . key, scales sum[row] and sums[row][] to it,
+  // and adds exp2(product - max) and what values weigh by it. The index is not null and names no row twice.
+  void (*attendRows)(float* max, float* sum, float* sums, size_t size, Rows rows, size_t count, size_t depth,
+                     const float* panels, Rows values, size_t keyCount);
   // rows[r][] *= factor[r]
   void (*scaleRows)(float* rows, size_t stride, size_t count, size_t size, const float* factor);
   // sums[target[n]][] += rows[n][]; sums has rows of `size` floats.
