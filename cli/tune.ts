@@ -18,7 +18,7 @@ import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
 import { renderTuning } from './tune/render-tuning.js';
 import type { Budget, TuningReport } from './tune/tuning.js';
-import type { MaskedSpans } from './tune/tuning-data.js';
+import { DEFAULT_SEED, DEFAULT_WINDOWS, type MaskedSpans } from './tune/tuning-data.js';
 import { renderTuningPage } from './tune/tuning-page.js';
 import { VERSION } from './version.js';
 
@@ -45,9 +45,6 @@ const REPORTS = new ReportForms<TuningReport>({
   '.html': renderTuningPage,
   '.json': report => `${JSON.stringify(report, null, 2)}\n`,
 });
-
-const DEFAULT_WINDOWS = 16;
-const DEFAULT_SEED = 1;
 
 export function tuneCommand(): Command {
   return withCommonOptions(

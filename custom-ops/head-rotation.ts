@@ -17,7 +17,7 @@ export interface HeadMoments {
   readonly heads: number;
   /** Dimensions of a head, D. */
   readonly headDim: number;
-  /** Sum over all query rows of q^T q, [G,D,D], row-major. */
+  /** Sum of q^T q over query rows, [G,D,D], row-major. */
   readonly query: Float64Array;
   /** The same of the keys. */
   readonly key: Float64Array;

@@ -1,5 +1,6 @@
+import { multiLevelTuningSpace } from './multi-level-attention/tuning-space.js';
 import { multipoleTuningSpace } from './multipole-attention/tuning-space.js';
 import type { TuningSpace } from './tuning-space.js';
 
 /** The operators that `tune` chooses from. */
-export const TUNING_SPACES: readonly TuningSpace[] = [multipoleTuningSpace];
+export const TUNING_SPACES: readonly TuningSpace[] = [multipoleTuningSpace, multiLevelTuningSpace];

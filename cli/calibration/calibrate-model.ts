@@ -7,8 +7,8 @@ import { isAttention } from '../../rewriter/site.js';
 import { modelInputs } from '../data/model-inputs.js';
 import type { Progress } from '../runtime/jobs.js';
 import { Engine } from '../tune/engine.js';
-import { readCalibrationWindows } from '../tune/tuning-data.js';
-import { recordMoments } from './record-moments.js';
+import { DEFAULT_SEED, DEFAULT_WINDOWS, readCalibrationWindows } from '../tune/tuning-data.js';
+import { CALIBRATION_WINDOWS, recordMoments } from './record-moments.js';
 
 export interface CalibrationRequest {
   readonly model: string;
@@ -27,9 +27,6 @@ export interface Calibration {
   readonly length: number | null;
 }
 
-/** Windows and seed that `tune` has by default: both then calibrate on the same. */
-const [WINDOWS, SEED] = [4, 1];
-
 /**
  * Runs a model on the user's data and sums up what its queries and keys are like.
  * @throws InputError when the data is bad or does not fit the model, or the model does not run on it
@@ -42,17 +39,17 @@ export async function calibrateModel(request: CalibrationRequest, progress: Prog
     const sites = findSites(new ModelGraph(file.model))
       .sites.filter(isAttention)
       .filter(({ id }) => wanted.has(id));
-    const data = readCalibrationWindows(
-      { files, length, windows: WINDOWS, seed: SEED, hide: null },
-      modelInputs(file.model),
-    );
+    // As `tune` has them by default, so that a plan of its is rewritten by the rotations that it was measured with.
+    const dealt = { windows: DEFAULT_WINDOWS, seed: DEFAULT_SEED, hide: null };
+    const data = readCalibrationWindows({ files, length, ...dealt }, modelInputs(file.model));
+    const windows = data.windows.slice(0, CALIBRATION_WINDOWS);
     const engine = new Engine(request.model, dirname(request.model), { threads: null, stock: false });
     let step = 0;
-    progress(step, data.windows.length, 'loading the model');
-    const moments = await recordMoments(file.model, sites, data.windows, engine, name =>
-      progress(step++ % data.windows.length, data.windows.length, `calibrating on ${name}`),
+    progress(step, windows.length, 'loading the model');
+    const moments = await recordMoments(file.model, sites, windows, engine, name =>
+      progress(step++ % windows.length, windows.length, `calibrating on ${name}`),
     );
-    return { moments, windows: data.windows.length, length: data.length };
+    return { moments, windows: windows.length, length: data.length };
   } finally {
     file.close();
   }

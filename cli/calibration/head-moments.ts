@@ -3,6 +3,9 @@ import { InputError } from '../../rewriter/errors.js';
 import type { AttentionSite } from '../../rewriter/site.js';
 import { HeadRows, type ValueOf } from '../data/head-rows.js';
 
+/** Rows of a head that are looked at in one run, evenly spaced: far more than a head has dimensions. */
+const MOST_ROWS = 1024;
+
 /** Adds up second moments of the queries and keys of one site, over any number of runs. */
 export class MomentSums {
   readonly moments: HeadMoments;
@@ -15,7 +18,7 @@ export class MomentSums {
   }
 
   /**
-   * Adds every row of query and key.
+   * Adds rows of query and key.
    * @throws InputError when one of them is not finite, or not laid out as the site has it
    */
   add(tensorOf: ValueOf): void {
@@ -31,14 +34,16 @@ export class MomentSums {
       throw this.unusable('its query or key have another layout in this run');
     }
     const row = new Float64Array(size);
+    const rows = Math.min(values.rows, MOST_ROWS);
     for (let batch = 0; batch < values.batch; batch++) {
       for (let head = 0; head < heads; head++) {
         const target = Math.floor((head * groups) / heads) * size * size;
-        for (let n = 0; n < values.rows; n++) {
-          const start = values.start(batch, head, n);
+        for (let r = 0; r < rows; r++) {
+          const start = values.start(batch, head, Math.floor(((r + 0.5) * values.rows) / rows));
           for (let d = 0; d < size; d++) row[d] = values.data[start + d * values.step]!;
           for (let i = 0; i < size; i++) {
-            for (let j = 0; j < size; j++) moments[target + i * size + j]! += row[i]! * row[j]!;
+            const [x, at] = [row[i]!, target + i * size];
+            for (let j = 0; j < size; j++) moments[at + j]! += x * row[j]!;
           }
         }
       }

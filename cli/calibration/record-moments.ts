@@ -13,6 +13,8 @@ interface Run {
   readonly feeds: ReadonlyMap<string, TensorValue>;
 }
 
+/** Windows to calibrate on: moments take thousands of rows each, and more change them little. */
+export const CALIBRATION_WINDOWS = 4;
 /** Values of sites that are held in memory at a time. */
 const ALLOWANCE = 512 * 1024 * 1024;
 const FLOAT_BYTES = 4;

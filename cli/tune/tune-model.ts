@@ -12,6 +12,7 @@ import { type ModelFile, openModelFile } from '../../rewriter/onnx/model-file.js
 import { segmentBytes } from '../../rewriter/onnx/write.js';
 import { operatorById } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
+import { CALIBRATION_WINDOWS, recordMoments } from '../calibration/record-moments.js';
 import { idInputs } from '../data/input-source.js';
 import { modelInputs } from '../data/model-inputs.js';
 import type { Progress } from '../runtime/jobs.js';
@@ -92,6 +93,11 @@ async function tuneOpenModel(
   const engine = new Engine(request.model, model.folder, request.engine);
   const beginning = workload.phase('baseline');
   beginning.step(0, 1, 'loading the model');
+  if (model.toCalibrate.length > 0) {
+    const windows = data.calibration.slice(0, CALIBRATION_WINDOWS);
+    const calibrating = (window: string) => beginning.step(0, 1, `calibrating on ${window}`);
+    model.calibrate(await recordMoments(file.model, model.toCalibrate, windows, engine, calibrating));
+  }
   const exactModel = model.variant(model.exactForms(data.length));
   const runtime = await engine.with(modelBytes(exactModel), async session => session.runtime);
   const cache = new MeasurementCache(request.cache, fingerprint(request, file, data, runtime));

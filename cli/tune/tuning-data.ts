@@ -37,6 +37,9 @@ export interface DataRequest {
   readonly hide: MaskedSpans | null;
 }
 
+export const DEFAULT_WINDOWS = 16;
+export const DEFAULT_SEED = 1;
+
 export interface MaskedSpans {
   /** The id that stands for a hidden one. */
   readonly id: number;

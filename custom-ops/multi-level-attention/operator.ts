@@ -88,7 +88,6 @@ function refusalOfSoftmax(site: AttentionSite): string | null {
   const { headDim, queryHeads, kvHeads, kind, query, key } = site;
   if (kind === 'cross') return 'queries and keys of different sequences have no distance';
   if (kind === 'cached') return 'all keys of its cache would be rotated in every step';
-  if (kind === 'cached') return 'it takes no cache of earlier keys and values';
   if (headDim === null || headDim < 2 || queryHeads === null || kvHeads === null) {
     return 'the graph does not tell heads and head size, or heads have a single dimension';
   }

@@ -71,6 +71,7 @@ describe('onnx-rewrite tune', function () {
       'plan.json',
       '-o',
       'out.onnx',
+      ...['--data', 'text.txt', '--length', `${LENGTH}`],
       '--no-validate',
       '--json',
     ];
