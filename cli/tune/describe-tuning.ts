@@ -11,6 +11,8 @@ import type { TuningContext } from './tuning-context.js';
 
 /** Attention is never all of a model, whatever noise makes of measurements of tiny ones. */
 const LARGEST_SHARE = 0.98;
+/** Speeds that differ by less are the same number. */
+const ROUNDING = 1e-9;
 /** Points of the frontier that the document shows. */
 const SHOWN_POINTS = 24;
 
@@ -54,7 +56,7 @@ export function describeTuning(findings: Findings): Tuning {
       model.sites.map(site => ({ site, form: plan.sites.get(site.site.id)!.form })),
       data.length,
     );
-  const shown = thinned([...plans.filter(plan => !isSamePlan(plan, chosen.plan)), chosen.plan]);
+  const shown = thinned(plans, chosen.plan);
   return {
     model: request.model,
     data: {
@@ -146,14 +148,15 @@ function describeSite(
   };
 }
 
-/** The fastest plan, the exact one, some evenly in between, and the last one given, in order of time. */
-function thinned(plans: readonly PlanEstimate[]): PlanEstimate[] {
-  const chosen = plans.at(-1)!;
-  const others = plans.slice(0, -1);
-  const last = others.length - 1;
+/** The chosen plan, the exact one, and some evenly between that and the fastest by speed; fastest first. */
+function thinned(plans: readonly PlanEstimate[], chosen: PlanEstimate): PlanEstimate[] {
+  const others = plans.filter(plan => !isSamePlan(plan, chosen));
+  const [fastest, slowest] = [1 / plans[0]!.ms, 1 / plans.at(-1)!.ms];
   const shown = new Set([chosen]);
-  for (let i = 0; i < SHOWN_POINTS && last >= 0; i++) {
-    shown.add(others[Math.round((i * last) / (SHOWN_POINTS - 1))]!);
+  for (let i = 0; i < SHOWN_POINTS; i++) {
+    const speed = slowest + ((fastest - slowest) * i) / (SHOWN_POINTS - 1);
+    const next = others.findLast(plan => 1 / plan.ms >= speed * (1 - ROUNDING));
+    if (next !== undefined) shown.add(next);
   }
   return [...shown].sort((a, b) => a.ms - b.ms);
 }

@@ -39,14 +39,21 @@ export function withHeads(
 /** Relative squared error of the output of a site, head by head; one number for sites of unknown heads. */
 export function headErrors(site: AttentionSite, exact: TensorValue, actual: TensorValue): number[] {
   const heads = site.queryHeads ?? 1;
-  const turn = site.queryHeads === null ? 1 : elementsPerTurn(exact.dims, site.output.layout, heads);
   const [a, b] = [toNumbers(exact), toNumbers(actual)];
+  const turn = site.queryHeads === null ? a.length : elementsPerTurn(exact.dims, site.output.layout, heads);
   const squaredError = new Float64Array(heads);
   const squaredSize = new Float64Array(heads);
-  for (let i = 0; i < a.length; i++) {
-    const head = Math.floor(i / turn) % heads;
-    squaredError[head]! += (b[i]! - a[i]!) ** 2;
-    squaredSize[head]! += a[i]! ** 2;
+  for (let start = 0, head = 0; start < a.length; start += turn, head = (head + 1) % heads) {
+    let error = 0;
+    let size = 0;
+    for (let i = start; i < start + turn; i++) {
+      const value = a[i]!;
+      const difference = b[i]! - value;
+      error += difference * difference;
+      size += value * value;
+    }
+    squaredError[head]! += error;
+    squaredSize[head]! += size;
   }
   return Array.from(squaredError, (error, head) => error / (squaredSize[head]! || 1));
 }

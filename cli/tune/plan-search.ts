@@ -3,7 +3,7 @@ import type { SiteStudy } from './site-study.js';
 import type { ShareOfProgress } from './workload.js';
 
 /** Rounds in which the forms of a plan that look best are measured, until they all are. */
-const MOST_ROUNDS = 5;
+const MOST_ROUNDS = 8;
 
 /**
  * Searches for plans while forms are still being measured: what a search picks by what is foretold of it is looked

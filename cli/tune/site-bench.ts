@@ -18,6 +18,8 @@ import type { ShareOfProgress } from './workload.js';
 export interface Screening {
   /** Time in proportion to the exact form's. */
   readonly ratio: number;
+  /** Milliseconds of the exact form, taken beside. */
+  readonly exactMs: number;
   /** Relative squared error of each query head's output, fed what exact attention is fed. */
   readonly headErrors: readonly number[];
 }
@@ -50,12 +52,6 @@ export class SiteBench {
   /** Query heads; 1 for a site whose heads are not known. */
   get heads(): number {
     return this.site.site.queryHeads ?? 1;
-  }
-
-  /** Milliseconds of the exact form, on the first window; null before anything was screened. */
-  get exactMs(): number | null {
-    const { cache } = this.context;
-    return cache.has(this.exactKey) ? cache.stored<number>(this.exactKey) : null;
   }
 
   /** Runs each form once on each window, for its errors and a rough time. */
@@ -146,12 +142,8 @@ export class SiteBench {
     return exactForm(this.context, this.site);
   }
 
-  private get exactKey(): string {
-    return `${this.id}: milliseconds of exact attention`;
-  }
-
   private async screenBatch(batch: readonly SiteForm[], tell: (form: number) => void): Promise<Screening[]> {
-    const { searched, cache } = this.context;
+    const { searched } = this.context;
     const recorded = await this.recording().ofExact();
     const screened = await this.withSessions([this.exact, ...batch], async contenders => {
       const results = contenders.map(() => ({ ms: [] as number[], errors: [] as number[][] }));
@@ -170,9 +162,9 @@ export class SiteBench {
     });
     const [exact, ...others] = screened;
     const exactMs = Math.min(...exact!.ms);
-    await cache.get(this.exactKey, async () => exactMs);
     return others.map(({ ms, errors }) => ({
       ratio: rounded(Math.min(...ms) / exactMs),
+      exactMs,
       headErrors: errors[0]!.map((_, head) => mean(errors.map(byHead => byHead[head]!))),
     }));
   }

@@ -1,5 +1,5 @@
 import { perHeadNumbers, type TuningSettings, type TuningSpace } from '../../custom-ops/tuning-space.js';
-import { mean } from '../statistics.js';
+import { mean, median } from '../statistics.js';
 import { CostModel } from './cost-model.js';
 import type { Observation } from './forecast.js';
 import { paretoBy } from './pareto.js';
@@ -21,6 +21,8 @@ export interface StudiedForm extends Screening {
   observed: readonly Observation[] | null;
 }
 
+/** Mean error of a form that shares little with exact attention: what it costs tells nothing of others. */
+const FAR_OFF = 0.5;
 /** Forms whose whole effect is measured before anything is known of the site. */
 const ANCHORS = 3;
 /** Of these, the ones whose heads are measured apart. */
@@ -30,7 +32,7 @@ const SPLITTING_SHARE = 0.1;
 /** Heads told apart one by one; those of the least error are measured together. */
 const MOST_GROUPS = 8;
 /** Forms whose neighbors are looked at. */
-const MOST_EXPLORED = 3;
+const MOST_EXPLORED = 2;
 /** Part of the time of exact attention that a form has to stay below to be of use. */
 const WORTHWHILE = 0.95;
 /** Combinations of heads that are kept of each family. */
@@ -55,8 +57,9 @@ export class SiteStudy {
     return this.bench.id;
   }
 
+  /** Milliseconds of exact attention, once something was looked at. */
   get exactMs(): number {
-    return this.bench.exactMs!;
+    return median(this.studied.map(({ exactMs }) => exactMs));
   }
 
   /** Everything that was looked at. */
@@ -236,9 +239,10 @@ export class SiteStudy {
   private anchors(): StudiedForm[] {
     const observed = this.studied.filter(one => one.observed !== null);
     if (observed.length > 0) return observed.sort((a, b) => a.ratio - b.ratio);
+    const close = this.useful().filter(({ headErrors }) => mean(headErrors) < FAR_OFF);
     return evenly(
       paretoBy(
-        this.useful(),
+        close.length > 0 ? close : this.useful(),
         ({ ratio }) => ratio,
         ({ headErrors }) => mean(headErrors),
       ),

@@ -29,7 +29,7 @@ export interface Tuning {
     readonly attention_ms: number;
   };
   readonly plan: TunedPlan;
-  /** Plans that no other one beats, fastest first; the last one is exact. */
+  /** The plan, and plans that no other one beats by what their sites add up to, fastest first; the last one is exact. */
   readonly frontier: readonly FrontierPoint[];
   /** Plans that were run as a whole on the windows to calibrate on, in this order. */
   readonly tried: readonly (Outcome & { readonly standard_error: number })[];
