@@ -263,16 +263,26 @@ __device__ inline void multiplyRegisters<__nv_bfloat16>(float (&sum)[8][4], cons
 
 #endif
 
+/**
+ * products = or += one slice, 16 columns, of the queries (64 x 64) * one of the keys (64 x 64) transposed; both in shared
+ * memory.
+ */
+template <class T>
+__device__ inline void groupMultiplySlice(float (&products)[8][4], const T* queries, int querySlice, const T* keys, int keySlice,
+                                          bool add) {
+#ifdef ONNX_REWRITE_EMULATE_CUDA
+  emulation::multiplySlice<T>(products, SharedMatrix<T, 64>{const_cast<T*>(queries)}, querySlice,
+                              SharedMatrix<T, 64>{const_cast<T*>(keys)}, keySlice, add);
+#else
+  multiplyShared<T>(products, operand(queries) + 2 * querySlice, operand(keys) + 2 * keySlice, add);
+#endif
+}
+
 /** products = queries (64 x 64) * keys (64 x 64) transposed; both in shared memory. */
 template <class T>
 __device__ inline void groupMultiplyKeys(float (&products)[8][4], const T* queries, const T* keys) {
-#ifdef ONNX_REWRITE_EMULATE_CUDA
-  emulation::multiplyKeys<T>(products, SharedMatrix<T, 64>{const_cast<T*>(queries)}, SharedMatrix<T, 64>{const_cast<T*>(keys)});
-#else
-  const uint64_t a = operand(queries), b = operand(keys);
 #pragma unroll
-  for (int k = 0; k < 4; k++) multiplyShared<T>(products, a + 2 * k, b + 2 * k, k > 0);
-#endif
+  for (int k = 0; k < 4; k++) groupMultiplySlice(products, queries, k, keys, k, k > 0);
 }
 
 /** sum += weights (64 x 64, this thread's part packed in pairs) * values (64 x 64, shared). */

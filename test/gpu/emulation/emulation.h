@@ -164,25 +164,26 @@ void multiplyAdd(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
   });
 }
 
-/** sum (64 x 64 over a warpgroup) = or += left(row, k) * right(k, column), k < 64. */
+/** sum (64 x 64 over a warpgroup) = or += left(row, k) * right(k, column), k < depth. */
 template <class Left, class Right>
-void multiplyGroup(float* const* sums, bool add, Left left, Right right) {
+void multiplyGroup(float* const* sums, bool add, int depth, Left left, Right right) {
   for (int thread = 0; thread < 128; thread++)
     for (int n = 0; n < 8; n++)
       for (int i = 0; i < 4; i++) {
         int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 * 8, column = n * 8 + thread % 4 * 2 + i % 2;
         float total = add ? sums[thread][n * 4 + i] : 0;
-        for (int k = 0; k < 64; k++) total += left(row, k) * right(k, column);
+        for (int k = 0; k < depth; k++) total += left(row, k) * right(k, column);
         sums[thread][n * 4 + i] = total;
       }
 }
 
 template <class T, class Matrix>
-void multiplyKeys(float (&products)[8][4], Matrix queries, Matrix keys) {
+void multiplySlice(float (&products)[8][4], Matrix queries, int querySlice, Matrix keys, int keySlice, bool add) {
   meetGroup(&products[0][0], [=](void* const* threads) {
     multiplyGroup(
-        reinterpret_cast<float* const*>(threads), false, [=](int row, int k) { return static_cast<float>(queries.at(row, k)); },
-        [=](int k, int column) { return static_cast<float>(keys.at(column, k)); });
+        reinterpret_cast<float* const*>(threads), add, 16,
+        [=](int row, int k) { return static_cast<float>(queries.at(row, querySlice * 16 + k)); },
+        [=](int k, int column) { return static_cast<float>(keys.at(column, keySlice * 16 + k)); });
   });
 }
 
@@ -205,7 +206,7 @@ void multiplyValues(float (&sum)[8][4], const uint32_t (&weights)[4][4], Matrix 
                 half16<T>(part->weights[k][word], half);
     }
     multiplyGroup(
-        sums, true, [](int row, int k) { return left[row][k]; },
+        sums, true, 64, [](int row, int k) { return left[row][k]; },
         [=](int k, int column) { return static_cast<float>(values.at(k, column)); });
   });
 }
