@@ -15,10 +15,6 @@
 
 namespace onnxrewrite::elementwise {
 
-struct Shape {
-  size_t batch, rows, keys, channels;
-};
-
 // Rows [batch][rows or keys][channels, padded to kLanes].
 struct Operands {
   const float* query;

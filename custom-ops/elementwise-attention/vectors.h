@@ -1,16 +1,12 @@
 // Vector kernels of ElementwiseAttention: channels are lanes, rows follow each other.
 #pragma once
 
-#include <cstddef>
+#include "parameters.h"
 
 namespace onnxrewrite::elementwise {
 
-constexpr int kMostOrder = 16;
-// Offset before any key: larger than any |k|, with a square that float32 can hold.
-constexpr float kEmptyOffset = 1e18f;
-
 // The state of some channels: S_0 ... S_t, Z_0 ... Z_t and the offset, each a row of `lanes` floats.
-constexpr size_t stateRows(int order) { return 2 * (static_cast<size_t>(order) + 1) + 1; }
+constexpr size_t stateRows(int order) { return sumsOf(order) + 1; }
 
 // Rows of one batch row, from the same channel on.
 struct Tile {

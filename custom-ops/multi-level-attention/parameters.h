@@ -24,6 +24,10 @@ struct Parameters {
   size_t levels() const { return ranks.size(); }
   // Tokens in a block of a level above the global one, which is level 0.
   int64_t blockLength(size_t level) const { return block << (levels() - 1 - level); }
+  // Keys that the cache of a level holds after `position` tokens: those of the block that is not yet full.
+  size_t cachedKeys(size_t level, size_t position) const {
+    return level == 0 ? position : position % static_cast<size_t>(blockLength(level));
+  }
 };
 
 // B, H, G, N, S, D and E of the specification; `past` tokens are in the cache.

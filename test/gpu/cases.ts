@@ -1,7 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { MULTIPOLE_CASES, type MultipoleCase } from '../../custom-ops/multipole-attention/cases.js';
 import { type CaseRecord, decodeCaseFile, encodeCaseFile } from '../custom-ops/case-file.js';
-import { compareWithReference, GPU_TYPES, type GpuType, gpuCase } from './compare-results.js';
+import { compareWithReference, gpuCase } from './compare-results.js';
+import { GPU_TYPES, type GpuType } from './element-types.js';
 
 /**
  * The shared cases that the CUDA kernels cover, in every type, and the comparison of the runner's results with
@@ -48,7 +49,7 @@ export function checkResults(file: Uint8Array): Map<string, string[]> {
   return new Map(decodeCaseFile(file).map(results => [results.name, check(results)]));
 }
 
-const [verb, file, part = '', size] = process.argv[1]?.endsWith('cases.js') ? process.argv.slice(2) : [];
+const [verb, file, part = '', size] = process.argv[1]?.endsWith('/cases.js') ? process.argv.slice(2) : [];
 if (verb === 'write' && file) {
   writeFileSync(file, gpuCaseFile(part, size === 'small'));
 } else if (verb === 'check' && file) {

@@ -4,14 +4,47 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.js';
 import { checkResults, gpuCaseFile } from './cases.js';
+import { elementwiseCases } from './elementwise-cases.js';
+import { multiLevelCases } from './multi-level-cases.js';
 
-/** One case of each path through the kernels; on a GPU all of them run (cases.ts). */
-const EMULATED = [
-  'acausal ragged [bfloat16]',
-  'acausal cluster, masked [float32]',
-  'acausal paper preset [float16]',
-  'causal chunk with past [float16]',
-];
+/**
+ * By operator, whose runner is named after it: the cases, and names of one case of each path through the kernels; on a
+ * GPU all of them run.
+ */
+const EMULATED = {
+  'multipole-attention': {
+    file: (name: string) => gpuCaseFile(name, true),
+    check: checkResults,
+    names: [
+      'acausal ragged [bfloat16]',
+      'acausal cluster, masked [float32]',
+      'acausal paper preset [float16]',
+      'causal chunk with past [float16]',
+    ],
+  },
+  'elementwise-attention': {
+    file: (name: string) => elementwiseCases.file(name),
+    check: (results: Uint8Array) => elementwiseCases.check(results),
+    names: [
+      'acausal order 0, random mask [float16]',
+      'acausal order 6, many channels [float32]',
+      'causal order 2, many chunks [bfloat16]',
+      'causal order 2, chunk after a state [float32]',
+      'causal order 6, step [float16]',
+    ],
+  },
+  'multi-level-attention': {
+    file: (name: string) => multiLevelCases.file(name),
+    check: (results: Uint8Array) => multiLevelCases.check(results),
+    names: [
+      'causal divide by shared, small blocks [bfloat16]',
+      'acausal level scale [float16]',
+      'causal chunk across blocks [float16]',
+      'acausal random mask [float32]',
+      'acausal step, eight levels [bfloat16]',
+    ],
+  },
+};
 
 const run = (command: string, ...args: readonly string[]) => spawnSync(command, args, { encoding: 'utf8' });
 
@@ -50,25 +83,27 @@ describe('the CUDA kernels', () => {
     assert.doesNotMatch(run('readelf', '-d', library).stdout, /NEEDED.*(cuda|nvrtc)/);
   });
 
-  it('compute in emulation what the reference does', function () {
-    this.timeout(600_000);
-    const runner = join(folder(), 'runner');
-    const compiled = run(
-      process.env.CXX ?? 'c++',
-      ...['-O1', '-std=c++17', '-DONNX_REWRITE_EMULATE_CUDA', '-w'],
-      ...[`-I${join(TOOLKIT!, 'include')}`, '-Itest/gpu/emulation', '-x', 'c++'],
-      ...['test/gpu/multipole-attention-runner.cu', 'test/gpu/emulation/emulation.cc', '-o', runner],
-    );
-    assert.equal(compiled.status, 0, compiled.stderr);
-    for (const name of EMULATED) {
-      const cases = join(folder(), 'cases.bin');
-      const results = join(folder(), 'results.bin');
-      writeFileSync(cases, gpuCaseFile(name, true));
-      const done = run(runner, cases, results);
-      assert.equal(done.status, 0, done.stderr);
-      const problems = checkResults(readFileSync(results));
-      assert.ok(problems.size > 0, `no case is named ${name}`);
-      for (const [found, wrong] of problems) assert.deepEqual(wrong, [], found);
-    }
-  });
+  for (const [operator, { file, check, names }] of Object.entries(EMULATED)) {
+    it(`compute in emulation what the reference of ${operator} does`, function () {
+      this.timeout(600_000);
+      const runner = join(folder(), operator);
+      const compiled = run(
+        process.env.CXX ?? 'c++',
+        ...['-O1', '-std=c++17', '-DONNX_REWRITE_EMULATE_CUDA', '-w'],
+        ...[`-I${join(TOOLKIT!, 'include')}`, '-Itest/gpu/emulation', '-x', 'c++'],
+        ...[`test/gpu/${operator}-runner.cu`, 'test/gpu/emulation/emulation.cc', '-o', runner],
+      );
+      assert.equal(compiled.status, 0, compiled.stderr);
+      for (const name of names) {
+        const cases = join(folder(), 'cases.bin');
+        const results = join(folder(), 'results.bin');
+        writeFileSync(cases, file(name));
+        const done = run(runner, cases, results);
+        assert.equal(done.status, 0, done.stderr);
+        const problems = check(readFileSync(results));
+        assert.ok(problems.size > 0, `no case is named ${name}`);
+        for (const [found, wrong] of problems) assert.deepEqual(wrong, [], found);
+      }
+    });
+  }
 });

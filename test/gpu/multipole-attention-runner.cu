@@ -4,7 +4,7 @@
 // the emulation, whose thread schedule SEED changes.
 // Outputs and scratch memory are poisoned before every run, and every case runs twice: the bytes must agree.
 #include "../../custom-ops/multipole-attention/cuda/pipeline.cuh"
-#include "case-file.h"
+#include "device.h"
 
 namespace {
 
@@ -12,49 +12,12 @@ using namespace onnxrewrite;
 using namespace onnxrewrite::multipole;
 using namespace onnxrewrite::multipole::cuda;
 using onnxrewrite::test::CaseRecord;
-using onnxrewrite::test::Tensor;
-
-constexpr uint32_t kFloat = 1, kInt32 = 6, kFloat16 = 10, kBfloat16 = 16;
-
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-/** Device memory, poisoned with 0xff: a NaN of every floating-point type. */
-template <class V>
-class Device {
- public:
-  explicit Device(size_t count) : count_(count) {
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), count * sizeof(V) + 256), "cudaMalloc");
-    poison();
-  }
-  explicit Device(const Tensor& tensor) : Device(tensor.data.size() / sizeof(V)) {
-    check(cudaMemcpy(data_, tensor.data.data(), tensor.data.size(), cudaMemcpyHostToDevice), "copy in");
-  }
-  Device(const Device&) = delete;
-  ~Device() { cudaFree(data_); }
-  void poison() { check(cudaMemset(data_, 0xff, count_ * sizeof(V) + 256), "cudaMemset"); }
-  V* get() const { return data_; }
-  V* getIfAny() const { return count_ ? data_ : nullptr; }
-  std::vector<V> read() const { return copy(data_, count_); }
-  static std::vector<V> copy(const V* from, size_t count) {
-    std::vector<V> values(count);
-    check(cudaMemcpy(values.data(), from, count * sizeof(V), cudaMemcpyDeviceToHost), "copy out");
-    return values;
-  }
-
- private:
-  size_t count_;
-  V* data_ = nullptr;
-};
-
-template <class V>
-Tensor tensorOf(uint32_t type, const std::vector<V>& values) {
-  Tensor tensor{type, {static_cast<int64_t>(values.size())}, {}};
-  tensor.data.resize(values.size() * sizeof(V));
-  if (!values.empty()) std::memcpy(tensor.data.data(), values.data(), tensor.data.size());
-  return tensor;
-}
+using onnxrewrite::test::Device;
+using onnxrewrite::test::check;
+using onnxrewrite::test::floatsOf;
+using onnxrewrite::test::kFloat;
+using onnxrewrite::test::kInt32;
+using onnxrewrite::test::tensorOf;
 
 Parameters parametersOf(CaseRecord& record) {
   auto integer = [&](const char* name) { return record.attributes.at(name).ints.at(0); };
@@ -139,7 +102,7 @@ std::vector<float> centroidsByBlock(const MultipoleAttention<T>& attention) {
 }
 
 template <class T>
-void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
+void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
   const Shape shape = shapeOf(record);
   const Parameters parameters = parametersOf(record);
   Device<T> query(record.tensors["query"]), key(record.tensors["key"]), value(record.tensors["value"]),
@@ -152,25 +115,19 @@ void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
                            past.getIfAny(), output.get(), lse.get()};
   Device<char> memory(MultipoleAttention<T>(shape, parameters, tensors.mask, nullptr, hopper).bytes());
   MultipoleAttention<T> attention(shape, parameters, tensors.mask, memory.get(), hopper);
-  std::vector<T> outputs;
+  test::Repeated repeated(record.name);
   for (int repeat = 0; repeat < 2; repeat++) {
     output.poison();
     lse.poison();
     memory.poison();
     check(attention.run(tensors, nullptr), "run");
     check(cudaDeviceSynchronize(), "synchronize");
-    std::vector<T> again = output.read();
-    if (repeat == 0)
-      outputs = again;
-    else if (std::memcmp(static_cast<void*>(outputs.data()), again.data(), outputs.size() * sizeof(T)))
-      throw std::runtime_error(record.name + ": two runs differ");
+    repeated.add(output);
+    repeated.compare();
   }
 
-  CaseRecord result;
-  result.name = record.name;
-  auto floats = [](const std::vector<T>& values) { return tensorOf(kFloat, std::vector<float>(values.begin(), values.end())); };
-  result.tensors["output"] = floats(outputs);
-  result.tensors["lse"] = floats(lse.read());
+  result.tensors["output"] = floatsOf(output.read());
+  result.tensors["lse"] = floatsOf(lse.read());
   const Geometry& g = attention.geometry();
   auto labels = [&](const char* name, const uint16_t* from, size_t count) {
     if (!from) return;
@@ -184,36 +141,17 @@ void runCase(CaseRecord& record, bool hopper, test::CaseWriter& results) {
     result.tensors["query_centroids"] = tensorOf(kFloat, centroidsByBlock(attention));
     if (attention.chosen().bits) result.tensors["retrieved"] = tensorOf(kInt32, chosenClusters(attention));
   }
-  results.add(result);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    if (argc < 3) throw std::runtime_error("usage: multipole-attention-runner CASES RESULTS [PATH [SEED]]");
-    const bool hopper = hasHopper() && !(argc > 3 && std::string(argv[3]) == "mma");
+  const bool hopper = hasHopper() && !(argc > 3 && std::string(argv[3]) == "mma");
 #ifdef ONNX_REWRITE_EMULATE_CUDA
-    if (argc > 4) emulation::setSchedule(static_cast<unsigned>(std::atoi(argv[4])));
+  if (argc > 4) emulation::setSchedule(static_cast<unsigned>(std::atoi(argv[4])));
 #endif
-    test::CaseReader cases(argv[1]);
-    test::CaseWriter results(argv[2]);
-    CaseRecord record;
-    while (cases.next(record)) {
-      std::fprintf(stderr, "%s\n", record.name.c_str());
-      const uint32_t type = record.tensors.at("query").type;
-      if (type == kFloat)
-        runCase<float>(record, hopper, results);
-      else if (type == kFloat16)
-        runCase<__half>(record, hopper, results);
-      else if (type == kBfloat16)
-        runCase<__nv_bfloat16>(record, hopper, results);
-      else
-        throw std::runtime_error(record.name + ": unknown type");
-    }
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return test::runCases(argc, argv, "usage: multipole-attention-runner CASES RESULTS [PATH [SEED]]",
+                        [&](CaseRecord& record, CaseRecord& result) {
+                          test::withType(record, [&](auto type) { runCase<decltype(type)>(record, hopper, result); });
+                        });
 }

@@ -1,0 +1,62 @@
+import { caseInputs, ELEMENTWISE_CASES } from '../../custom-ops/elementwise-attention/cases.js';
+import { attributesOf } from '../../custom-ops/elementwise-attention/parameters.js';
+import {
+  type ElementwiseInputs,
+  elementwiseAttention,
+} from '../../custom-ops/elementwise-attention/reference.js';
+import { caseTensor } from '../custom-ops/case-file.js';
+import { assertMatches } from '../custom-ops/elementwise-attention/comparison.js';
+import { CaseSuite, problemsOf, resultTensor } from './case-suite.js';
+import { encoded, rounded, TOLERANCE } from './element-types.js';
+
+/** The shared cases of ElementwiseAttention for the CUDA kernels; elementwise-attention-runner.cu runs them. */
+export const elementwiseCases = new CaseSuite(
+  ELEMENTWISE_CASES.map(({ name }) => name),
+  new Set(),
+  (index, type) => {
+    const shared = ELEMENTWISE_CASES[index]!;
+    if (shared.float16 && type !== 'float16') return null;
+    const inputs = (): ElementwiseInputs => {
+      const given = caseInputs(shared);
+      return {
+        ...given,
+        query: rounded(given.query, type),
+        key: rounded(given.key, type),
+        value: rounded(given.value, type),
+      };
+    };
+    return {
+      record: name => {
+        const { query, key, value, keyMask, past } = inputs();
+        return {
+          name,
+          attributes: attributesOf(shared.parameters),
+          tensors: [
+            encoded('query', query, type),
+            encoded('key', key, type),
+            encoded('value', value, type),
+            ...(keyMask ? [caseTensor('key_mask', [shared.batch, shared.keys], keyMask)] : []),
+            ...(past ? [caseTensor('past_state', past.state.dims, new Float32Array(past.state.data))] : []),
+            ...(past
+              ? [caseTensor('past_offset', past.offset.dims, new Float32Array(past.offset.data))]
+              : []),
+          ],
+        };
+      },
+      problems: results => {
+        const given = inputs();
+        const { output, present } = elementwiseAttention(given, shared.parameters);
+        const actual = {
+          output: resultTensor(results, 'output', output.dims),
+          present: present && {
+            state: resultTensor(results, 'present_state', present.state.dims),
+            offset: resultTensor(results, 'present_offset', present.offset.dims),
+          },
+        };
+        return problemsOf(() => assertMatches(actual, given, shared.parameters, TOLERANCE[type]));
+      },
+    };
+  },
+);
+
+elementwiseCases.runAsProgram(import.meta.url);
