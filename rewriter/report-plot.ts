@@ -10,6 +10,7 @@ import {
   symbolTriangle,
 } from 'd3-shape';
 import { html, type Markup } from './markup.js';
+import { PLOT_STYLE } from './report-style.js';
 
 /**
  * A plot of numbers against numbers: drawn as SVG while the page is written, so that pages need no script. Its
@@ -80,21 +81,51 @@ const CHARACTER_WIDTH = 7;
 type Scale = ScaleContinuousNumeric<number, number>;
 
 /** One plot with its title and legend. */
-export function plot({ title, description, x, y, series, guides = [] }: Plot): Markup {
+export function plot(drawn: Plot): Markup {
+  const { title, description, series } = drawn;
+  return html`<figure class="plot">
+<figcaption>${title}</figcaption>
+<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${description}">
+${drawing(drawn)}
+</svg>
+${series.length > 1 ? legend(series) : null}
+</figure>`;
+}
+
+/** Height of the title, and of one line of the legend, in a drawing that stands alone. */
+const [TITLE, ENTRY] = [26, 16];
+
+/** One plot with its title and legend as an SVG document. */
+export function plotImage(drawn: Plot): string {
+  const { title, description, series } = drawn;
+  const height = TITLE + HEIGHT + ENTRY * series.length + 8;
+  return `${
+    html`<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 0 ${WIDTH + 8} ${height}" width="${1.5 * (WIDTH + 8)}" class="plot" role="img" aria-label="${description}">
+<style>${PLOT_STYLE}
+.plot { max-width: none; font: 12px system-ui, sans-serif; } .plot .sheet { fill: var(--card); } .plot .heading { fill: var(--ink); font-weight: 600; }</style>
+<rect class="sheet" x="-4" width="${WIDTH + 8}" height="${height}"/>
+<text class="heading" x="2" y="16">${title}</text>
+<g transform="translate(0,${TITLE})">
+${drawing(drawn)}
+</g>
+${series.map(
+  ({ name, mark, look }, i) =>
+    html`<g transform="translate(${MARGIN.left},${TITLE + HEIGHT + ENTRY * i})">${legendKey(mark, look ?? i)}<text x="34" y="10">${name}</text></g>
+`,
+)}</svg>`.text
+  }\n`;
+}
+
+/** Axes, guides and marks. */
+function drawing({ x, y, series, guides = [] }: Plot): Markup {
   const on = (axis: 'x' | 'y') => guides.filter(guide => guide.axis === axis).map(({ at }) => at);
   const xs = series.flatMap(({ points, missing = [] }) => [...points, ...missing].map(point => point.x));
   const ys = series.flatMap(({ points }) => points.flatMap(point => [point.y, ...(point.range ?? [])]));
   const across = scaleOf(x, [...xs, ...on('x')], [MARGIN.left, WIDTH - MARGIN.right]);
   const up = scaleOf(y, [...ys, ...on('y')], [HEIGHT - MARGIN.bottom, MARGIN.top]);
-  return html`<figure class="plot">
-<figcaption>${title}</figcaption>
-<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${description}">
-${yAxis(y, up)}${xAxis(x, across)}
+  return html`${yAxis(y, up)}${xAxis(x, across)}
 ${guides.map(guide => guideLine(guide, across, up))}
-${series.map((one, i) => seriesMarks(one, one.look ?? i, x, y, across, up))}
-</svg>
-${series.length > 1 ? legend(series) : null}
-</figure>`;
+${series.map((one, i) => seriesMarks(one, one.look ?? i, x, y, across, up))}`;
 }
 
 function scaleOf(axis: Axis, values: readonly number[], range: readonly [number, number]): Scale {
@@ -214,12 +245,16 @@ function seriesMarks(series: Series, look: number, x: Axis, y: Axis, across: Sca
 function legend(series: readonly Series[]): Markup {
   return html`<ul class="plot-legend">${series.map(
     ({ name, mark, look, missing = [] }, i) =>
-      html`<li><svg class="key ${seriesClass(look ?? i)}" viewBox="0 0 26 12" aria-hidden="true">${
-        mark === 'line' ? html`<path class="line" d="M1 6H25"/>` : null
-      }<path class="point" d="${symbolPath(look ?? i)}" transform="translate(13,6)"/></svg> ${name}${
+      html`<li><svg class="key" viewBox="0 0 26 12" aria-hidden="true">${legendKey(mark, look ?? i)}</svg> ${name}${
         missing.length > 0 ? html` <span class="soft">(✕ failed)</span>` : null
       }</li>`,
   )}</ul>`;
+}
+
+function legendKey(mark: Series['mark'], look: number): Markup {
+  return html`<g class="${seriesClass(look)}">${
+    mark === 'line' ? html`<path class="line" d="M1 6H25"/>` : null
+  }<path class="point" d="${symbolPath(look)}" transform="translate(13,6)"/></g>`;
 }
 
 function seriesClass(look: number): string {

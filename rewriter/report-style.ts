@@ -1,10 +1,7 @@
 import { Markup } from './markup.js';
 
-/**
- * Style of all pages of reports. Text has a contrast of at least 4.5 to 1 in both schemes, marks of plots of 3 to 1.
- */
-export const STYLE = new Markup(`
-:root {
+/** Colors of text, marks and paper, light and dark. */
+const COLORS = `:root {
   --paper: #fbfaf8; --card: #fff; --ink: #1d1f24; --soft: #5b606b; --line: #e2dfd8;
   --accent: #0b5cad; --accent-soft: #dfeaf6; --second: #b4740e; --good: #17703c; --good-soft: #e0f1e6;
   --bad: #b3261e; --bad-soft: #fae3e1; --neutral-soft: #ecebe7;
@@ -17,7 +14,33 @@ export const STYLE = new Markup(`
     --bad: #ff9c94; --bad-soft: #4a211e; --neutral-soft: #2a2e36;
     --series-0: #7db7f2; --series-1: #f0a35e; --series-2: #7ed3a0; --series-3: #e39ad3; --series-4: #a2a8b4; --series-5: #d9c25a;
   }
-}
+}`;
+
+/** What plots are drawn with. */
+const MARKS = `.plot text { fill: var(--soft); }
+.plot .axis-title { fill: var(--ink); }
+.grid { stroke: var(--line); }
+.axis, .tick-mark { stroke: var(--soft); }
+.guide { stroke: var(--soft); stroke-dasharray: 2 3; }
+.plot .guide-label { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
+.color-0 { --series: var(--series-0); } .color-1 { --series: var(--series-1); } .color-2 { --series: var(--series-2); }
+.color-3 { --series: var(--series-3); } .color-4 { --series: var(--series-4); } .color-5 { --series: var(--series-5); }
+.line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
+.dashed .line { stroke-dasharray: 6 4; }
+.point { fill: var(--series); stroke: var(--card); stroke-width: 1; }
+.whisker { stroke: var(--series); stroke-width: 1.5; opacity: .55; }
+.missing { fill: none; stroke: var(--series); stroke-width: 2; }`;
+
+/** Style of a plot that stands alone. */
+export const PLOT_STYLE = new Markup(`
+${COLORS}
+${MARKS}`);
+
+/**
+ * Style of all pages of reports. Text has a contrast of at least 4.5 to 1 in both schemes, marks of plots of 3 to 1.
+ */
+export const STYLE = new Markup(`
+${COLORS}
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 2.5rem clamp(1rem, 4vw, 2.5rem); background: var(--paper);
   color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -74,19 +97,7 @@ td small { min-width: 9rem; }
 .plot { margin: 0; max-width: 34rem; }
 .plot figcaption { font-weight: 600; margin-bottom: .5rem; }
 .plot > svg { display: block; width: 100%; height: auto; overflow: visible; font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-.plot text { fill: var(--soft); }
-.plot .axis-title { fill: var(--ink); }
-.grid { stroke: var(--line); }
-.axis, .tick-mark { stroke: var(--soft); }
-.guide { stroke: var(--soft); stroke-dasharray: 2 3; }
-.plot .guide-label { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
-.color-0 { --series: var(--series-0); } .color-1 { --series: var(--series-1); } .color-2 { --series: var(--series-2); }
-.color-3 { --series: var(--series-3); } .color-4 { --series: var(--series-4); } .color-5 { --series: var(--series-5); }
-.line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
-.dashed .line { stroke-dasharray: 6 4; }
-.point { fill: var(--series); stroke: var(--card); stroke-width: 1; }
-.whisker { stroke: var(--series); stroke-width: 1.5; opacity: .55; }
-.missing { fill: none; stroke: var(--series); stroke-width: 2; }
+${MARKS}
 .plot-legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .4rem 0 0; padding: 0; font-size: .85rem; overflow-wrap: anywhere; }
 .plot-legend .key { width: 26px; height: 12px; vertical-align: -.05em; }
 details { border-top: 1px solid var(--line); padding: .6rem 0; }

@@ -1,8 +1,9 @@
 """
-Exports a trained model of this folder to ONNX, in plain operators, with its large weights stored as float16.
+Exports a trained model of this folder to ONNX, in plain operators, by torch.export, with its large weights stored
+as float16 or, with --small, in 4 and 8 bits.
 
-    python export.py results/byte-lm-multi-level-128 multi-level.onnx
-    python export.py results/regression-bilinear-btt-16-128 bilinear-btt.onnx --dynamo --opset 18
+    python export.py trained/byte-lm-multi-level-128 multi-level.onnx --small
+    python export.py trained/regression-bilinear-btt-16-128 bilinear-tensor-train.onnx --opset 18
 
 The argument is the path of NAME.json and NAME.pt without the ending. Byte models take `input_ids` [batch,
 sequence] int64 and give `logits` [batch, sequence, 256]; regressions take `xs` [batch, points, d] and `ys`
@@ -16,11 +17,13 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "byte-lm"))
-from export import remove_source_locations, store_large_weights_as_float16  # noqa: E402
+from export import prepend, remove_source_locations, store_large_weights_as_float16  # noqa: E402
 
 import byte_lm  # noqa: E402
 import regression  # noqa: E402
@@ -43,26 +46,70 @@ def trained(path):
     return model.eval(), inputs, output, axes
 
 
+#: Numbers that share a scale in 4 bits, along the inputs of a matrix.
+QUANTIZED_RUN = 32
+
+
+def rounded(values, largest, axis):
+    """Whole numbers up to `largest` in size, and the float16 scale that each run along `axis` is a multiple of."""
+    scale = (np.abs(values).max(axis=axis, keepdims=True) / largest).astype(np.float16)
+    quotients = values / np.maximum(scale.astype(np.float32), np.finfo(np.float16).tiny)
+    return np.clip(np.rint(quotients), -largest, largest).astype(np.int8), scale
+
+
+def store_in_few_bits(model, feed_forward, smallest=1024):
+    """
+    Puts a DequantizeLinear behind every large matrix: 4 bits for those of feed-forward layers, told by their size
+    `feed_forward`, with a scale for each run of inputs; 8 bits for the others, with a scale for each column, and for
+    each row of the embedding. Rounds them. The numbers come out as float16 and are widened by a
+    Cast: products of 4-bit weights with float32 would be computed in 8 bits by some runtimes.
+    """
+    nodes = []
+    gathered = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or np.prod(tensor.dims) < smallest:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        packed, scale, half = f"{name}.packed", f"{name}.scale", f"{name}.float16"
+        if feed_forward in values.shape:
+            inputs, outputs = values.shape
+            whole, scales = rounded(values.reshape(-1, QUANTIZED_RUN, outputs), 7, 1)
+            whole, scales = whole.reshape(values.shape), scales[:, 0]
+            attributes = {"axis": 0, "block_size": QUANTIZED_RUN}
+            pairs = whole.reshape(-1, 2) & 15
+            in_bytes = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
+            tensor.CopyFrom(helper.make_tensor(packed, TensorProto.INT4, values.shape, in_bytes, raw=True))
+        else:
+            axis = 0 if name in gathered else 1
+            whole, scales = rounded(values, 127, 1 - axis)
+            scales, attributes = scales.flatten(), {"axis": axis}
+            tensor.CopyFrom(numpy_helper.from_array(whole, packed))
+        model.graph.initializer.append(numpy_helper.from_array(scales, scale))
+        nodes.append(helper.make_node("DequantizeLinear", [packed, scale], [half], f"{name}.dequantize", **attributes))
+        nodes.append(helper.make_node("Cast", [half], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    prepend(model, nodes)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trained", type=pathlib.Path)
     parser.add_argument("output")
-    parser.add_argument("--opset", type=int, default=17)
-    parser.add_argument("--dynamo", action="store_true", help="the exporter of torch.export instead of tracing")
+    parser.add_argument("--opset", type=int, default=21, help="18 or later; 4 bits need 21")
+    parser.add_argument("--small", action="store_true", help="store large weights in 4 and 8 bits")
     options = parser.parse_args()
 
     module, inputs, output, axes = trained(options.trained)
-    names = {"input_names": list(inputs), "output_names": [output], "opset_version": options.opset}
+    dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     example = tuple(inputs.values())
-    if options.dynamo:
-        dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
-        shapes = (dims,) * len(example)
-        torch.onnx.export(module, example, options.output, dynamo=True, external_data=False, dynamic_shapes=shapes, **names)
-    else:
-        dynamic = {name: axes for name in [*inputs, output]}
-        torch.onnx.export(module, example, options.output, dynamo=False, dynamic_axes=dynamic, **names)
+    torch.onnx.export(
+        module, example, options.output, dynamo=True, external_data=False, dynamic_shapes=(dims,) * len(example),
+        input_names=list(inputs), output_names=[output], opset_version=options.opset,
+    )  # fmt: skip
     model = onnx.load(options.output)
     remove_source_locations(model)
+    model.graph.ClearField("value_info")
+    if options.small:
+        store_in_few_bits(model, 4 * module.transformer.width)
     store_large_weights_as_float16(model)
     onnx.checker.check_model(model)
     onnx.save(model, options.output)

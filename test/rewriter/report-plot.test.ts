@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type Axis, type Plot, plot } from '../../rewriter/report-plot.js';
+import { type Axis, type Plot, plot, plotImage } from '../../rewriter/report-plot.js';
 
 const axis = (label: string, scale: Axis['scale'], ticks?: readonly number[]): Axis => ({
   label,
@@ -88,5 +88,25 @@ describe('plots', () => {
     const missing = [{ x: 100, reason: 'out of memory' }];
     const drawing = draw({ series: [{ name: 'a', mark: 'line', points: [{ x: 1, y: 1 }], missing }] });
     assert.match(drawing, /<title>a, tokens 100: out of memory<\/title>/);
+  });
+
+  it('stands alone as an SVG document with its style, title and legend', () => {
+    const points = [{ x: 1, y: 2 }];
+    const image = plotImage({
+      title: 'Loss < 1',
+      description: 'loss by step',
+      x: axis('step', 'linear'),
+      y: axis('loss', 'linear'),
+      series: ['first', 'second'].map(name => ({ name, mark: 'line', points })),
+    });
+    assert.match(image, /^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg" .*<\/svg>\n$/s);
+    assert.match(image, /Loss &lt; 1/);
+    assert.deepEqual(
+      [...image.matchAll(/<text x="34" y="10">(\w+)</g)].map(match => match[1]),
+      ['first', 'second'],
+    );
+    const colors = new Set([...image.matchAll(/var\(--([\w-]+)\)/g)].map(match => match[1]!));
+    colors.delete('series');
+    for (const color of colors) assert.ok(image.includes(`--${color}:`), color);
   });
 });
