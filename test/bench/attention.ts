@@ -1,7 +1,5 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { decodeNpz, encodeNpz } from '../../cli/data/npz.js';
-import type { TensorValue } from '../../cli/data/tensor.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import {
@@ -10,6 +8,8 @@ import {
   type MultipoleParameters,
   parametersOf,
 } from '../../custom-ops/multipole-attention/parameters.js';
+import type { Attributes } from '../../custom-ops/operator.js';
+import { parsePlan } from '../../rewriter/plan.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { maskedWindow, nextByteWindow } from './byte-windows.js';
 import {
@@ -22,6 +22,7 @@ import {
   relativeSquaredError,
   timeInTurns,
 } from './contenders.js';
+import { recordedHeads } from './recorded-heads.js';
 
 /**
  * The CPU kernel of MultipoleAttention against ONNX Runtime's own fused attention
@@ -29,7 +30,9 @@ import {
  * and values of a trained model:
  *
  *   node dist/test/bench/attention.js [--model FILE] [--text FILE] [--length N]... [--threads N] [--runs N]
- *                                     [--sites I,J] [--settings NAME,NAME] [--heads FILE]
+ *                                     [--sites I,J] [--settings NAME,NAME] [--plan FILE]... [--heads FILE]
+ *
+ * With --plan, each site in the form that a plan for `rewrite --plan` gives it, in place of settings.
  *
  * One process, taking turns, medians; prints one JSON document. Errors are relative squared errors against
  * exact attention. With --heads, queries, keys and values of one length are recorded in that file (.npz), and
@@ -44,15 +47,27 @@ const { values: options } = parseArgs({
     runs: { type: 'string', default: '5' },
     sites: { type: 'string', default: '' },
     settings: { type: 'string', default: '' },
+    plan: { type: 'string', multiple: true, default: [] },
     heads: { type: 'string' },
   },
 });
 const threads = Number(options.threads);
 const sessionOptions = { executionProviders: ['cpu'], intraOpNumThreads: threads };
 
-/** Settings that are measured, by name. */
-function settings(causal: boolean): Record<string, MultipoleParameters> {
+const plans = options.plan.map(file => ({ file, plan: parsePlan(readFileSync(file, 'utf8'), file) }));
+
+/** Settings that are measured on a site, by name. */
+function settings(causal: boolean, site: string): Record<string, MultipoleParameters> {
   const base = defaultParameters(causal);
+  if (plans.length > 0) {
+    const planned = plans.map(({ file, plan }): [string, MultipoleParameters] => {
+      const { operator, attributes } = plan.sites.find(({ id }) => id === site)!;
+      const retrieve = operator === null ? -1 : (attributes.retrieve ?? base.retrieve);
+      const all = { ...attributesOf(base), ...attributes, retrieve: [retrieve].flat() } as Attributes;
+      return [file, parametersOf(all)];
+    });
+    return { ...Object.fromEntries(planned), exact: { ...base, retrieve: [-1] } };
+  }
   const fast = parametersOf({ ...attributesOf(base), ...multipoleAttention.presets.fast });
   const all: Record<string, MultipoleParameters> = {
     default: base,
@@ -73,7 +88,7 @@ async function measure(heads: TrainedHeads): Promise<unknown> {
   const contenders = [await multiHeadAttention(heads, sessionOptions)];
   if (heads.causal) contenders.push(await groupQueryAttention(heads, sessionOptions));
   const theirs = contenders.map(({ name }) => name);
-  for (const [name, parameters] of Object.entries(settings(heads.causal))) {
+  for (const [name, parameters] of Object.entries(settings(heads.causal, heads.site))) {
     contenders.push(await multipole(name, parameters, heads, sessionOptions));
   }
   const all = [product, ...contenders];
@@ -115,44 +130,11 @@ async function record(length: number): Promise<TrainedHeads[]> {
   return (await model.record(window.ids, exact)).filter((_, n) => chosen?.includes(n) ?? true);
 }
 
-const PARTS = ['query', 'key', 'value'] as const;
-
-function encodeHeads(sites: readonly TrainedHeads[]): Uint8Array {
-  const entries = sites.flatMap(heads => {
-    const dims = [1, heads.heads, heads.length, heads.size];
-    const scalars = { causal: Number(heads.causal), scale: heads.scale };
-    return [
-      ...PARTS.map(part => [part, { type: 'float32', dims, data: heads[part] }] as const),
-      ...Object.entries(scalars).map(
-        ([name, value]) => [name, { type: 'float32', dims: [1], data: Float32Array.of(value) }] as const,
-      ),
-    ].map(([name, value]): [string, TensorValue] => [`${heads.site}/${name}`, value]);
-  });
-  return encodeNpz(new Map(entries));
-}
-
-function decodeHeads(bytes: Uint8Array): TrainedHeads[] {
-  const tensors = decodeNpz(bytes);
-  const sites = new Set([...tensors.keys()].map(name => name.slice(0, name.lastIndexOf('/'))));
-  return [...sites].map(site => {
-    const tensor = (name: string) => tensors.get(`${site}/${name}`)!;
-    const data = (name: string) => tensor(name).data as Float32Array;
-    const [, heads = 0, length = 0, size = 0] = tensor('query').dims;
-    const scalars = { causal: data('causal')[0] === 1, scale: data('scale')[0]! };
-    const [query, key, value] = [data('query'), data('key'), data('value')];
-    return { site, heads, length, size, ...scalars, query, key, value };
-  });
-}
-
-async function headsOf(length: number): Promise<TrainedHeads[]> {
-  if (options.heads === undefined) return record(length);
-  if (!existsSync(options.heads)) writeFileSync(options.heads, encodeHeads(await record(length)));
-  return decodeHeads(readFileSync(options.heads));
-}
-
 const measurements = [];
 for (const length of options.heads === undefined ? options.length : options.length.slice(0, 1)) {
-  for (const heads of await headsOf(Number(length))) measurements.push(await measure(heads));
+  for (const heads of await recordedHeads(options.heads, () => record(Number(length)))) {
+    measurements.push(await measure(heads));
+  }
 }
 const { model, text } = options;
 const report = { machine: describeEnvironment(), threads, model, text, measurements };

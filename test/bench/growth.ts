@@ -24,18 +24,21 @@ import { exactParameters, namedParameters } from './ablation-grid.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { maskedWindow, nextByteWindow } from './byte-windows.js';
 import { median, multiHeadAttention, multipole, relativeSquaredError, timeInTurns } from './contenders.js';
+import { recordedHeads } from './recorded-heads.js';
 
 /**
  * How time, memory and error of one attention site grow with the length, on native kernels:
  *
  *   node dist/test/bench/growth.js [--model FILE] [--text FILE] [--site I] [--lengths N,N]
  *       [--variant 'PRESET key=value ...']... [--runs N] [--fused] [--memory] [--threads N] [--json]
+ *       [--heads FILE]
  *
  * Queries, keys and values are recorded from the model on a text of the largest length, and cut for the others;
  * the attention of the layers before is exact up to 16384 tokens, else `hierarchy=dyadic retrieve=0`. Errors are relative
  * squared errors of 1024 rows: evenly spaced, or the last ones when causal. `--fused` times
  * com.microsoft.MultiHeadAttention too; `--memory` adds what one run, in a process of its own, adds to the largest
- * resident set. Exponents are those of a power of the length, fitted to all lengths.
+ * resident set. Exponents are those of a power of the length, fitted to all lengths. With --heads, queries, keys and
+ * values of the largest length are recorded in that file (.npz), and once it is there read from it.
  */
 const { values: options } = parseArgs({
   options: {
@@ -49,6 +52,7 @@ const { values: options } = parseArgs({
     memory: { type: 'boolean', default: false },
     threads: { type: 'string', default: '2' },
     json: { type: 'boolean', default: false },
+    heads: { type: 'string' },
     'memory-job': { type: 'string' },
   },
 });
@@ -103,7 +107,7 @@ async function main(): Promise<void> {
       ? { ...defaultParameters(model.causal), hierarchy: 'dyadic', retrieve: [0] }
       : exactParameters(model.causal);
   const parameters = model.sites.map(() => before);
-  const [recorded] = await model.record(window.ids, parameters, [site]);
+  const [recorded] = await recordedHeads(options.heads, () => model.record(window.ids, parameters, [site]));
   const folder = mkdtempSync(join(tmpdir(), 'onnx-rewrite-growth-'));
   const results: Measured[] = [];
   try {
