@@ -1,18 +1,16 @@
-import { dirname } from 'node:path';
 import type { HeadMoments } from '../../custom-ops/head-rotation.js';
-import { findSites } from '../../rewriter/find-sites.js';
-import { ModelGraph } from '../../rewriter/graph/model-graph.js';
+import { TUNING_SPACES } from '../../custom-ops/tuning-spaces.js';
 import { openModelFile } from '../../rewriter/onnx/model-file.js';
-import { isAttention } from '../../rewriter/site.js';
 import { modelInputs } from '../data/model-inputs.js';
 import type { Progress } from '../runtime/jobs.js';
 import { Engine } from '../tune/engine.js';
+import { TunableModel } from '../tune/tunable-model.js';
 import { DEFAULT_SEED, DEFAULT_WINDOWS, readCalibrationWindows } from '../tune/tuning-data.js';
-import { CALIBRATION_WINDOWS, recordMoments } from './record-moments.js';
+import { MOST_WINDOWS, recordMoments } from './record-moments.js';
 
 export interface CalibrationRequest {
   readonly model: string;
-  /** Ids of softmax sites in the main graph. */
+  /** Ids of the sites to calibrate. */
   readonly sites: readonly string[];
   /** The user's data, and the tokens of one window of it, as `tune` takes them. */
   readonly files: readonly string[];
@@ -34,22 +32,20 @@ export interface Calibration {
 export async function calibrateModel(request: CalibrationRequest, progress: Progress): Promise<Calibration> {
   const file = openModelFile(request.model);
   try {
-    const { files, length } = request;
     const wanted = new Set(request.sites);
-    const sites = findSites(new ModelGraph(file.model))
-      .sites.filter(isAttention)
-      .filter(({ id }) => wanted.has(id));
-    // As `tune` has them by default, so that a plan of its is rewritten by the rotations that it was measured with.
+    const model = new TunableModel(file, TUNING_SPACES, id => wanted.has(id));
+    const { files, length } = request;
+    // As `tune` has them by default: a plan of its is then rewritten with the rotations that it was measured with.
     const dealt = { windows: DEFAULT_WINDOWS, seed: DEFAULT_SEED, hide: null };
     const data = readCalibrationWindows({ files, length, ...dealt }, modelInputs(file.model));
-    const windows = data.windows.slice(0, CALIBRATION_WINDOWS);
-    const engine = new Engine(request.model, dirname(request.model), { threads: null, stock: false });
+    const windows = Math.min(data.windows.length, MOST_WINDOWS);
     let step = 0;
-    progress(step, windows.length, 'loading the model');
-    const moments = await recordMoments(file.model, sites, windows, engine, name =>
-      progress(step++ % windows.length, windows.length, `calibrating on ${name}`),
+    progress(step, windows, 'loading the model');
+    const engine = new Engine(request.model, model.folder, { threads: null, stock: false });
+    const moments = await recordMoments(model, data, engine, name =>
+      progress(step++ % windows, windows, `calibrating on ${name}`),
     );
-    return { moments, windows: windows.length, length: data.length };
+    return { moments, windows, length: data.length };
   } finally {
     file.close();
   }

@@ -12,7 +12,7 @@ import { type ModelFile, openModelFile } from '../../rewriter/onnx/model-file.js
 import { segmentBytes } from '../../rewriter/onnx/write.js';
 import { operatorById } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
-import { CALIBRATION_WINDOWS, recordMoments } from '../calibration/record-moments.js';
+import { recordMoments } from '../calibration/record-moments.js';
 import { idInputs } from '../data/input-source.js';
 import { modelInputs } from '../data/model-inputs.js';
 import type { Progress } from '../runtime/jobs.js';
@@ -92,12 +92,13 @@ async function tuneOpenModel(
   const data = readTuningData(request.data, inputs);
   const engine = new Engine(request.model, model.folder, request.engine);
   const beginning = workload.phase('baseline');
+  const { length, calibration } = data;
+  model.calibrate(
+    await recordMoments(model, { length, windows: calibration }, engine, name =>
+      beginning.step(0, 1, `calibrating on ${name}`),
+    ),
+  );
   beginning.step(0, 1, 'loading the model');
-  if (model.toCalibrate.length > 0) {
-    const windows = data.calibration.slice(0, CALIBRATION_WINDOWS);
-    const calibrating = (window: string) => beginning.step(0, 1, `calibrating on ${window}`);
-    model.calibrate(await recordMoments(file.model, model.toCalibrate, windows, engine, calibrating));
-  }
   const exactModel = model.variant(model.exactForms(data.length));
   const runtime = await engine.with(modelBytes(exactModel), async session => session.runtime);
   const cache = new MeasurementCache(request.cache, fingerprint(request, file, data, runtime));
@@ -134,7 +135,7 @@ async function tuneOpenModel(
       exact,
       exactRuns,
       mayKeep: originalMs < HOPELESS * exactMs,
-      unit: metric.kind === 'loss' ? Math.abs(mean(values)) : 1,
+      unit: metric.kind === 'loss' ? unitOf(values, metric.name) : 1,
       budget: request.budget.limit,
     };
     const studies = studiesOf(context);
@@ -165,6 +166,15 @@ async function tuneOpenModel(
   } finally {
     await exactRuns.release();
   }
+}
+
+/** What changes of a loss are in proportion to. */
+function unitOf(values: readonly number[], metric: string): number {
+  const unit = Math.abs(mean(values));
+  if (unit > 0) return unit;
+  throw new InputError(`the metric (${metric}) is 0 with exact attention: it cannot grow in proportion`, {
+    remedy: 'Limit the error of the outputs instead, with --max-error.',
+  });
 }
 
 /** Phases in seconds, from what whole runs of the model take: forms of sites take parts of these. */
@@ -241,7 +251,7 @@ async function heldOutUnit({ metric, data, exactRuns }: TuningContext): Promise<
   if (metric.kind === 'error') return 1;
   const values: number[] = [];
   for (const window of data.heldOut) values.push(await exactRuns.value(window));
-  return Math.abs(mean(values));
+  return unitOf(values, metric.name);
 }
 
 /** @throws InputError for an operator that is unknown or cannot be tuned */

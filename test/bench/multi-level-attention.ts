@@ -2,25 +2,29 @@ import { parseArgs } from 'node:util';
 import type { InferenceSession as Session } from 'onnxruntime-common';
 import { describeEnvironment } from '../../cli/environment.js';
 import { operationCount } from '../../custom-ops/multi-level-attention/operation-count.js';
-import {
-  blockLength,
-  type MultiLevelParameters,
-  plainParameters,
-} from '../../custom-ops/multi-level-attention/parameters.js';
-import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
+import { blockLength, plainParameters } from '../../custom-ops/multi-level-attention/parameters.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
-import { nodeModel } from '../custom-ops/multi-level-attention/node-session.js';
 import type { TrainedHeads } from './byte-model.js';
-import { type Contender, matrixProduct, median, multiHeadAttention, timeInTurns } from './contenders.js';
+import {
+  type Contender,
+  groupQueryAttention,
+  matrixProduct,
+  median,
+  multiHeadAttention,
+  timeInTurns,
+} from './contenders.js';
+import { multiLevel } from './multi-level-contender.js';
 
 /**
  * The CPU kernel of MultiLevelAttention against ONNX Runtime's own fused attention
  * (com.microsoft.MultiHeadAttention), a matrix product, and itself with one level, which is standard attention:
  *
  *   node dist/test/bench/multi-level-attention.js [--length N]... [--heads N] [--threads N] [--runs N] [--causal]
+ *       [--levels R,R,...@BLOCK]...
  *
- * One process, taking turns, medians; prints one JSON document. Blocks are such that the last level has
- * length / 2^(levels - 1) tokens. Times of these dense kernels do not depend on what the numbers are.
+ * One process, taking turns, medians; prints one JSON document. Where no levels are given, blocks are such that
+ * the last level has length / 2^(levels - 1) tokens. Causal attention is timed as com.microsoft.GroupQueryAttention
+ * too, which leaves out the hidden half. Times of these dense kernels do not depend on what the numbers are.
  */
 const { values: options } = parseArgs({
   options: {
@@ -29,6 +33,7 @@ const { values: options } = parseArgs({
     threads: { type: 'string', default: '2' },
     runs: { type: 'string', default: '5' },
     causal: { type: 'boolean', default: false },
+    levels: { type: 'string', multiple: true, default: [] },
   },
 });
 const threads = Number(options.threads);
@@ -38,17 +43,14 @@ const SIZE = 64;
 /** Ranks that are measured: one level, eight equal ones, and those of the paper's experiments. */
 const RANKS = [[64], [8, 8, 8, 8, 8, 8, 8, 8], [32, 8, 6, 4, 4, 4, 4, 2], [40, 16, 4, 4], [48, 16]] as const;
 
-async function multiLevel(parameters: MultiLevelParameters, heads: TrainedHeads): Promise<Contender> {
-  const model = nodeModel(parameters, ['query', 'key', 'value'], { bare: true, outputs: [] });
-  const session = await InferenceSession.create(model, sessionOptions);
-  const tensor = (data: Float32Array) =>
-    new Tensor('float32', data, [1, heads.heads, heads.length, heads.size]);
-  const feeds = { query: tensor(heads.query), key: tensor(heads.key), value: tensor(heads.value) };
-  return {
-    name: parameters.ranks.join('|'),
-    run: async () => (await session.run(feeds)).output!.data as Float32Array,
-    release: () => session.release(),
-  };
+function shapes(length: number): { readonly ranks: readonly number[]; readonly block: number }[] {
+  if (options.levels.length === 0) {
+    return RANKS.map(ranks => ({ ranks, block: Math.max(1, Math.ceil(length / 2 ** (ranks.length - 1))) }));
+  }
+  return options.levels.map(text => {
+    const [ranks = '', block] = text.split('@');
+    return { ranks: ranks.split(',').map(Number), block: Number(block) };
+  });
 }
 
 async function measure(length: number): Promise<unknown> {
@@ -66,16 +68,17 @@ async function measure(length: number): Promise<unknown> {
     key: data(),
     value: data(),
   };
-  const parameters = RANKS.map(ranks =>
-    plainParameters(ranks, Math.max(1, Math.ceil(length / 2 ** (ranks.length - 1))), {
-      causal: options.causal,
-    }),
+  const parameters = shapes(length).map(({ ranks, block }) =>
+    plainParameters(ranks, block, { causal: options.causal }),
   );
   const product = await matrixProduct(sessionOptions);
   const fused = await multiHeadAttention(heads, sessionOptions);
-  const contenders = [product, fused];
-  for (const each of parameters) contenders.push(await multiLevel(each, heads));
+  const causal = options.causal ? [await groupQueryAttention(heads, sessionOptions)] : [];
+  const own: Contender[] = [];
+  for (const each of parameters) own.push(await multiLevel(each, heads, sessionOptions));
+  const contenders = [product, fused, ...causal, ...own];
   const times = (await timeInTurns(contenders, Number(options.runs))).map(({ ms }) => ms);
+  const ownTimes = times.slice(-own.length);
   for (const contender of contenders) await contender.release();
   const fusedMs = median(times[1]!);
   return {
@@ -85,11 +88,16 @@ async function measure(length: number): Promise<unknown> {
     causal: options.causal,
     matmul_gflops: product.flops / median(times[0]!) / 1e6,
     fused: { name: fused.name, median_ms: fusedMs, min_ms: Math.min(...times[1]!) },
+    causal_fused: causal.map(({ name }) => ({
+      name,
+      median_ms: median(times[2]!),
+      min_ms: Math.min(...times[2]!),
+    })),
     results: parameters.map((each, n) => {
-      const ms = times[n + 2]!;
+      const ms = ownTimes[n]!;
       const { scores, values, standard } = operationCount(each, length, SIZE);
       return {
-        ranks: each.ranks.join('|'),
+        ranks: own[n]!.name,
         smallest_block: Math.min(length, blockLength(each, each.ranks.length - 1)),
         median_ms: median(ms),
         min_ms: Math.min(...ms),
