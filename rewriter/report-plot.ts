@@ -9,7 +9,7 @@ import {
   symbolTimes,
   symbolTriangle,
 } from 'd3-shape';
-import { html, type Markup } from './markup.js';
+import { html, Markup } from './markup.js';
 import { PLOT_STYLE } from './report-style.js';
 
 /**
@@ -95,7 +95,7 @@ ${series.length > 1 ? legend(series) : null}
 /** Height of the title, and of one line of the legend, in a drawing that stands alone. */
 const [TITLE, ENTRY] = [26, 16];
 
-/** One plot with its title and legend as an SVG document. */
+/** One plot with its title and legend as an SVG document. As a picture it has no use for the notes of its points. */
 export function plotImage(drawn: Plot): string {
   const { title, description, series } = drawn;
   const height = TITLE + HEIGHT + ENTRY * series.length + 8;
@@ -106,7 +106,7 @@ export function plotImage(drawn: Plot): string {
 <rect class="sheet" x="-4" width="${WIDTH + 8}" height="${height}"/>
 <text class="heading" x="2" y="16">${title}</text>
 <g transform="translate(0,${TITLE})">
-${drawing(drawn)}
+${new Markup(drawing(drawn).text.replace(/<title>[^<]*<\/title>/g, ''))}
 </g>
 ${series.map(
   ({ name, mark, look }, i) =>

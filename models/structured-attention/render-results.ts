@@ -18,7 +18,6 @@ process.stdout.write(`${Object.values(tables(results)).join('\n\n')}\n`);
 
 function plotsOf({ language, regression }: Results): Readonly<Record<string, Plot>> {
   const bits: Axis = { label: 'bits per byte', scale: 'log', ticks: [1, 1.5, 2, 3], format: String };
-  const billions = (value: number) => `${(value / 1e9).toPrecision(3)} G`;
   const kinds = [...new Set(ordered(language).map(({ attention }) => attention))];
   const spent: Axis = {
     label: 'multiply-adds in training, forward',
@@ -56,7 +55,6 @@ function plotsOf({ language, regression }: Results): Readonly<Record<string, Plo
           points: model.curve.map(([step, loss]) => ({
             x: step * model.bytes_per_step * multiplyAdds(model),
             y: loss,
-            label: `${step} steps, ${billions(multiplyAdds(model))} a byte: ${loss}`,
           })),
         })),
     },
