@@ -169,6 +169,7 @@ describe('onnx-rewrite tune', function () {
   it('says what is wrong with a metric module', async () => {
     const args = ['causal.onnx', '--data', 'text.txt', '--length', `${LENGTH}`, '--max-loss-increase', '1%'];
     const modules: readonly [string, RegExp][] = [
+      ['export default () => 0;', /the metric \(metric\.mjs\) is 0 with exact attention/],
       ['export default () => NaN;', /the metric \(metric\.mjs\) is NaN/],
       ['export default () => "0.5";', /returned "0.5", not a number/],
       [
