@@ -78,6 +78,7 @@ async function rewriteAndMeasure(scratch: string): Promise<void> {
       decideUniformly(sites, { operator: OPERATORS[0]!, settings: {}, selects: () => true }, null),
     calibration: null,
     externalData: 'reference',
+    stripMetadata: false,
     validation: { inputs: windows[0]!.file, lengths: null, budgets: DEFAULT_BUDGETS },
     keep: true,
     reportFile: null,

@@ -13,6 +13,7 @@ import {
 } from '../rewriter/inspection.js';
 import { FileSource } from '../rewriter/onnx/byte-source-file.js';
 import { decodeModel } from '../rewriter/onnx/decode.js';
+import { withoutDescriptions } from '../rewriter/onnx/descriptions.js';
 import { editModel } from '../rewriter/onnx/edit.js';
 import { type ModelFile, openModelFile } from '../rewriter/onnx/model-file.js';
 import { type ExternalDataMode, type StagedModel, stageModel } from '../rewriter/onnx/save-model.js';
@@ -38,6 +39,8 @@ export interface RewriteRequest {
   /** The user's data, for operators that are calibrated; null where there is none. */
   readonly calibration: Pick<CalibrationRequest, 'files' | 'length'> | null;
   readonly externalData: ExternalDataMode;
+  /** Whether to leave out what exporters write beside the model. */
+  readonly stripMetadata: boolean;
   /** How to validate; null to run no model. */
   readonly validation: Pick<ValidationRequest, 'inputs' | 'lengths' | 'budgets'> | null;
   /** Whether the output stays when it fails validation. */
@@ -91,7 +94,7 @@ export async function rewriteFile(request: RewriteRequest): Promise<RewriteOutco
 async function rewriteOpenFile(input: ModelFile, request: RewriteRequest): Promise<RewriteOutcome> {
   const draft = await draftRewrite(input, request);
   const { output } = request;
-  const staged = output === null ? null : await stage(input, draft, output, request.externalData);
+  const staged = output === null ? null : await stage(input, draft, output, request);
   try {
     const validation = staged && (await validateStaged(staged, draft, request));
     const header = staged && describeStaged(input, staged, output!);
@@ -176,11 +179,13 @@ async function stage(
   input: ModelFile,
   draft: Draft,
   output: string,
-  externalData: ExternalDataMode,
+  { externalData, stripMetadata }: Pick<RewriteRequest, 'externalData' | 'stripMetadata'>,
 ): Promise<StagedModel> {
   const bar = new ProgressBar();
   try {
-    return await stageModel(input, editModel(input.model, draft.rewrite.edits), output, {
+    const stripped = stripMetadata ? withoutDescriptions(input.model) : [];
+    const segments = editModel(input.model, [...draft.rewrite.edits, ...stripped]);
+    return await stageModel(input, segments, output, {
       externalData,
       onProgress: (written, total) => bar.update(written, total, `writing ${output}`),
     });

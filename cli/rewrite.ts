@@ -34,6 +34,7 @@ interface RewriteOptions extends CommonOptions, ValidationOptions {
   readonly data?: readonly string[];
   readonly report?: string;
   readonly externalData: ExternalDataMode;
+  readonly stripMetadata?: true;
 }
 
 export function rewriteCommand(): Command {
@@ -69,6 +70,10 @@ export function rewriteCommand(): Command {
         .option('--dry-run', 'decide, but write nothing')
         .option('--keep', 'write the output even when it fails validation (the exit code stays 1)')
         .option('--report <file>', 'write a report: .html, .md or .json', reportFile)
+        .option(
+          '--strip-metadata',
+          'leave out doc strings and metadata of nodes, values and graphs, such as stack traces of the exporter',
+        )
         .addOption(
           new Option(
             '--external-data <mode>',
@@ -86,6 +91,7 @@ export function rewriteCommand(): Command {
       decide: sites => decide(sites, options),
       calibration: calibrationData(options),
       externalData: options.externalData,
+      stripMetadata: options.stripMetadata === true,
       validation: options.validate ? validationSettings(options) : null,
       keep: options.keep === true,
       reportFile: options.report ?? null,

@@ -1,7 +1,5 @@
+import { NAME_SCOPES } from '../onnx/descriptions.js';
 import type { Node } from './node.js';
-
-/** Node metadata of torch's dynamo exporter: a Python list of module paths, outermost first, then the call. */
-const NAME_SCOPES = 'pkg.torch.onnx.name_scopes';
 
 /**
  * Module path of the layer that a node belongs to, as the exporter left it: in the node's metadata (dynamo) or

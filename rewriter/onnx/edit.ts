@@ -25,6 +25,8 @@ export type ModelEdit =
     }
   /** Takes out a node, initializer, input, output or value info, with all that is inside. */
   | { readonly kind: 'remove'; readonly from: NodeListInfo; readonly item: { readonly range: FieldRange } }
+  /** Takes out a field of any message; `enclosing` are the fields around it, outermost first. */
+  | { readonly kind: 'remove-field'; readonly range: FieldRange; readonly enclosing: readonly FieldRange[] }
   | { readonly kind: 'add-initializer'; readonly to: GraphInfo; readonly tensor: TensorSpec }
   | { readonly kind: 'add-value'; readonly to: GraphInfo; readonly value: ValueSpec }
   | { readonly kind: 'add-input'; readonly to: GraphInfo; readonly value: ValueSpec }
@@ -65,6 +67,8 @@ function toSplice(model: ModelInfo, edit: ModelEdit): Splice {
     }
     case 'remove':
       return { range: edit.item.range, pieces: [], enclosing: edit.from.enclosing };
+    case 'remove-field':
+      return { range: edit.range, pieces: [], enclosing: edit.enclosing };
     case 'add-initializer':
       return appendTo(edit.to, field(GraphField.initializer, encodeTensor(edit.tensor)));
     case 'add-value':

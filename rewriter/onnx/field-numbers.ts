@@ -14,10 +14,12 @@ export const GraphField = {
   node: 1,
   name: 2,
   initializer: 5,
+  docString: 10,
   input: 11,
   output: 12,
   valueInfo: 13,
   sparseInitializer: 15,
+  metadataProps: 16,
 } as const;
 
 export const FunctionField = {
@@ -26,6 +28,7 @@ export const FunctionField = {
   output: 5,
   attribute: 6,
   node: 7,
+  docString: 8,
   opsetImport: 9,
   domain: 10,
   attributeProto: 11,
@@ -58,6 +61,7 @@ export const AttributeField = {
   strings: 9,
   tensors: 10,
   graphs: 11,
+  docString: 13,
   tp: 14,
   typeProtos: 15,
   type: 20,
@@ -77,8 +81,12 @@ export const TensorField = {
   rawData: 9,
   doubleData: 10,
   uint64Data: 11,
+  docString: 12,
   externalData: 13,
   dataLocation: 14,
+  metadataProps: 16,
 } as const;
+
+export const ValueInfoField = { docString: 3, metadataProps: 4 } as const;
 
 export const SparseTensorField = { values: 1, indices: 2, dims: 3 } as const;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { buildModel } from '../../rewriter/onnx/encode.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { onnxRewrite } from './command-line.js';
@@ -135,6 +136,19 @@ describe('onnx-rewrite rewrite', () => {
     assert.equal(exitCode, 0);
     assert.match(stderr, /No site was replaced/);
     assert.ok(readFileSync(model).equals(readFileSync(path('out.onnx'))));
+  });
+
+  it('leaves out descriptions on demand', async () => {
+    const model = path('described.onnx');
+    const metadata = { 'pkg.torch.onnx.stack_trace': 'File "/home/somebody/model.py", line 12' };
+    const relu = { opType: 'Relu', inputs: ['x'], outputs: ['y'], attributes: {}, metadata };
+    const [input, output] = ['x', 'y'].map(name => ({ name, dataType: DataType.FLOAT, dims: [2] }));
+    const graph = { name: 'main', inputs: [input!], outputs: [output!], nodes: [relu] };
+    writeFileSync(model, buildModel({ irVersion: 10, opsetImports: { '': 18 }, graph }));
+    const { exitCode } = await onnxRewrite(['rewrite', model, '-o', path('out.onnx'), '--strip-metadata']);
+    assert.equal(exitCode, 0);
+    assert.ok(readFileSync(model).includes('somebody'));
+    assert.ok(!readFileSync(path('out.onnx')).includes('somebody'));
   });
 
   it('keeps sites whose static length never reaches the minimum', async () => {
