@@ -40,6 +40,15 @@ const EXPECTED: Readonly<
     mask: 'key-padding',
   },
   'exact-exp': { pattern: 'elementwise-series', parameters: { order: 0, causal: 0 }, mask: 'none' },
+  'series-heads': { pattern: 'elementwise-series', parameters: { order: 2, causal: 1 }, mask: 'causal' },
+  'series-triangle': { pattern: 'elementwise-series', parameters: { order: 2, causal: 1 }, mask: 'causal' },
+  'exact-einsum': { pattern: 'elementwise-series', parameters: { order: 0, causal: 0 }, mask: 'none' },
+  'exact-channel-first': {
+    pattern: 'elementwise-softmax',
+    parameters: { order: 0, causal: 1 },
+    mask: 'causal',
+  },
+  'exact-bias': { pattern: 'elementwise-softmax', parameters: { order: 0, causal: 0 }, mask: 'key-padding' },
   'odd-order': {
     pattern: 'elementwise-series',
     parameters: { order: 3, causal: 0 },
@@ -47,6 +56,7 @@ const EXPECTED: Readonly<
   },
   epsilon: { pattern: 'elementwise-series', miss: /its denominator has 0\.01\d* added/ },
   'wrong-factor': { pattern: 'elementwise-series', miss: /multiplied by something else than exp\(2 q k\)/ },
+  'later-key': { pattern: 'elementwise-softmax', miss: /multiplied by something else/ },
   window: { pattern: 'elementwise-softmax', miss: /multiplied by something else/ },
 };
 

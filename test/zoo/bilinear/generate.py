@@ -138,6 +138,83 @@ class PlainLevels(Levels):
         self.query_norm, self.key_norm = (nn.ModuleList(nn.Identity() for _ in RANKS) for _ in range(2))
 
 
+class WrittenOut(nn.Module):
+    """Layer normalization of the last axis in single steps, with a gain."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        centered = x - x.mean(-1, keepdim=True)
+        return centered / torch.sqrt(centered.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class RankedWeights(Attention):
+    """A Block Tensor Train of rank 2 with an axis of the weights for each index, normalized step by step; causal."""
+
+    causal = True
+    norm = WrittenOut
+
+    def __init__(self):
+        super().__init__()
+        self.right, self.left = weight(HEADS, INNER, OUTER, OUTER, 2), weight(HEADS, OUTER, INNER, 2, INNER)
+        self.normalize = self.norm(WIDTH)
+
+    def scores(self, x):
+        pieces = x.unflatten(-1, (INNER, OUTER))
+        middle = torch.einsum("btpd,hpdqs->bhtpqs", pieces, self.right)
+        keys = self.normalize(torch.einsum("bhtpqs,hqpsa->bhtaq", middle, self.left).flatten(3))
+        return (x * WIDTH**-0.5).unsqueeze(1) @ keys.transpose(2, 3)
+
+
+class KeyMask(RankedWeights):
+    """Without normalization; keys hidden by an input."""
+
+    causal = False
+    norm = nn.Identity
+
+    def forward(self, x, mask):
+        v = self.value(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+        scores = self.scores(x).masked_fill(~mask[:, None, None], float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class JoinedLevels(Attention):
+    """Levels side by side in one product, weights by head, values by einsum; causal."""
+
+    causal = True
+
+    def __init__(self):
+        super().__init__()
+        shapes = [(HEADS, 1 << level, WIDTH >> level, rank) for level, rank in enumerate(RANKS)]
+        self.query, self.key = (nn.ParameterList(weight(*shape) for shape in shapes) for _ in range(2))
+
+    def image(self, x, weights):
+        pieces = x.unflatten(-1, (weights.shape[1], -1))
+        return torch.einsum("btpd,hpdr->bhtpr", pieces, weights).flatten(3)
+
+    def scores(self, x):
+        queries = [self.image(x, each) * each.shape[-1] ** -0.5 for each in self.query]
+        keys = [self.image(x, each) for each in self.key]
+        return torch.cat(queries, -1) @ torch.cat(keys, -1).transpose(2, 3)
+
+
+class RootMeanSquare(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class OtherNorm(RankedWeights):
+    """Not the operator: keys are divided by their root mean square."""
+
+    norm = RootMeanSquare
+
+
 class OtherPermutation(TensorTrain):
     """Not the operator: output pieces lie one after the other."""
 
@@ -171,6 +248,10 @@ MODELS = {
     "plain-tensor-train": (PlainTensorTrain, (LEGACY_17, DYNAMO_18)),
     "levels": (Levels, (LEGACY_17, DYNAMO_18)),
     "plain-levels": (PlainLevels, (LEGACY_17, DYNAMO_18)),
+    "ranked-weights": (RankedWeights, (LEGACY_17, DYNAMO_18)),
+    "key-mask": (KeyMask, (LEGACY_17, DYNAMO_18)),
+    "joined-levels": (JoinedLevels, (LEGACY_17, DYNAMO_18)),
+    "not-other-norm": (OtherNorm, (DYNAMO_18,)),
     "not-other-permutation": (OtherPermutation, (DYNAMO_18,)),
     "not-biased-norm": (BiasedNorm, (DYNAMO_18,)),
     "not-distance": (Distance, (DYNAMO_18,)),
@@ -179,6 +260,8 @@ MODELS = {
 
 def write(file, build, exporter):
     inputs = [Input("x", ("batch", "sequence", WIDTH), "normal", "float32")]
+    if build is KeyMask:
+        inputs.append(Input("mask", ("batch", "sequence"), "visible", "bool"))
     outputs = {"y": ("batch", "sequence", WIDTH)}
     onnx.save(export(randomize(build(), 3), inputs, outputs, exporter, {"batch": 2, "sequence": 7}), file)
 

@@ -168,6 +168,62 @@ class ExactExp(Layer):
         return (weights * v.unsqueeze(1)).sum(2) / weights.sum(2)
 
 
+class SeriesHeads(Layer):
+    """Causal, channels in heads."""
+
+    def attend(self, q, k, v):
+        q, k, v = (x.unflatten(-1, (3, 4)).transpose(1, 2) for x in (q, k, v))
+        weight = torch.exp(-k.square())
+        numerator = denominator = 0
+        for n in range(3):
+            factor = 2**n / math.factorial(n) * q**n
+            numerator = numerator + factor * (k**n * weight * v).cumsum(2)
+            denominator = denominator + factor * (k**n * weight).cumsum(2)
+        return (numerator / denominator).transpose(1, 2).flatten(2)
+
+
+class SeriesTriangle(Layer):
+    """Causal sums by a product with a triangle, the quotient by a reciprocal."""
+
+    def attend(self, q, k, v):
+        triangle = torch.ones(q.shape[1], q.shape[1]).tril()
+        weight = torch.exp(-(k**2))
+        numerator = denominator = 0
+        for n in range(3):
+            factor = 2**n / math.factorial(n) * q**n
+            numerator = numerator + factor * (triangle @ (k**n * weight * v))
+            denominator = denominator + factor * (triangle @ (k**n * weight))
+        return numerator * denominator.reciprocal()
+
+
+class ExactEinsum(Layer):
+    """Pairs by einsum."""
+
+    def attend(self, q, k, v):
+        weights = torch.exp(-((q[:, :, None] - k[:, None]) ** 2))
+        return torch.einsum("bijx,bjx->bix", weights, v) / weights.sum(2)
+
+
+class ExactChannelFirst(Layer):
+    """Causal, a matrix of weights for each channel."""
+
+    def attend(self, q, k, v):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scores = -((q.unsqueeze(-1) - k.unsqueeze(-2)) ** 2)
+        later = torch.ones(q.shape[-1], q.shape[-1], dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(later, float("-inf")).softmax(-1)
+        return (weights @ v.unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+
+
+class ExactBias(Layer):
+    """Hidden keys by the most negative number, added."""
+
+    def attend(self, q, k, v, mask):
+        bias = (1 - mask.to(q.dtype)) * torch.finfo(q.dtype).min
+        weights = (bias[:, None, :, None] - (q[:, :, None] - k[:, None]) ** 2).softmax(2)
+        return (weights * v[:, None]).sum(2)
+
+
 class OddOrder(SeriesSum):
     order = 3
 
@@ -196,6 +252,16 @@ class WrongFactor(Layer):
         return numerator / denominator
 
 
+class LaterKey(Layer):
+    """Each row sees the key after its own too."""
+
+    def attend(self, q, k, v):
+        scores = -(q[:, :, None] - k[:, None]).square()
+        later = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(2)
+        weights = scores.masked_fill(later[None, :, :, None], float("-inf")).softmax(dim=2)
+        return (weights * v[:, None]).sum(dim=2)
+
+
 class Window(Layer):
     """Causal, but only the last 20 keys."""
 
@@ -219,9 +285,15 @@ CASES = {
     "exact-causal": (ExactCausal, [X]),
     "exact-padded": (ExactPadded, [X, MASK]),
     "exact-exp": (ExactExp, [X]),
+    "series-heads": (SeriesHeads, [X]),
+    "series-triangle": (SeriesTriangle, [X]),
+    "exact-einsum": (ExactEinsum, [X]),
+    "exact-channel-first": (ExactChannelFirst, [X]),
+    "exact-bias": (ExactBias, [X, MASK]),
     "odd-order": (OddOrder, [X]),
     "epsilon": (Epsilon, [X]),
     "wrong-factor": (WrongFactor, [X]),
+    "later-key": (LaterKey, [X]),
     "window": (Window, [X]),
 }
 

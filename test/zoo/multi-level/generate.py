@@ -154,6 +154,49 @@ class MergedBatch(Attention):
         return self.out(y.unflatten(0, (x.shape[0], HEADS)).transpose(1, 2).flatten(2))
 
 
+class HeadsLast(Attention):
+    """Products by einsum with the heads behind the sequence; causal."""
+
+    def forward(self, x):
+        split = lambda y: y.unflatten(-1, (HEADS, SIZE))
+        q, k, v = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        scores = 0
+        for level, part, size in self.levels():
+            products = torch.einsum("bihd,bjhd->bhij", q[..., part], k[..., part])
+            scores = scores + (products * same_block(x.shape[1], size, x.device) if level else products)
+        weights = causal(scores * SIZE**-0.5).softmax(-1)
+        return self.out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
+
+
+class KeyMask(Attention):
+    """Keys hidden by an input."""
+
+    def forward(self, x, mask):
+        q, k, v = (self.split(y) for y in (self.query(x), self.key(x), self.value(x)))
+        scores = 0
+        for level, part, size in self.levels():
+            products = q[..., part] @ k[..., part].transpose(-1, -2)
+            scores = scores + (products * same_block(x.shape[1], size, x.device) if level else products)
+        scores = (scores * SIZE**-0.5).masked_fill(~mask[:, None, None], float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Cached(Attention):
+    """Keys and values of earlier steps in front; causal."""
+
+    def forward(self, x, past_key, past_value):
+        q, k, v = (self.split(y) for y in (self.query(x), self.key(x), self.value(x)))
+        k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
+        row = torch.arange(past_key.shape[2], k.shape[2])[:, None]
+        key = torch.arange(k.shape[2])[None, :]
+        scores = 0
+        for level, part, size in self.levels():
+            products = q[..., part] @ k[..., part].transpose(-1, -2)
+            scores = scores + (products * (row // size == key // size) if level else products)
+        scores = (scores * SIZE**-0.5).masked_fill(key > row, float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 class UnevenBlocks(MaskedSum):
     """Not the operator: blocks of a level are three times as long as those of the next."""
 
@@ -186,6 +229,18 @@ class Windows(MaskedSum):
         return causal(total * SIZE**-0.5)
 
 
+class LaterKey(MaskedSum):
+    """Not the operator: each row sees the key after its own too."""
+
+    def forward(self, x):
+        q, k, v = (self.split(y) for y in (self.query(x), self.key(x), self.value(x)))
+        products = q[..., :6] @ k[..., :6].transpose(-1, -2)
+        near = q[..., 6:] @ k[..., 6:].transpose(-1, -2) * same_block(x.shape[1], 8, x.device)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(2)
+        scores = ((products + near) * SIZE**-0.5).masked_fill(later, float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 class LearnedBias(MaskedSum):
     """Not the operator: a table of biases is added to the scores."""
 
@@ -198,6 +253,8 @@ class LearnedBias(MaskedSum):
 
 
 DYNAMIC = [Input("x", ("batch", "sequence", WIDTH), "normal", "float32")]
+MASKED = [*DYNAMIC, Input("mask", ("batch", "sequence"), "visible", "bool")]
+PAST = [Input(f"past_{what}", ("batch", HEADS, "past", SIZE), "normal", "float32") for what in ("key", "value")]
 FIXED = [Input("x", ("batch", LENGTH, WIDTH), "normal", "float32")]
 MODELS = {
     "masked-sum": (MaskedSum, DYNAMIC, (LEGACY_17, DYNAMO_18)),
@@ -206,6 +263,10 @@ MODELS = {
     "sliced-blocks": (SlicedBlocks, FIXED, (LEGACY_17, DYNAMO_18)),
     "spread-blocks": (SpreadBlocks, FIXED, (LEGACY_17, DYNAMO_18)),
     "merged-batch": (MergedBatch, DYNAMIC, (LEGACY_17, DYNAMO_18)),
+    "heads-last": (HeadsLast, DYNAMIC, (LEGACY_17, DYNAMO_18)),
+    "key-mask": (KeyMask, MASKED, (LEGACY_17, DYNAMO_18)),
+    "cached": (Cached, [*DYNAMIC, *PAST], (DYNAMO_18,)),
+    "not-later-key": (LaterKey, DYNAMIC, (DYNAMO_18,)),
     "not-uneven-blocks": (UnevenBlocks, DYNAMIC, (DYNAMO_18,)),
     "not-shifted-blocks": (ShiftedBlocks, DYNAMIC, (DYNAMO_18,)),
     "not-windows": (Windows, DYNAMIC, (DYNAMO_18,)),
@@ -219,7 +280,7 @@ def main():
             outputs = {"y": ("batch", inputs[0].dims[1], WIDTH)}
             file = os.path.join(FOLDER, f"{name}-{exporter.label}.onnx")
             try:
-                model = export(randomize(build(), 3), inputs, outputs, exporter, {"batch": 2, "sequence": LENGTH})
+                model = export(randomize(build(), 3), inputs, outputs, exporter, {"batch": 2, "sequence": LENGTH, "past": 19})
             except Exception as error:  # an exporter's refusal is worth a line, not an end
                 print(f"{name}-{exporter.label}: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
                 continue
