@@ -43,20 +43,16 @@ export const attend = variants((shape: LevelShape) => {
   const width = starts[levels]!;
   const loadQuery = (row: string, quad: string) =>
     `arranged_query[(query_head * params.queries + min(first + ${row}, params.queries - 1u)) * ${width}u + ${quad}]`;
-  const rowBlocks = (v: number) =>
-    `vec4<u32>(${tile
-      .rowsOf(v)
-      .map(r => `row_block_${r}`)
-      .join(', ')})`;
-  const share = (c: number, v: number) =>
-    `let levels_${c}_${v} = levels_by(${rowBlocks(v)}, vec4<u32>((base + ${tile.key(c)}) / params.block));`;
+  const rowBlocks = `vec4<u32>(${tile.rows.map(r => `row_block_${r}`).join(', ')})`;
+  const share = (c: number) =>
+    `let levels_${c} = levels_by(${rowBlocks}, vec4<u32>((base + ${tile.key(c)}) / params.block));`;
   const partial = {
     quads: 'end_quad',
     uneven: 'least != most',
     prepare: share,
-    counts: (c: number, v: number, quad: string) => `levels_${c}_${v} > vec4<u32>(level_of(${quad}))`,
+    counts: (c: number, quad: string) => `levels_${c} > vec4<u32>(level_of(${quad}))`,
   };
-  const divisors = divided ? tile.keys.flatMap(c => tile.vectors.map(v => share(c, v))).join('\n') : '';
+  const divisors = divided ? tile.keys.map(share).join('\n') : '';
   return kernel({
     label: 'multi-level attention',
     threads: tile.threads,
@@ -149,7 +145,7 @@ for (var base = begin; base < end; base += ${keys}u) {
   ${divisors}
   ${tile.weights(
     valueDim,
-    (c, v) => (divided ? `(1.0 / vec4<f32>(levels_${c}_${v}))` : '1.0'),
+    c => (divided ? `(1.0 / vec4<f32>(levels_${c}))` : '1.0'),
     (r, key) =>
       `base + ${key} < end_${r}${masked ? ` && read_mask(batch * params.keys + min(base + ${key}, params.keys - 1u))` : ''}`,
   )}

@@ -229,7 +229,7 @@ class MultiLevelCall {
     const { heads, kvHeads, queries, keys, valueDim } = this.sizes;
     const { ranks, block, causal, causalOffset, divide } = this.parameters;
     const mask = this.inputs[3]?.range ?? null;
-    const shape = tileShape(recorder.device, 4 * this.#width, valueDim);
+    const shape = tileShape(recorder.device, 4 * this.#width);
     const tiles = Math.ceil(queries / new AttentionTile(shape).height);
     const { parts, partKeys } = this.#parts(tiles * count, count, shape.keys);
     const state = this.#scratch('row states', parts * count * this.#stateBytes);

@@ -95,7 +95,7 @@ ${tile.rows
   .map(
     r => `      if (slot_${r} != 0u) {
         let seen = weight > ${HIDDEN} && is_far(far_${r}, cluster);
-        far_logits[logits_of(head, slot_${r}) + cluster] = select(${HIDDEN}, weight + ${tile.logit(c, r)}, seen);
+        far_logits[logits_of(head, slot_${r}) + cluster] = select(${HIDDEN}, weight + logit_${c}[${r}], seen);
       }`,
   )
   .join('\n')}
@@ -213,16 +213,12 @@ ${tile.rows
   .map(r => `  let retrieved_${r} = ${selection ? `chosen_word(choice_${r}, base / 32u)` : '0u'};`)
   .join('\n')}
 ${tile.keys
-  .flatMap(c =>
-    tile.vectors.map(
-      v => `  {
-    let weights = vec4<f32>(${tile
-      .rowsOf(v)
-      .map(r => `mass(slot_${r}, first_${r}, retrieved_${r}, near_${r}.z, base + ${tile.key(c)})`)
-      .join(', ')});
-    ${tile.storeWeights(c, v, 'weights')}
+  .map(
+    c => `  {
+    let weights = vec4<f32>(${tile.rows.map(r => `mass(slot_${r}, first_${r}, retrieved_${r}, near_${r}.z, base + ${tile.key(c)})`).join(', ')});
+    row_total += weights;
+    weight_tile[${tile.key(c)} * ${shape.tile.side}u + ty] = weights;
   }`,
-    ),
   )
   .join('\n')}
   ${tile.accumulate(valueDim, (key, quad) => `summary_values[(summaries + min(base + ${key}, params.clusters - 1u)) * ${quads(valueDim)}u + ${quad}]`)}
@@ -247,7 +243,7 @@ ${tile.rows
   .map(
     r => `  if (slot_${r} != 0u) {
     state[before_${r} + ${width - 1}u] =
-      vec4<f32>(joint_${r}, near_${r}.y * keep_${r} + ${tile.total(r)} * add_${r}, near_${r}.z, 0.0);
+      vec4<f32>(joint_${r}, near_${r}.y * keep_${r} + row_total[${r}] * add_${r}, near_${r}.z, 0.0);
   }`,
   )
   .join('\n')}

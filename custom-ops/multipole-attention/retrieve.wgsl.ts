@@ -88,8 +88,8 @@ ${tile.rows.map(r => `let state_${r} = state_of(head, min(first + ${tile.row(r)}
 ${tile.rows
   .map(
     r => `  let statistics_${r} = state[state_${r} + ${stateQuads(valueDim) - 1}u];
-  ${tile.max(r)} = statistics_${r}.x;
-  if (tx == 0u) { ${tile.total(r)} = statistics_${r}.y; }`,
+  row_max[${r}] = statistics_${r}.x;
+  if (tx == 0u) { row_total[${r}] = statistics_${r}.y; }`,
   )
   .join('\n')}
 }

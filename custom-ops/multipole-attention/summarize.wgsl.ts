@@ -14,8 +14,6 @@ export interface HeadShape {
   /** E */
   readonly valueDim: number;
   readonly tile: TileShape;
-  /** For sums as wide as a key and a value together. */
-  readonly summaryTile: TileShape;
   /** For kernels that compute nothing but logits; as high as `tile`. */
   readonly logitTile: TileShape;
 }
@@ -27,7 +25,7 @@ export interface HeadShape {
  */
 export const summarize = variants((shape: HeadShape) => {
   const { headDim, valueDim } = shape;
-  const tile = new AttentionTile(shape.summaryTile);
+  const tile = new AttentionTile(shape.tile);
   const keyQuads = quads(headDim);
   const columns = 4 * (keyQuads + quads(valueDim));
   const loadQuery = (row: string, quad: string) => `load_centroid(first + ${row}, origin + ${row}, ${quad})`;
@@ -56,7 +54,7 @@ export const summarize = variants((shape: HeadShape) => {
     },
     declarations: `${geometry}
 ${tile.declarations}
-var<workgroup> tile_keys: array<u32, ${shape.summaryTile.keys}>;
+var<workgroup> tile_keys: array<u32, ${shape.tile.keys}>;
 fn load_centroid(cluster: u32, row: u32, quad: u32) -> vec4<f32> {
   if (cluster >= params.query_clusters) { return vec4<f32>(); }
   return centroids[row * ${keyQuads}u + quad];
@@ -77,9 +75,9 @@ let begin = starts[unit_starts];
 let end = starts[unit_starts + 1u];
 ${tile.start(columns)}
 ${tile.loadQuery(headDim, loadQuery)}
-for (var base = begin; base < end; base += ${shape.summaryTile.keys}u) {
-  let count = min(${shape.summaryTile.keys}u, end - base);
-  if (thread < ${shape.summaryTile.keys}u) {
+for (var base = begin; base < end; base += ${shape.tile.keys}u) {
+  let count = min(${shape.tile.keys}u, end - base);
+  if (thread < ${shape.tile.keys}u) {
     tile_keys[thread] = kv * params.keys + members[kv * params.keys + base + min(thread, count - 1u)] - 1u;
   }
   workgroupBarrier();
@@ -96,19 +94,19 @@ ${tile.rows
   .map(
     r => `if (tx == 0u && first + ${tile.row(r)} < params.query_clusters) {
   let index = (head * params.query_clusters + first + ${tile.row(r)}) * params.clusters + cluster;
-  summary_weights[index] = select(${HIDDEN}, ${tile.max(r)} + log(${tile.total(r)}), ${tile.total(r)} > 0.0);
+  summary_weights[index] = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
 }`,
   )
   .join('\n')}
-${tile.rows.map(r => `let inverse_${r} = select(0.0, 1.0 / ${tile.total(r)}, ${tile.total(r)} > 0.0);`).join('\n')}
+let inverse = select(vec4<f32>(), 1.0 / row_total, row_total > vec4<f32>());
 ${tile.eachSum(
   columns,
   (sum, r, quad) => `{
   let row = first + ${tile.row(r)};
   if (row < params.query_clusters) {
     let index = (head * params.query_clusters + row) * params.clusters + cluster;
-    if (${quad} < ${keyQuads}u) { summary_keys[index * ${keyQuads}u + ${quad}] = ${sum} * inverse_${r}; }
-    else { summary_values[index * ${quads(valueDim)}u + ${quad} - ${keyQuads}u] = ${sum} * inverse_${r}; }
+    if (${quad} < ${keyQuads}u) { summary_keys[index * ${keyQuads}u + ${quad}] = ${sum} * inverse[${r}]; }
+    else { summary_values[index * ${quads(valueDim)}u + ${quad} - ${keyQuads}u] = ${sum} * inverse[${r}]; }
   }
 }`,
 )}`,

@@ -171,7 +171,6 @@ class MultipoleCall {
   readonly #shape: HeadShape;
   readonly #scale: number;
   readonly #tileRows: number;
-  readonly #summaryRows: number;
   readonly #scratchBytes: number;
   readonly #query: GpuRange;
   #keys: SortedRows | null = null;
@@ -187,19 +186,16 @@ class MultipoleCall {
     const { headDim, valueDim } = sizes;
     const past = sizes.past > 0 ? tensors.pastQuery : null;
     const type = tensors.key.type as FloatType;
-    const tile = tileShape(recorder.device, headDim, valueDim);
     this.#shape = {
       type,
       queryType: past ? 'float32' : type,
       queryColumns: past ? 4 * quads(headDim) : headDim,
       headDim,
       valueDim,
-      tile,
-      summaryTile: tileShape(recorder.device, headDim, 4 * (quads(headDim) + quads(valueDim))),
-      logitTile: logitTileShape(recorder.device, tile),
+      tile: tileShape(recorder.device, headDim),
+      logitTile: logitTileShape(recorder.device, headDim),
     };
-    this.#tileRows = new AttentionTile(tile).height;
-    this.#summaryRows = new AttentionTile(this.#shape.summaryTile).height;
+    this.#tileRows = new AttentionTile(this.#shape.tile).height;
     this.#scratchBytes = Math.min(MOST_SCRATCH_BYTES, recorder.device.limits.maxStorageBufferBindingSize / 2);
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
     this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
@@ -527,7 +523,7 @@ class MultipoleCall {
         summary_keys,
         summary_values,
       },
-      heads.count * Math.ceil(parameters.queryClusters / this.#summaryRows) * clusters,
+      heads.count * Math.ceil(parameters.queryClusters / this.#tileRows) * clusters,
     );
     const rows = Math.floor(this.#scratchBytes / (heads.count * clusters * 4));
     for (const part of this.#layout.split(block, rows)) {

@@ -13,24 +13,33 @@ export interface Contender {
 }
 
 const TURNS = 7;
+/** What a contender runs for in one turn, if that takes no more than the runs asked for. */
+const TURN_MS = 40;
 
 /**
  * Milliseconds per run of each contender: the medians of turns in which all of them take part, one after the other,
- * each with `runs` runs queued without waiting in between; one turn before does not count.
+ * each with up to `runs` runs queued without waiting in between. Two runs before the turns compile kernels and tell
+ * how many runs a turn takes.
  */
 export async function timeInTurns(
   device: GPUDevice,
   contenders: readonly Contender[],
   runs: number,
 ): Promise<readonly number[]> {
+  const timed = async (contender: Contender, count: number) => {
+    const start = performance.now();
+    for (let run = 0; run < count; run++) await contender.run();
+    await device.queue.onSubmittedWorkDone();
+    return (performance.now() - start) / count;
+  };
+  const counts: number[] = [];
+  for (const contender of contenders) {
+    await timed(contender, 1);
+    counts.push(Math.max(1, Math.min(runs, Math.round(TURN_MS / (await timed(contender, 1))))));
+  }
   const times = contenders.map(() => [] as number[]);
-  for (let turn = 0; turn <= TURNS; turn++) {
-    for (const [n, contender] of contenders.entries()) {
-      const start = performance.now();
-      for (let count = 0; count < runs; count++) await contender.run();
-      await device.queue.onSubmittedWorkDone();
-      if (turn > 0) times[n]!.push((performance.now() - start) / runs);
-    }
+  for (let turn = 0; turn < TURNS; turn++) {
+    for (const [n, contender] of contenders.entries()) times[n]!.push(await timed(contender, counts[n]!));
   }
   return times.map(taken => taken.sort((a, b) => a - b)[TURNS >> 1]!);
 }

@@ -41,7 +41,7 @@ const { values: options } = parseArgs({
   options: {
     length: { type: 'string', multiple: true, default: ['8192', '32768'] },
     heads: { type: 'string', default: '8' },
-    runs: { type: 'string', default: '5' },
+    runs: { type: 'string', default: '20' },
     dawn: { type: 'string', multiple: true, default: [] },
   },
 });

@@ -28,8 +28,8 @@ if (tx == 0u) {
 ${tile.rows
   .map(
     r => `  if (${row(r)} < ${end}) {
-    let lse = select(${HIDDEN}, ${tile.max(r)} + log(${tile.total(r)}), ${tile.total(r)} > 0.0);
-    state[state_of(head, ${row(r)}) + ${width - 1}u] = vec4<f32>(${tile.max(r)}, ${tile.total(r)}, lse, 0.0);
+    let lse = select(${HIDDEN}, row_max[${r}] + log(row_total[${r}]), row_total[${r}] > 0.0);
+    state[state_of(head, ${row(r)}) + ${width - 1}u] = vec4<f32>(row_max[${r}], row_total[${r}], lse, 0.0);
   }`,
   )
   .join('\n')}

@@ -42,7 +42,7 @@ ${tile.finishTotals}
 ${tile.eachSum(
   valueColumns,
   (sum, r, quad) => `if (first + ${tile.row(r)} < ${ROWS}u) {
-  output[(first + ${tile.row(r)}) * ${quads(valueColumns)}u + ${quad}] = ${sum} / ${tile.total(r)};
+  output[(first + ${tile.row(r)}) * ${quads(valueColumns)}u + ${quad}] = ${sum} / row_total[${r}];
 }`,
 )}`,
     }),
@@ -90,8 +90,10 @@ describe('tiles of attention kernels', () => {
     runner?.device.destroy();
   });
 
-  for (const vectors of [1, 2] as const) {
-    const shape: TileShape = { side: 4, vectors, keys: 8, depth: 2 };
+  for (const shape of [
+    { side: 4, keys: 8, depth: 2 },
+    { side: 4, keys: 12, depth: 8 },
+  ]) {
     for (const [columns, valueColumns] of [
       [8, 16],
       [19, 35],
