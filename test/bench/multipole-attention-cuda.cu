@@ -6,7 +6,8 @@ using namespace onnxrewrite::multipole;
 /** Mirrors `Call` of cuda_attention.py. */
 struct Call {
   int64_t type, batch, heads, kvHeads, queries, keys, headDim, valueDim;
-  int64_t causal, segment, window, keyClusters, contiguous, queryClusters, iterations, retrieve, selection, group;
+  int64_t causal, segment, window, keyClusters, contiguous, queryClusters, iterations, selection, group;
+  int64_t retrieveCount, retrieve[64];
 };
 
 namespace {
@@ -24,7 +25,7 @@ cuda::MultipoleAttention<T> attentionOf(const Call& call, void* memory) {
   p.keyGrouping = call.contiguous ? KeyGrouping::contiguous : KeyGrouping::kmeans;
   p.queryClusters = call.queryClusters;
   p.iterations = call.iterations;
-  p.retrieve = {call.retrieve};
+  p.retrieve.assign(call.retrieve, call.retrieve + call.retrieveCount);
   p.selection = static_cast<Selection>(call.selection);
   p.group = call.group;
   return {shape, p, false, memory};
@@ -32,6 +33,7 @@ cuda::MultipoleAttention<T> attentionOf(const Call& call, void* memory) {
 
 template <class Visit>
 auto withType(const Call& call, Visit visit) {
+  if (call.type == 1) return visit(float{});
   return call.type == 10 ? visit(__half{}) : visit(__nv_bfloat16{});
 }
 
