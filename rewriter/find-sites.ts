@@ -32,8 +32,8 @@ export interface Findings {
 }
 
 /**
- * Finds every place of a model that computes attention or what another custom operator computes, in subgraphs and function bodies too, and those that
- * nearly do. The bodies of this project's own operators are left out.
+ * Finds every place of a model that computes attention or what another custom operator computes, in subgraphs and
+ * function bodies too, and those that nearly do. The bodies of this project's own operators are left out.
  */
 export function findSites(graph: ModelGraph): Findings {
   const context = contextOf(graph, 'filled');
