@@ -79,8 +79,12 @@ class MultiLevelAttention {
     if constexpr (kSixteenBits) {
       if (byTiles()) return runTiles(in, out, stream);
     }
-    return g_.queries < kFewRows || g_.valueDim > kManyRowsValueDim ? runRows<1, kMostValueDim / 32>(in, out, stream)
-                                                                    : runRows<kFewRows, kManyRowsValueDim / 32>(in, out, stream);
+    if (g_.queries >= kFewRows && g_.valueDim <= kManyRowsValueDim) {
+      return runRows<kFewRows, kManyRowsValueDim / 32>(in, out, stream);
+    }
+    if (g_.valueDim <= 64) return runRows<1, 2>(in, out, stream);
+    if (g_.valueDim <= 128) return runRows<1, 4>(in, out, stream);
+    return runRows<1, kMostValueDim / 32>(in, out, stream);
   }
 
  private:

@@ -44,11 +44,6 @@ __device__ const T* levelKey(const Geometry& g, const Operands<T>& in, int kvHea
   const int row = key - (g.past - in.cached[level]);
   return in.pastKeys[level] + (static_cast<size_t>(kvHead) * in.cached[level] + row) * (g.ends[level] - first);
 }
-template <class T>
-__device__ const T* valueRow(const Geometry& g, const Operands<T>& in, int kvHead, int key) {
-  if (key >= g.past) return in.value + (static_cast<size_t>(kvHead) * (g.keys - g.past) + key - g.past) * g.valueDim;
-  return in.pastValue + (static_cast<size_t>(kvHead) * g.past + key) * g.valueDim;
-}
 
 /** Bytes of shared memory: queries, and each warp's weights, or its sums at the end. */
 template <int Rows>
@@ -125,21 +120,28 @@ __global__ void __launch_bounds__(kRowWarps * 32)
       own[lane * Rows + r] = weight;
     }
     __syncwarp();
-    const int count = min(32, to - from);
-#pragma unroll 4
-    for (int k = 0; k < count; k++) {
-      const T* const value = valueRow(g, in, kvHead, from + k);
+    // Values of the keys from + run, of which the first lies at `values`.
+    const auto addValues = [&](const T* values, Range run) {
+      constexpr int kTogether = ValuesPerLane <= 4 ? 8 : 1;
+#pragma unroll kTogether
+      for (int k = run.begin; k < run.end; k++, values += g.valueDim) {
 #pragma unroll
-      for (int i = 0; i < ValuesPerLane; i++) {
-        const int e = lane + 32 * i;
-        const float number = e < g.valueDim ? static_cast<float>(value[e]) : 0;
+        for (int i = 0; i < ValuesPerLane; i++) {
+          const float number = lane + 32 * i < g.valueDim ? static_cast<float>(values[lane + 32 * i]) : 0;
 #pragma unroll
-        for (int r = 0; r < Rows; r++) {
-          // A hidden key takes no part, whatever its value.
-          const float weight = own[k * Rows + r];
-          if (weight > 0) sum[r][i] += weight * number;
+          for (int r = 0; r < Rows; r++) {
+            // A hidden key takes no part, whatever its value.
+            const float weight = own[k * Rows + r];
+            sum[r][i] = weight > 0 ? sum[r][i] + weight * number : sum[r][i];
+          }
         }
       }
+    };
+    const int count = min(32, to - from), cached = min(max(g.past - from, 0), count);
+    if (cached > 0) addValues(in.pastValue + (static_cast<size_t>(kvHead) * g.past + from) * g.valueDim, {0, cached});
+    if (cached < count) {
+      const size_t row = static_cast<size_t>(kvHead) * (g.keys - g.past) + from + cached - g.past;
+      addValues(in.value + row * g.valueDim, {cached, count});
     }
   }
 
