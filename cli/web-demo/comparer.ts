@@ -1,4 +1,5 @@
 import * as ort from 'onnxruntime-web/webgpu';
+import { OPERATORS } from '../../custom-ops/index.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { type Execution, InferenceSession } from '../../custom-ops/runtime/web/index.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
@@ -53,7 +54,12 @@ export class Comparer {
       sites =>
         decideUniformly(
           sites,
-          { operator: multipoleAttention, settings: request.settings, selects: () => true },
+          {
+            operator: multipoleAttention,
+            fusions: OPERATORS,
+            settings: request.settings,
+            selects: () => true,
+          },
           0,
         ),
       { file: name },
@@ -73,7 +79,7 @@ export class Comparer {
       inputs: task.bytes === null ? 'generated' : 'text',
       sites: decisions.map(({ site, replacement, reason }) => ({
         id: site.id,
-        replaced: replacement !== null,
+        operator: replacement?.operator.id ?? null,
         reason,
         reach: reach.get(site) ?? null,
       })),

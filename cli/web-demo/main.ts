@@ -8,6 +8,11 @@ const MODELS = {
   encoder: new URL('../../models/byte-lm/encoder.onnx', import.meta.url),
   causal: new URL('../../models/byte-lm/causal.onnx', import.meta.url),
 } as const;
+/** Models whose own attention an operator computes exactly: nothing in them is approximated. */
+const STRUCTURED = {
+  elementwise: new URL('../../models/structured-attention/elementwise.onnx', import.meta.url),
+  'multi-level': new URL('../../models/structured-attention/multi-level.onnx', import.meta.url),
+} as const;
 const NOVEL = new URL('../../models/byte-lm/mansfield-park.txt', import.meta.url);
 const LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 /** Lengths at which a GPU, and anything else, answers within seconds. */
@@ -89,6 +94,9 @@ function showChoices(): void {
   element('file-field').hidden = !own;
   element('text-field').hidden = own;
   element('own-text-field').hidden = own || text.value !== 'own';
+  const structured = model.value in STRUCTURED;
+  element('retrieve-field').hidden = structured;
+  element('length-note').hidden = structured;
 }
 
 function take(chosen: File | undefined): void {
@@ -126,7 +134,7 @@ async function choices(): Promise<ComparisonRequest> {
     const bytes = new Uint8Array(await dropped.arrayBuffer());
     return { model: bytes, name: dropped.name, text: await textBytes(tokens), length: tokens, settings };
   }
-  const address = MODELS[model.value as keyof typeof MODELS];
+  const address = { ...MODELS, ...STRUCTURED }[model.value as keyof typeof MODELS | keyof typeof STRUCTURED];
   return {
     model: await download(address),
     name: `${model.value}.onnx`,

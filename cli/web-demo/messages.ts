@@ -38,7 +38,8 @@ export interface Comparison {
   readonly inputs: 'text' | 'generated';
   readonly sites: readonly {
     readonly id: string;
-    readonly replaced: boolean;
+    /** What took its place; null where it was kept. */
+    readonly operator: string | null;
     readonly reason: string;
     readonly reach: AttentionReach | null;
   }[];

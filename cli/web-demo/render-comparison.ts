@@ -15,7 +15,7 @@ function summary(comparison: Comparison): Markup {
   const { name, length, inputs, sites } = comparison;
   const original = ran(comparison.original);
   const rewritten = ran(comparison.rewritten);
-  const replaced = sites.filter(site => site.replaced).length;
+  const replaced = sites.filter(({ operator }) => operator !== null).length;
   return html`<section aria-labelledby="summary-title">
 <h2 id="summary-title">${name}, ${length} tokens</h2>
 ${executionNotices(comparison)}
@@ -29,10 +29,16 @@ ${pairs('Time of one run', original?.medianMs, rewritten?.medianMs, formatDurati
 ${pairs('GPU memory, the most at a time', original?.gpuBytes, rewritten?.gpuBytes, formatBytes)}
 <p class="legend">${replaced} of ${sites.length} attention sites replaced.
 ${inputs === 'text' ? 'Both models read the same text.' : 'Both models were fed the same generated inputs: errors on your data may differ.'}
+${rewritten ? kernelsNote(rewritten.execution) : null}
 ${original && rewritten ? runsNote(original, rewritten) : null}</p>
 <p><button type="button" id="download">Download the rewritten model</button></p>
 </section>`;
 }
+
+const kernelsNote = ({ provider, kernels, functionBodies }: Measurement['execution']) =>
+  provider === 'webgpu'
+    ? html`Of its operators, ${kernels} ran on WebGPU kernels of their own and ${functionBodies} as function bodies.`
+    : html`Its ${functionBodies} operators ran as function bodies.`;
 
 const runsNote = (original: Measurement, rewritten: Measurement) =>
   html`Times are medians of ${Math.min(original.runs, rewritten.runs)} runs, inputs and outputs in main memory; the first
@@ -160,11 +166,13 @@ function sitesSection({ sites }: Comparison): Markup {
 <h2 id="sites-title">What was rewritten</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Attention sites"><table>
 <caption>Attention sites, and what became of them</caption>
-<thead><tr><th scope="col">Site</th><th scope="col">Decision</th><th scope="col">Reason</th></tr></thead>
-<tbody>${sites.map(
-    ({ id, replaced, reason }) => html`<tr><th scope="row"><code>${id}</code></th>
-<td data-title="Decision"><span class="chip ${replaced ? 'replaced' : 'kept'}">${replaced ? 'replaced' : 'kept'}</span></td><td data-title="Reason">${reason}</td></tr>`,
-  )}</tbody>
+<thead><tr><th scope="col">Site</th><th scope="col">Decision</th><th scope="col">Operator</th><th scope="col">Reason</th></tr></thead>
+<tbody>${sites.map(({ id, operator, reason }) => {
+    const decision = operator === null ? 'kept' : 'replaced';
+    return html`<tr><th scope="row"><code>${id}</code></th>
+<td data-title="Decision"><span class="chip ${decision}">${decision}</span></td>
+<td data-title="Operator">${operator ?? '–'}</td><td data-title="Reason">${reason}</td></tr>`;
+  })}</tbody>
 </table></div>
 </section>`;
 }

@@ -45,9 +45,9 @@ function rewritten(original: Uint8Array, settings = {}): Uint8Array {
   return model;
 }
 
-/** A model of the zoo with every site that computes what an operator does replaced by that operator. */
-function fused(name: string): Uint8Array {
-  const original = readFileSync(new URL(`../../../test/zoo/${name}.onnx`, import.meta.url));
+/** A model of the tree with every site that computes what an operator does replaced by that operator. */
+function fused(path: string): Uint8Array {
+  const original = readFileSync(new URL(`../../../${path}.onnx`, import.meta.url));
   const { model, decisions } = rewriteModel(original, sites =>
     decideUniformly(
       sites,
@@ -73,10 +73,11 @@ const MODELS = {
   '/original-causal.onnx': trained('causal'),
   '/byte-encoder.onnx': rewritten(trained('encoder'), NO_CHOICES),
   '/byte-causal.onnx': rewritten(trained('causal'), { ...CAUSAL, ...NO_CHOICES }),
-  '/series.onnx': fused('elementwise/series-padded-dynamo18'),
-  '/series-causal.onnx': fused('elementwise/series-cumsum-dynamo18'),
-  '/exponential.onnx': fused('elementwise/exact-causal-dynamo18'),
-  '/multi-level.onnx': fused('multi-level/where-and-split-dynamo18'),
+  '/series.onnx': fused('test/zoo/elementwise/series-padded-dynamo18'),
+  '/series-causal.onnx': fused('test/zoo/elementwise/series-cumsum-dynamo18'),
+  '/exponential.onnx': fused('test/zoo/elementwise/exact-causal-dynamo18'),
+  '/multi-level.onnx': fused('test/zoo/multi-level/where-and-split-dynamo18'),
+  '/half-embedding.onnx': fused('models/structured-attention/multi-level'),
   '/attention.onnx': attentionModel(
     {
       name: 'attention',
@@ -340,6 +341,15 @@ describe('a session in the browser', () => {
     );
     assert.equal(notices.length, 1);
     assertClose(outputs[0]!, await onCpu(MODELS['/attention.onnx'], feeds));
+  });
+
+  it('falls back to wasm, and says so, when a part needs float16 that the device has not', async () => {
+    const feed = { input_ids: bytes(1, 40) };
+    const { execution, notices, outputs } = await run('/half-embedding.onnx', [feed]);
+    assert.deepEqual([execution.provider, execution.functionBodies], ['wasm', 6]);
+    assert.match(execution.reason!, /float16 in shaders/);
+    assert.equal(notices.length, 1);
+    assertClose(outputs[0]!, await onCpu(MODELS['/half-embedding.onnx'], feed));
   });
 
   it('falls back to wasm, and says so, without an adapter', async () => {

@@ -48,7 +48,7 @@ export class Run {
     options: Ort.InferenceSession.RunOptions,
   ): Promise<void> {
     const feeds = Object.fromEntries(names.map(name => [name, this.#held(name).tensor]));
-    const results = await session.run(feeds, options);
+    const results = await session.run(feeds, options).catch(explain);
     for (const [name, tensor] of Object.entries(results)) {
       this.#values.set(name, { tensor: tensor as Tensor, owner: 'tensor', uploaded: null });
     }
@@ -198,6 +198,17 @@ export class Run {
   #tensor(type: GpuElementType, bytes: ArrayBuffer, dims: readonly number[]): Tensor {
     return new this.ort.Tensor(type, typedArray(type, bytes), dims);
   }
+}
+
+/** What ONNX Runtime says when one of its shaders needs float16, which not every device has. */
+const NEEDS_FLOAT16 = /requires f16 but the device does not support it/;
+
+/** @throws PartitionError when the device is the reason, else the error itself */
+function explain(error: unknown): never {
+  if (error instanceof Error && NEEDS_FLOAT16.test(error.message)) {
+    throw new PartitionError('a part of the model needs float16 in shaders, which this device does not have');
+  }
+  throw error;
 }
 
 function typedArray(type: GpuElementType, bytes: ArrayBuffer): Float32Array | Uint16Array | Uint8Array {
