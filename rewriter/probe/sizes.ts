@@ -32,9 +32,8 @@ export class Sizes {
   }
 
   /**
-   * Sizes that may settle a conflict: those of one size made the other, those that bring a number of
-   * elements from one to the other, as where the exporter wrote a size into the graph, and those of one term of
-   * a sum, such as the length of a cache.
+   * Sizes that may settle a conflict: those of one size made the other, and those that bring a number of
+   * elements from one to the other, as where the exporter wrote a size into the graph.
    */
   *settling({ left, right, need }: SizeConflict): Generator<Sizes> {
     if (need === 'equal') {
@@ -51,12 +50,6 @@ export class Sizes {
       for (const multiple of multiples) {
         const scaled = (size * right * multiple) / left;
         if (scaled !== size && Number.isInteger(scaled)) yield this.with([[symbol, scaled]]);
-      }
-    }
-    if (need !== 'equal') return;
-    for (const [symbol, size] of this.sizes) {
-      for (const change of [right - left, left - right]) {
-        if (size + change > 0) yield this.with([[symbol, size + change]]);
       }
     }
   }

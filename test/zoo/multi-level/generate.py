@@ -265,7 +265,7 @@ MODELS = {
     "merged-batch": (MergedBatch, DYNAMIC, (LEGACY_17, DYNAMO_18)),
     "heads-last": (HeadsLast, DYNAMIC, (LEGACY_17, DYNAMO_18)),
     "key-mask": (KeyMask, MASKED, (LEGACY_17, DYNAMO_18)),
-    "cached": (Cached, [*DYNAMIC, *PAST], (DYNAMO_18,)),
+    "cached": (Cached, [*DYNAMIC, *PAST], (LEGACY_17,)),
     "not-later-key": (LaterKey, DYNAMIC, (DYNAMO_18,)),
     "not-uneven-blocks": (UnevenBlocks, DYNAMIC, (DYNAMO_18,)),
     "not-shifted-blocks": (ShiftedBlocks, DYNAMIC, (DYNAMO_18,)),
