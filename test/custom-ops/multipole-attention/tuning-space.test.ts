@@ -20,7 +20,7 @@ describe('forms of multipole attention for tuning', () => {
     it(`are counted head by head, ${causal ? 'causal' : 'bidirectional'}`, () => {
       const length = 2048;
       const count = (retrieve: number | readonly number[]) =>
-        operations(operator.resolve(site, { [perHead!]: retrieve }), HEADS, length);
+        operations(operator.resolve(site, { [perHead!.name]: retrieve }), HEADS, length);
       const all = count(-1);
       assert.equal(all.chosen, all.exact);
       const [none, some] = [count(0).chosen!, count(8).chosen!];
