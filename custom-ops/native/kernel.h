@@ -146,6 +146,11 @@ class SessionMemory : public Allocator {
   SessionMemory(const SessionMemory&) = delete;
   SessionMemory& operator=(const SessionMemory&) = delete;
 
+#if defined(__SANITIZE_ADDRESS__)
+  // AddressSanitizer does not see where blocks of an arena end.
+  void* allocate(size_t bytes) override { return ::operator new(bytes, kAlignment); }
+  void release(void* memory) noexcept override { ::operator delete(memory, kAlignment); }
+#else
   void* allocate(size_t bytes) override {
     void* memory = nullptr;
     ort::Status* status = api_.AllocatorAlloc(allocator_, std::max<size_t>(bytes, 1), &memory);
@@ -156,8 +161,12 @@ class SessionMemory : public Allocator {
   void release(void* memory) noexcept override {
     if (ort::Status* status = api_.AllocatorFree(allocator_, memory)) api_.ReleaseStatus(status);
   }
+#endif
 
  private:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr std::align_val_t kAlignment{64};
+#endif
   const ort::Api& api_;
   ort::Allocator* allocator_ = nullptr;
 };

@@ -16,6 +16,7 @@ constexpr int kMaxBlocks =
 
 typedef float Vec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES)));
 typedef int32_t IntVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES)));
+typedef uint32_t UintVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES)));
 typedef float LooseVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES), aligned(4), may_alias));
 typedef int32_t LooseIntVec __attribute__((vector_size(ONNXREWRITE_VECTOR_BYTES), aligned(4), may_alias));
 
@@ -121,8 +122,9 @@ static inline __attribute__((always_inline)) Vec exp2(Vec x) {
   const Vec shifted = x + rounder;
   const Vec f = x - (shifted - rounder);
   const Vec p = (((((c6 * f + c5) * f + c4) * f + c3) * f + c2) * f + c1) * f + 1.f;
-  const IntVec exponent = (IntVec)shifted << 23;
-  Vec result = (Vec)((IntVec)p + exponent);
+  // Out of range the sum wraps, and is replaced below.
+  const UintVec exponent = (UintVec)shifted << 23;
+  Vec result = (Vec)((UintVec)p + exponent);
   result = select(x < -126.f, Vec{}, result);
   result = select(x >= 128.f, splat(kInfinity), result);
   return select(x == x, result, x);
