@@ -39,5 +39,6 @@ sanitizers=(-fsanitize=address,undefined -fno-sanitize-recover=all)
 runtime=$("${CXX:-c++}" -print-file-name=libasan.so)
 for operator in elementwise-attention multi-level-attention bilinear-attention structured-matmul; do
   LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 ONNX_REWRITE_NATIVE=$folder \
-    node node_modules/mocha/bin/mocha.js --no-config --timeout 600000 --reporter dot "$dist/test/native/$operator.test.js"
+    node node_modules/mocha/bin/mocha.js --no-config --timeout 600000 --reporter dot \
+    "$dist/test/native/$operator.test.js"
 done
