@@ -260,7 +260,7 @@ MODELS = {
     "masked-sum": (MaskedSum, DYNAMIC, (LEGACY_17, DYNAMO_18)),
     "where-and-split": (WhereAndSplit, DYNAMIC, (LEGACY_17, DYNAMO_18)),
     "diagonal-blocks": (DiagonalBlocks, FIXED, (LEGACY_17, DYNAMO_18)),
-    "sliced-blocks": (SlicedBlocks, FIXED, (LEGACY_17, DYNAMO_18)),
+    "sliced-blocks": (SlicedBlocks, FIXED, (DYNAMO_18,)),
     "spread-blocks": (SpreadBlocks, FIXED, (LEGACY_17, DYNAMO_18)),
     "merged-batch": (MergedBatch, DYNAMIC, (LEGACY_17, DYNAMO_18)),
     "heads-last": (HeadsLast, DYNAMIC, (LEGACY_17, DYNAMO_18)),
