@@ -3,7 +3,7 @@
   nvcc -O3 -std=c++17 -Xcompiler -fPIC -shared -cudart static -gencode arch=compute_90a,code=sm_90a \
       -DONNX_REWRITE_HOPPER test/bench/multipole-attention-cuda.cu -o libmultipole.so
   python test/bench/cuda_attention.py libmultipole.so MODELS [--errors] [--loss] [--shapes 16x8192,1x65536] \
-      [--variant 'causal segment=128 window=1 retrieve=0'] [--plan 'causal models/byte-lm/plans/causal-fast.json']
+      [--variant 'causal segment=128 window=1 retrieve=0'] [--plan 'causal models/byte-lm/plans/causal-0.36.json']
 
 MODELS holds byte_lm.py, its weights and heldout_code.bin: queries, keys and values are those of its trained layers.
 A variant is `encoder` or `causal` and attributes of the operator, whose defaults fill in the rest; a plan gives each
