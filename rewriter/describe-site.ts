@@ -6,9 +6,9 @@ import type { MaskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
 import type { Extent } from './masks/logits.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
-import { type LocatedOperands, locateOperands } from './patterns/locate-operands.js';
+import { locateOperands } from './patterns/locate-operands.js';
 import type { Attention, FormContext } from './patterns/source-form.js';
-import { type Laboratory, PLAIN } from './probe/laboratory.js';
+import { PLAIN } from './probe/laboratory.js';
 import { type AttentionSite, valuesOf } from './site.js';
 import { dtypeOf, pathOf, refusalsOfPlace } from './site-facts.js';
 
@@ -35,6 +35,7 @@ export function describeSite(
   const { headDim } = operands;
   const scale = facts.factor === null ? null : facts.factor * attention.productFactor;
   const past = attention.pastKey !== null || readsCache(attention);
+  const extents = laboratory.trials.map(trial => operands.extent(trial));
   const site: Description = {
     computation: 'softmax',
     id: attention.output.name,
@@ -57,7 +58,7 @@ export function describeSite(
     alignment: hidesLaterKeys(facts) ? facts.alignment : 'equal',
     emptyRow: emptyRow(facts, attention),
     past,
-    kind: kindOf(attention, operands, past, laboratory),
+    kind: kindOf(attention, past, extents),
     dtype: dtypeOf(dataType),
   };
   const read = [operands.query, operands.key, operands.value].flatMap(valuesOf);
@@ -66,7 +67,6 @@ export function describeSite(
     [scope.resolve(operands.output.value)!],
     new Set(kept.map(name => scope.resolve(name)!)),
   );
-  const extents = laboratory.trials.map(trial => operands.extent(trial));
   const reason = refusal(site, nodes, attention, facts, extents);
   return { ...site, nodes, replaceable: reason === null, reason };
 }
@@ -94,12 +94,10 @@ function readsCache({ operands }: Attention): boolean {
 
 function kindOf(
   { operands: read }: Attention,
-  operands: LocatedOperands,
   past: boolean,
-  laboratory: Laboratory,
+  extents: readonly Extent[],
 ): AttentionSite['kind'] {
   if (past) return 'cached';
-  const extents = laboratory.trials.map(trial => operands.extent(trial));
   if (extents.some(({ rows, columns }) => rows !== columns)) return 'cross';
   const { query, key } = read;
   if (query.value === key.value) return 'self';

@@ -7,6 +7,7 @@ import {
   type OperatorDefinition,
 } from '../custom-ops/operator.js';
 import { InputError } from './errors.js';
+import { isRecord } from './is-record.js';
 import type { Replacement } from './replacement-nodes.js';
 import { LAYOUT_AXES, type Site } from './site.js';
 
@@ -258,10 +259,6 @@ function staticKeyLength(site: Site): number | null {
   const dims = site.nodes[0]?.graph.resolve(value)?.declared?.dims;
   const dim = dims?.[LAYOUT_AXES[layout].sequence];
   return typeof dim === 'number' ? dim : null;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function isAttributeValue(value: unknown): value is AttributeValue {

@@ -1,3 +1,4 @@
+import { isRecord } from '../../rewriter/is-record.js';
 import { type ElementType, isElementType, type TensorValue, tensorFrom, toNumbers } from './tensor.js';
 
 /** What a number in a JSON file stands for where nothing else says so: the type of the model's input. */
@@ -68,8 +69,4 @@ function toNumber(value: unknown): number {
   if (value === null) return Number.NaN;
   if (typeof value === 'number' || typeof value === 'boolean') return Number(value);
   throw new Error(`${JSON.stringify(value)} is not a number`);
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,3 +1,5 @@
+import { isRecord } from '../../rewriter/is-record.js';
+import { concatenate } from '../../rewriter/onnx/bytes.js';
 import { elementCount } from '../../rewriter/onnx/element-size.js';
 import type { ValueInfo } from '../../rewriter/onnx/model-info.js';
 import type { ModelInput } from '../data/model-inputs.js';
@@ -157,12 +159,7 @@ export function encodeResponse(
     outputs,
   };
   const json = Buffer.from(JSON.stringify(document));
-  const body = new Uint8Array(json.length + binary.reduce((sum, part) => sum + part.length, 0));
-  let end = 0;
-  for (const part of [json, ...binary]) {
-    body.set(part, end);
-    end += part.length;
-  }
+  const body = concatenate([json, ...binary]);
   const headers =
     binary.length === 0
       ? { 'content-type': 'application/json' }
@@ -301,10 +298,6 @@ function flag(parameters: Record<string, unknown>, key: string, otherwise: boole
   const value = parameters[key] ?? otherwise;
   if (typeof value !== 'boolean') throw new RequestError(400, `"${key}" is neither true nor false`);
   return value;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** A tensor in the protocol's metadata of a model; sizes that vary are -1, and so is what is no tensor of numbers. */

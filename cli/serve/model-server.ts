@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { concatenate } from '../../rewriter/onnx/bytes.js';
 import type { ValueInfo } from '../../rewriter/onnx/model-info.js';
 import { VERSION } from '../version.js';
 import {
@@ -141,11 +142,5 @@ async function bodyOf(request: IncomingMessage, limit: number): Promise<Uint8Arr
     if (length > limit) throw tooLong();
     parts.push(part);
   }
-  const body = new Uint8Array(length);
-  let end = 0;
-  for (const part of parts) {
-    body.set(part, end);
-    end += part.length;
-  }
-  return body;
+  return concatenate(parts);
 }

@@ -1,3 +1,4 @@
+import { sum } from '../statistics.js';
 /** A form of a site by the errors that it makes. */
 export interface FormErrors {
   /** The same for forms that differ in nothing but how much each head is given. */
@@ -111,8 +112,4 @@ function sorted<T extends Anchor>(anchors: readonly T[]): T[] {
 
 function total(heads: readonly number[], errors: readonly number[]): number {
   return sum(heads.map(head => errors[head]!));
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((all, value) => all + value, 0);
 }

@@ -1,5 +1,6 @@
 import { PLAN_VERSION } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
+import { sum } from '../statistics.js';
 import type { ChosenPlan } from './choose-plan.js';
 import { operationCeiling } from './operation-count.js';
 import { formsIn, isSamePlan, type PlanEstimate } from './search.js';
@@ -159,8 +160,4 @@ function thinned(plans: readonly PlanEstimate[], chosen: PlanEstimate): PlanEsti
     if (next !== undefined) shown.add(next);
   }
   return [...shown].sort((a, b) => a.ms - b.ms);
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
 }

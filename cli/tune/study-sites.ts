@@ -1,5 +1,6 @@
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { groupsWithin } from '../groups-within.js';
+import { bytesPerPosition } from '../site-memory.js';
 import { downstreamOf, type GraphPart, partOf } from './graph-part.js';
 import { Recording } from './recording.js';
 import { SiteBench } from './site-bench.js';
@@ -10,11 +11,8 @@ import { exactForm, type TuningContext } from './tuning-context.js';
 
 /** Recorded values in memory at a time. */
 const ALLOWANCE = 1.5 * 2 ** 30;
-/** Size of one value, batch row and position where the graph does not tell heads or head size. */
-const ASSUMED_WIDTH = 1024;
 /** Values of a site that are recorded: query, key, value, output, and what bypasses it. */
 const VALUES_PER_SITE = 6;
-const FLOAT_BYTES = 4;
 
 /** A study of every site, each by itself, the others computing exact attention. */
 export function studiesOf(context: TuningContext): SiteStudy[] {
@@ -72,8 +70,10 @@ function tailOf(main: ModelGraph['main'], siteOutput: string, outputs: readonly 
 
 /** The sites in groups whose recorded values fit the allowance, where they can. */
 function inGroups({ model, data, searched }: TuningContext): TunableSite[][] {
-  return groupsWithin(ALLOWANCE, model.sites, ({ site: { queryHeads, headDim } }) => {
-    const width = queryHeads && headDim ? queryHeads * headDim : ASSUMED_WIDTH;
-    return searched.length * VALUES_PER_SITE * width * (data.length ?? 1) * FLOAT_BYTES;
-  });
+  const positions = searched.length * (data.length ?? 1);
+  return groupsWithin(
+    ALLOWANCE,
+    model.sites,
+    ({ site }) => VALUES_PER_SITE * positions * bytesPerPosition(site),
+  );
 }

@@ -4,6 +4,7 @@ import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
 import { groupsWithin } from '../groups-within.js';
 import { type ModelSession, openSession } from '../runtime/session.js';
+import { bytesPerPosition } from '../site-memory.js';
 import { attentionReach } from './attention-reach.js';
 import { difference } from './difference.js';
 import { exactBelowOf, expose, isolate, type Replacement, siteId } from './replacement.js';
@@ -22,9 +23,6 @@ export interface MeasuredSite {
 
 /** Values of sites that are held in memory at a time. */
 const ALLOWANCE = 256 * 1024 * 1024;
-/** Size of one value, batch row and position where the graph does not tell heads or head size. */
-const ASSUMED_WIDTH = 1024;
-const FLOAT_BYTES = 4;
 
 /**
  * Compares what each site computes: isolated, the operator on the original's own query, key and value; and
@@ -182,9 +180,7 @@ function inGroups(
     )
     .reduce((sum, count) => sum + count, 0);
   return groupsWithin(ALLOWANCE, replacements, ({ output, inputs }) => {
-    const site = sites.get(output);
-    const width = site?.queryHeads && site.headDim ? site.queryHeads * site.headDim : ASSUMED_WIDTH;
-    return (inputs.length + 1) * width * positions * FLOAT_BYTES;
+    return (inputs.length + 1) * positions * bytesPerPosition(sites.get(output));
   });
 }
 

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { describeEnvironment } from '../../cli/environment.js';
+import { mean } from '../../cli/statistics.js';
 import { note, printJson, table } from '../../cli/terminal.js';
 import { operationCeiling } from '../../custom-ops/multipole-attention/operation-count.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
@@ -19,8 +20,9 @@ import {
   nextByteWindow,
   surprisal,
 } from './byte-windows.js';
-import { median, multiHeadAttention, multipole, relativeSquaredError, timeInTurns } from './contenders.js';
+import { median, multiHeadAttention, multipole, timeInTurns } from './contenders.js';
 import { frontierPage } from './frontier-page.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 
 /**
  * What settings of MultipoleAttention cost a byte-level model in loss and gain in speed:
@@ -178,7 +180,6 @@ async function measureSites(
 
 const percent = (x: number | null) => (x === null ? '' : `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`);
 const times = (x: number | null) => (x === null ? '' : `${x.toFixed(2)}x`);
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 const variants = chosenVariants();
 const runs = Number(options.time);

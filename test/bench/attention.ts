@@ -19,10 +19,10 @@ import {
   multiHeadAttention,
   multipole,
   pack,
-  relativeSquaredError,
   timeInTurns,
 } from './contenders.js';
 import { recordedHeads } from './recorded-heads.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 
 /**
  * The CPU kernel of MultipoleAttention against ONNX Runtime's own fused attention

@@ -156,16 +156,6 @@ export function pack(data: Float32Array, { heads, length, size }: TrainedHeads):
   return packed;
 }
 
-export function relativeSquaredError(actual: Float32Array, exact: Float32Array): number {
-  let difference = 0;
-  let norm = 0;
-  for (let n = 0; n < exact.length; n++) {
-    difference += (actual[n]! - exact[n]!) ** 2;
-    norm += exact[n]! ** 2;
-  }
-  return difference / norm;
-}
-
 export const median = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[values.length >> 1]!;
 

@@ -23,8 +23,9 @@ import {
 import { exactParameters, namedParameters } from './ablation-grid.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { maskedWindow, nextByteWindow } from './byte-windows.js';
-import { median, multiHeadAttention, multipole, relativeSquaredError, timeInTurns } from './contenders.js';
+import { median, multiHeadAttention, multipole, timeInTurns } from './contenders.js';
 import { recordedHeads } from './recorded-heads.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 
 /**
  * How time, memory and error of one attention site grow with the length, on native kernels:

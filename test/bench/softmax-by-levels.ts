@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util';
 import { MOST_WINDOWS, recordMoments } from '../../cli/calibration/record-moments.js';
 import { tensorFrom } from '../../cli/data/tensor.js';
 import { describeEnvironment } from '../../cli/environment.js';
+import { mean } from '../../cli/statistics.js';
 import { note, printJson } from '../../cli/terminal.js';
 import { Engine } from '../../cli/tune/engine.js';
 import { modelBytes, TunableModel } from '../../cli/tune/tunable-model.js';
@@ -15,8 +16,8 @@ import { openModelFile } from '../../rewriter/onnx/model-file.js';
 import { exactParameters } from './ablation-grid.js';
 import { ByteModel } from './byte-model.js';
 import { type ByteWindow, bitsPerByte, maskedWindow, nextByteWindow } from './byte-windows.js';
-import { relativeSquaredError } from './contenders.js';
 import { multiLevel } from './multi-level-contender.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 import { ROTATIONS, turned } from './score-rotations.js';
 
 /**
@@ -130,7 +131,7 @@ async function lossTable() {
   let exact = Number.NaN;
   for (const { name, settings, parameters } of shapes) {
     const byWindow = await losses(settings);
-    const loss = byWindow.reduce((sum, one) => sum + one, 0) / byWindow.length;
+    const loss = mean(byWindow);
     if (results.length === 0) exact = loss;
     const { scores, values, standard } = operationCount(parameters, length, headDim);
     const increase = loss / exact - 1;

@@ -17,6 +17,7 @@ import { decodeModel } from '../../rewriter/onnx/decode.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { endProcess, openOnnxRuntime } from './onnxruntime-over-dawn.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 import {
   attempt,
   kernelLines,
@@ -160,16 +161,6 @@ function report(
   const operations = operationCount(parameters, parameters.retrieve[0]!, length);
   const gflop = (2 * size * count * (operations.multipole ?? 0)) / 1e9;
   return { [`${name}_ms`]: ms, [`${name}_gflop`]: gflop, [`${name}_tflops`]: gflop / ms };
-}
-
-function relativeSquaredError(actual: Float32Array, exact: Float32Array): number {
-  let difference = 0;
-  let norm = 0;
-  for (let n = 0; n < exact.length; n++) {
-    difference += (actual[n]! - exact[n]!) ** 2;
-    norm += exact[n]! ** 2;
-  }
-  return difference / norm;
 }
 
 /** Wall-clock time of a whole model, from bytes in main memory to logits there. */
