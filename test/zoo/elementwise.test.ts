@@ -1,17 +1,10 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { OPERATORS } from '../../custom-ops/index.js';
-import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
-import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { inspect, type SiteDescription } from '../../rewriter/inspection.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
-import { decideUniformly } from '../../rewriter/plan.js';
-import { rewriteModel } from '../../rewriter/rewrite-model.js';
+import { assertSameResults, fused, fusionFixtures } from './fusion-fixtures.js';
 
-const FOLDER = new URL('../../../test/zoo/elementwise/', import.meta.url);
 const WIDTH = 12;
 
 /** What inspect has to say of each form that generate.py writes; null where it is none, with the reason. */
@@ -60,31 +53,7 @@ const EXPECTED: Readonly<
   window: { pattern: 'elementwise-softmax', miss: /multiplied by something else/ },
 };
 
-const models = readdirSync(FOLDER)
-  .filter(file => file.endsWith('.onnx'))
-  .map(file => {
-    const [, form, exporter] = /^(.*)-(legacy\d+|dynamo\d+)\.onnx$/.exec(file)!;
-    return { form: form!, exporter: exporter!, bytes: readFileSync(fileURLToPath(new URL(file, FOLDER))) };
-  });
-
-async function run(model: Uint8Array, sizes: { batch: number; sequence: number }, mask: boolean) {
-  const random = new SeededRandom(sizes.sequence);
-  const { batch, sequence } = sizes;
-  const feeds: Record<string, Tensor> = {
-    x: new Tensor('float32', random.normals(batch * sequence * WIDTH), [batch, sequence, WIDTH]),
-  };
-  // The first key stays, so that every row sees one.
-  const visible = Uint8Array.from({ length: batch * sequence }, (_, n) =>
-    Number(n % sequence === 0 || random.uniform() < 0.6),
-  );
-  if (mask) feeds.mask = new Tensor('bool', visible, [batch, sequence]);
-  const session = await InferenceSession.create(model, { logSeverityLevel: 3 });
-  try {
-    return (await session.run(feeds)).y!.data as Float32Array;
-  } finally {
-    await session.release();
-  }
-}
+const models = fusionFixtures('elementwise');
 
 describe('zoo: element-wise attention in plain operators', () => {
   it('has every form from both exporters', () => {
@@ -118,32 +87,15 @@ describe('zoo: element-wise attention in plain operators', () => {
 
     if ('miss' in expected || expected.replaceable === false) continue;
     it(`${form}, ${exporter}: is replaced exactly`, async () => {
-      const { model, decisions } = rewriteModel(bytes, sites =>
-        decideUniformly(
-          sites,
-          { operator: multipoleAttention, settings: {}, selects: () => true, fusions: OPERATORS },
-          null,
-        ),
-      );
+      const { model, types, decisions } = fused(bytes);
       assert.match(decisions[0]!.reason, /equal to the original up to rounding/);
-      const types = decodeModel(model).graph.nodes.map(({ opType }) => opType);
       assert.equal(types.filter(type => type === 'ElementwiseAttention').length, 1);
       assert.ok(!types.some(type => ['Exp', 'Softmax', 'CumSum'].includes(type)), types.join());
-      for (const sizes of [
-        { batch: 2, sequence: 37 },
-        { batch: 1, sequence: 1 },
-        { batch: 3, sequence: 300 },
-      ]) {
-        const masked = String(expected.mask).includes('padding');
-        const [before, after] = [await run(bytes, sizes, masked), await run(model, sizes, masked)];
-        const largest = before.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-        for (const [n, x] of before.entries()) {
-          assert.ok(
-            Math.abs(after[n]! - x) <= 1e-5 * largest,
-            `${n}: ${after[n]}, not ${x}; largest ${largest}`,
-          );
-        }
-      }
+      await assertSameResults(bytes, model, WIDTH, [
+        [2, 37],
+        [1, 1],
+        [3, 300],
+      ]);
     });
   }
 });

@@ -1,17 +1,10 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { OPERATORS } from '../../custom-ops/index.js';
-import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
-import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { inspect } from '../../rewriter/inspection.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
-import { decideUniformly } from '../../rewriter/plan.js';
-import { rewriteModel } from '../../rewriter/rewrite-model.js';
+import { assertSameResults, fused, fusionFixtures } from './fusion-fixtures.js';
 
-const FOLDER = new URL('../../../test/zoo/structured-matmul/', import.meta.url);
 const WIDTH = 24;
 
 const TRAIN = { input_pieces: [4], output_pieces: [6], permuted: [1] };
@@ -36,23 +29,7 @@ const EXPECTED: Readonly<Record<string, Readonly<Record<string, unknown>> | RegE
   'not-used-middle': /the products with a factor are used by MatMul/,
 };
 
-const models = readdirSync(FOLDER)
-  .filter(file => file.endsWith('.onnx'))
-  .map(file => {
-    const [, form, exporter] = /^(.*)-(legacy\d+|dynamo\d+)\.onnx$/.exec(file)!;
-    return { form: form!, exporter: exporter!, bytes: readFileSync(fileURLToPath(new URL(file, FOLDER))) };
-  });
-
-async function run(model: Uint8Array, batch: number, sequence: number): Promise<Float32Array> {
-  const data = new SeededRandom(sequence).normals(batch * sequence * WIDTH);
-  const session = await InferenceSession.create(model, { logSeverityLevel: 3 });
-  try {
-    const { y } = await session.run({ x: new Tensor('float32', data, [batch, sequence, WIDTH]) });
-    return y!.data as Float32Array;
-  } finally {
-    await session.release();
-  }
-}
+const models = fusionFixtures('structured-matmul');
 
 describe('zoo: products with structured matrices in plain operators', () => {
   it('has every form', () => {
@@ -82,26 +59,13 @@ describe('zoo: products with structured matrices in plain operators', () => {
 
     if (negative) continue;
     it(`${form}, ${exporter}: is replaced exactly`, async () => {
-      const { model } = rewriteModel(bytes, sites =>
-        decideUniformly(
-          sites,
-          { operator: multipoleAttention, settings: {}, selects: () => true, fusions: OPERATORS },
-          null,
-        ),
-      );
-      const types = decodeModel(model).graph.nodes.map(({ opType }) => opType);
+      const { model, types } = fused(bytes);
       assert.equal(types.filter(type => type === 'StructuredMatMul').length, 1);
       assert.ok(types.filter(type => ['MatMul', 'Einsum', 'Gemm'].includes(type)).length <= 2, types.join());
-      for (const [batch, sequence] of [
+      await assertSameResults(bytes, model, WIDTH, [
         [2, 37],
         [1, 1],
-      ] as const) {
-        const [before, after] = [await run(bytes, batch, sequence), await run(model, batch, sequence)];
-        const largest = before.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-        for (const [n, x] of before.entries()) {
-          assert.ok(Math.abs(after[n]! - x) <= 1e-5 * largest, `${n}: ${after[n]}, not ${x}`);
-        }
-      }
+      ]);
     });
   }
 });

@@ -9,11 +9,11 @@ import type {
   ElementwiseResult,
 } from '../../../custom-ops/elementwise-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
-import { elementwiseAttention, OperatorRunner } from '../../../custom-ops/runtime/web/node.js';
+import { elementwiseAttention, type OperatorRunner } from '../../../custom-ops/runtime/web/node.js';
 import type { HostTensor } from '../../../custom-ops/runtime/web/operator-runner.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
 import { HALF, SINGLE } from '../../comparison.js';
-import { NO_DEVICE, testDevice } from '../runtime/web/test-device.js';
+import { testRunner } from '../runtime/web/test-runner.js';
 import { assertMatches } from './comparison.js';
 
 /** Runs one call; the state is float32 whatever the rest is. */
@@ -40,26 +40,12 @@ async function runKernels(
 }
 
 describe('ElementwiseAttention on WebGPU', () => {
-  let runner: OperatorRunner;
-
-  before(async function () {
-    const device = await testDevice();
-    if (!device) {
-      console.log(`      ${NO_DEVICE}`);
-      return this.skip();
-    }
-    runner = new OperatorRunner(device);
-  });
-
-  after(() => {
-    runner?.destroy();
-    runner?.device.destroy();
-  });
+  const runner = testRunner();
 
   for (const shared of ELEMENTWISE_CASES) {
     it(`agrees with the reference: ${shared.name}`, async () => {
       const inputs = caseInputs(shared);
-      const result = await runKernels(runner, inputs, shared.parameters, shared.float16);
+      const result = await runKernels(runner(), inputs, shared.parameters, shared.float16);
       assertMatches(result, inputs, shared.parameters, shared.float16 ? HALF : SINGLE);
     });
   }
@@ -74,14 +60,14 @@ describe('ElementwiseAttention on WebGPU', () => {
     for (const order of [0, 2]) {
       const inputs = { query: tensor(), key: tensor(), value: tensor() };
       const parameters = { order, causal: true };
-      const before = (await runKernels(runner, inputs, parameters)).output.data;
+      const before = (await runKernels(runner(), inputs, parameters)).output.data;
       for (const kept of [1, 40, 1100]) {
         const change = ({ dims, data }: Tensor): Tensor => ({
           dims,
           data: data.map((x, at) => (at < kept * channels ? x : Number.NaN)),
         });
         const changed = { query: inputs.query, key: change(inputs.key), value: change(inputs.value) };
-        const after = (await runKernels(runner, changed, parameters)).output.data;
+        const after = (await runKernels(runner(), changed, parameters)).output.data;
         assert.deepEqual(after.slice(0, kept * channels), before.slice(0, kept * channels));
         assert.notDeepEqual(after, before);
       }

@@ -11,11 +11,11 @@ import {
   multiLevelAttention as reference,
 } from '../../../custom-ops/multi-level-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
-import { multiLevelAttention, OperatorRunner } from '../../../custom-ops/runtime/web/node.js';
+import { multiLevelAttention, type OperatorRunner } from '../../../custom-ops/runtime/web/node.js';
 import type { HostTensor } from '../../../custom-ops/runtime/web/operator-runner.js';
 import { assertClose, HALF, SINGLE } from '../../comparison.js';
 import { sequenceRows } from '../multipole-attention/sequence-rows.js';
-import { NO_DEVICE, testDevice } from '../runtime/web/test-device.js';
+import { testRunner } from '../runtime/web/test-runner.js';
 import { assertSameCache } from './comparison.js';
 import { randomSequence } from './decoding.js';
 
@@ -62,30 +62,16 @@ async function check(
 }
 
 describe('MultiLevelAttention on WebGPU', () => {
-  let runner: OperatorRunner;
-
-  before(async function () {
-    const device = await testDevice();
-    if (!device) {
-      console.log(`      ${NO_DEVICE}`);
-      return this.skip();
-    }
-    runner = new OperatorRunner(device);
-  });
-
-  after(() => {
-    runner?.destroy();
-    runner?.device.destroy();
-  });
+  const runner = testRunner();
 
   for (const shared of MULTI_LEVEL_CASES) {
     it(`agrees with the reference: ${shared.name}`, () =>
-      check(runner, caseInputs(shared), shared.parameters, shared.float16));
+      check(runner(), caseInputs(shared), shared.parameters, shared.float16));
   }
 
   it('agrees when keys are divided among workgroups', () =>
     check(
-      runner,
+      runner(),
       caseInputs({
         ...MULTI_LEVEL_CASES.find(({ name }) => name === 'causal step, one key head')!,
         past: 1700,
@@ -98,7 +84,7 @@ describe('MultiLevelAttention on WebGPU', () => {
     const inputs = randomSequence(11, length, 16);
     for (const block of [3, 64]) {
       const parameters = plainParameters([8, 4, 4], block, { causal: true });
-      const before = await runKernels(runner, inputs, parameters);
+      const before = await runKernels(runner(), inputs, parameters);
       for (const kept of [1, 64, 101]) {
         const change = ({ dims, data }: Tensor): Tensor => ({
           dims,
@@ -109,7 +95,7 @@ describe('MultiLevelAttention on WebGPU', () => {
           key: change(inputs.key),
           value: change(inputs.value),
         };
-        const after = await runKernels(runner, changed, parameters);
+        const after = await runKernels(runner(), changed, parameters);
         const rows = (tensor: Tensor) => sequenceRows(tensor, 0, kept).data;
         assert.deepEqual(rows(after.output), rows(before.output));
         assert.notDeepEqual(after.output.data, before.output.data);

@@ -20,7 +20,8 @@ import type { Tensor } from '../../../custom-ops/operator.js';
 import { GpuLimitError, multipoleAttention, OperatorRunner } from '../../../custom-ops/runtime/web/node.js';
 import type { HostTensor } from '../../../custom-ops/runtime/web/operator-runner.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
-import { NO_DEVICE, testDevice } from '../runtime/web/test-device.js';
+import { testDevice } from '../runtime/web/test-device.js';
+import { testRunner } from '../runtime/web/test-runner.js';
 import { assertSame, relativeError } from './comparison.js';
 import { sequenceRows } from './sequence-rows.js';
 import { ChoiceReader } from './webgpu-choices.js';
@@ -85,24 +86,10 @@ async function checkCase(runner: OperatorRunner, shared: MultipoleCase): Promise
 }
 
 describe('MultipoleAttention on WebGPU', () => {
-  let runner: OperatorRunner;
-
-  before(async function () {
-    const device = await testDevice();
-    if (!device) {
-      console.log(`      ${NO_DEVICE}`);
-      return this.skip();
-    }
-    runner = new OperatorRunner(device);
-  });
-
-  after(() => {
-    runner?.destroy();
-    runner?.device.destroy();
-  });
+  const runner = testRunner();
 
   for (const shared of MULTIPOLE_CASES.filter(candidate => hasKernel(candidate) && !candidate.large)) {
-    it(`agrees with the reference: ${shared.name}`, () => checkCase(runner, shared));
+    it(`agrees with the reference: ${shared.name}`, () => checkCase(runner(), shared));
   }
 
   it('refuses what has no kernel, and says so', () => {
@@ -130,14 +117,14 @@ describe('MultipoleAttention on WebGPU', () => {
 
   it('lets no later token change a bit of a causal row', async () => {
     const inputs = causalInputs(100);
-    const before = (await runWithChoices(runner, causalParameters, inputs)).result.output.data;
+    const before = (await runWithChoices(runner(), causalParameters, inputs)).result.output.data;
     for (const token of [0, 15, 40, 63]) {
       const change = (tensor: Tensor): Tensor => ({
         dims: tensor.dims,
         data: tensor.data.map((x, at) => ((at >> 4) % 100 <= token ? x : 1.5 - 2 * x)),
       });
       const changed = { query: change(inputs.query), key: change(inputs.key), value: change(inputs.value) };
-      const after = (await runWithChoices(runner, causalParameters, changed)).result.output.data;
+      const after = (await runWithChoices(runner(), causalParameters, changed)).result.output.data;
       before.forEach((x, at) => {
         if ((at >> 4) % 100 <= token) assert.equal(after[at], x, `element ${at} knows what follows ${token}`);
       });
@@ -147,14 +134,14 @@ describe('MultipoleAttention on WebGPU', () => {
 
   it('gives the same causal rows in chunks as in one piece', async () => {
     const inputs = causalInputs(100);
-    const whole = (await runWithChoices(runner, causalParameters, inputs)).result;
+    const whole = (await runWithChoices(runner(), causalParameters, inputs)).result;
     for (const [from, to] of [
       [0, 30],
       [30, 31],
       [31, 80],
       [80, 100],
     ] as const) {
-      const { result } = await runWithChoices(runner, causalParameters, {
+      const { result } = await runWithChoices(runner(), causalParameters, {
         query: sequenceRows(inputs.query, from, to),
         key: sequenceRows(inputs.key, 0, to),
         value: sequenceRows(inputs.value, 0, to),
@@ -166,7 +153,7 @@ describe('MultipoleAttention on WebGPU', () => {
 
   it('names the tensor, its size and the limit when something does not fit, and runs nothing', async () => {
     const length = 2 ** 20;
-    const recorder = runner.recorder();
+    const recorder = runner().recorder();
     const range = (label: string) => ({ label, buffer: {} as GPUBuffer, offset: 0, bytes: 1024 });
     const tensor = (label: string) =>
       ({ type: 'float32', dims: [1, 1, length, 64], range: range(label) }) as const;

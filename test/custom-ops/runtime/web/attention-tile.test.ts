@@ -1,11 +1,10 @@
 import { AttentionTile, type TileShape } from '../../../../custom-ops/runtime/web/attention-tile.wgsl.js';
 import { BufferPool } from '../../../../custom-ops/runtime/web/buffer-pool.js';
 import { GpuRecorder } from '../../../../custom-ops/runtime/web/gpu-recorder.js';
-import { OperatorRunner } from '../../../../custom-ops/runtime/web/node.js';
 import { kernel, quads, storage, tensorRows } from '../../../../custom-ops/runtime/web/wgsl.js';
 import { SeededRandom } from '../../../../custom-ops/seeded-random.js';
 import { assertClose, SINGLE } from '../../../comparison.js';
-import { NO_DEVICE, testDevice } from './test-device.js';
+import { testRunner } from './test-runner.js';
 
 const [ROWS, KEYS] = [45, 37];
 
@@ -74,21 +73,7 @@ function expected(
 }
 
 describe('tiles of attention kernels', () => {
-  let runner: OperatorRunner;
-
-  before(async function () {
-    const device = await testDevice();
-    if (!device) {
-      console.log(`      ${NO_DEVICE}`);
-      return this.skip();
-    }
-    runner = new OperatorRunner(device);
-  });
-
-  after(() => {
-    runner?.destroy();
-    runner?.device.destroy();
-  });
+  const runner = testRunner();
 
   for (const shape of [
     { side: 4, keys: 8, depth: 2 },
@@ -104,15 +89,15 @@ describe('tiles of attention kernels', () => {
         const tensor = (rows: number, size: number) => random.normals(rows * size);
         const inputs = [tensor(ROWS, columns), tensor(KEYS, columns), tensor(KEYS, valueColumns)] as const;
         const upload = (data: Float32Array) =>
-          runner.upload('input', { type: 'float32', dims: [data.length], data }).range;
+          runner().upload('input', { type: 'float32', dims: [data.length], data }).range;
         const [query, key, value] = inputs.map(upload);
-        const output = runner.allocate('output', {
+        const output = runner().allocate('output', {
           type: 'float32',
           dims: [ROWS, 4 * quads(valueColumns)],
         });
         const { kernel: compiled, height } = attention(shape, columns, valueColumns);
-        const pool = new BufferPool(runner.device);
-        const recorder = new GpuRecorder(runner.device, pool);
+        const pool = new BufferPool(runner().device);
+        const recorder = new GpuRecorder(runner().device, pool);
         recorder.dispatch(
           compiled,
           { scale: 0.5 },
@@ -120,7 +105,7 @@ describe('tiles of attention kernels', () => {
           Math.ceil(ROWS / height),
         );
         recorder.submit();
-        const { data } = await runner.download(output);
+        const { data } = await runner().download(output);
         assertClose(data as Float32Array, expected(inputs, columns, valueColumns, 0.5), SINGLE, 'output');
         pool.destroy();
       });
