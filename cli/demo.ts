@@ -3,15 +3,15 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { OPERATORS } from '../custom-ops/index.js';
-import { SeededRandom } from '../custom-ops/seeded-random.js';
 import { formatBytes, formatDuration, formatError } from '../rewriter/format.js';
 import { rollbackAll } from '../rewriter/onnx/file-transaction.js';
 import { decideUniformly } from '../rewriter/plan.js';
 import { type Metric, type RewriteReport, ratio, type Timing } from '../rewriter/report.js';
 import { DEFAULT_BUDGETS, type LengthValidation } from '../rewriter/validation.js';
 import { handleSignals, onInterrupt } from './cleanup.js';
+import { type ByteTask, bitsPerByte, drawHiddenSpans, hiddenByteTask } from './data/byte-task.js';
 import { decodeNpz, encodeNpz } from './data/npz.js';
-import { type TensorValue, tensorFrom, toNumbers } from './data/tensor.js';
+import { tensorFrom, toNumbers } from './data/tensor.js';
 import { describeFailure } from './errors.js';
 import { writeReport } from './report-file.js';
 import { rewriteFile } from './rewrite-file.js';
@@ -32,15 +32,9 @@ const OUTPUT = join(ROOT, 'demo-output');
 
 const LENGTH = 8192;
 const WINDOWS = 3;
-/** Masked spans as in training: six bytes, each position starting one with this probability. */
-const SPAN = 6;
-const SPAN_PROBABILITY = 0.035;
-const MASK_ID = 256;
-
-/** A stretch of the text with the bytes to be predicted hidden. */
+/** A stretch of the text with spans of bytes hidden, and the file that holds it as inputs of the model. */
 interface Window {
-  readonly bytes: Uint8Array;
-  readonly masked: readonly number[];
+  readonly task: ByteTask;
   readonly file: string;
 }
 
@@ -92,7 +86,11 @@ async function rewriteAndMeasure(scratch: string): Promise<void> {
   const outputs = models.map((_, m) => windows.map((_, w) => join(scratch, `logits-${m}-${w}.npz`)));
   const timing = await runJob('time', { models, inputs: windows.map(({ file }) => file), outputs });
   const losses = outputs.map(files =>
-    mean(files.map((file, w) => maskedLoss(decodeNpz(readFileSync(file)).get('logits')!, windows[w]!))),
+    mean(
+      files.map((file, w) =>
+        bitsPerByte(toNumbers(decodeNpz(readFileSync(file)).get('logits')!), windows[w]!.task),
+      ),
+    ),
   );
   const peaks: number[] = [];
   for (const model of models) {
@@ -130,34 +128,11 @@ function textWindows(folder: string): Window[] {
   const stride = Math.floor(text.length / WINDOWS);
   return Array.from({ length: WINDOWS }, (_, w) => {
     const bytes = text.subarray(w * stride, w * stride + LENGTH);
-    const random = new SeededRandom(w);
-    const starts = Array.from(bytes, () => random.uniform() < SPAN_PROBABILITY);
-    const hidden = new Set(
-      starts.flatMap((starting, i) =>
-        starting ? Array.from({ length: SPAN }, (_, shift) => (i + shift) % LENGTH) : [],
-      ),
-    );
-    const ids = Array.from(bytes, (byte, i) => (hidden.has(i) ? MASK_ID : byte));
+    const task = hiddenByteTask(bytes, drawHiddenSpans(LENGTH, w));
     const file = join(folder, `inputs-${w}.npz`);
-    writeFileSync(file, encodeNpz(new Map([['input_ids', tensorFrom('int64', [1, LENGTH], ids)]])));
-    return { bytes, masked: [...hidden], file };
+    writeFileSync(file, encodeNpz(new Map([['input_ids', tensorFrom('int64', [1, LENGTH], task.ids)]])));
+    return { task, file };
   });
-}
-
-/** Mean negative log2 probability of the masked bytes. */
-function maskedLoss(logits: TensorValue, { bytes, masked }: Window): number {
-  const values = toNumbers(logits);
-  const classes = logits.dims.at(-1)!;
-  return mean(
-    masked.map(position => {
-      const row = position * classes;
-      let largest = Number.NEGATIVE_INFINITY;
-      for (let c = 0; c < classes; c++) largest = Math.max(largest, values[row + c]!);
-      let sum = 0;
-      for (let c = 0; c < classes; c++) sum += Math.exp(values[row + c]! - largest);
-      return (Math.log(sum) + largest - values[row + bytes[position]!]!) / Math.LN2;
-    }),
-  );
 }
 
 function renderSites({ sites }: LengthValidation): string {

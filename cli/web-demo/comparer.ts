@@ -7,13 +7,20 @@ import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import type { AttentionSite, Site } from '../../rewriter/site.js';
 import type { AttentionReach } from '../../rewriter/validation.js';
+import {
+  type ByteTask,
+  bitsPerByte,
+  drawHiddenSpans,
+  hiddenByteTask,
+  nextByteTask,
+  takesBytes,
+} from '../data/byte-task.js';
 import { generateInputs } from '../data/generate-inputs.js';
 import { modelInputs } from '../data/model-inputs.js';
 import { isElementType, type TensorValue, tensorFrom, toNumbers } from '../data/tensor.js';
 import { attentionReach } from '../validation/attention-reach.js';
 import { difference } from '../validation/difference.js';
 import { expose } from '../validation/replacement.js';
-import { type ByteTask, bitsPerByte, hiddenByteTask, nextByteTask, takesBytes } from './byte-text.js';
 import { GpuMemory } from './gpu-memory.js';
 import type { Comparison, ComparisonRequest, Failure, Measurement } from './messages.js';
 
@@ -189,7 +196,10 @@ function taskFor({ model, name, text, length }: ComparisonRequest, sites: readon
   const [ids] = wanted;
   if (wanted.length === 1 && ids && takesBytes(ids)) {
     const causal = sites.some(site => site.causal);
-    const bytes = (causal ? nextByteTask : hiddenByteTask)(text.subarray(0, length));
+    const stretch = text.subarray(0, length);
+    const bytes = causal
+      ? nextByteTask(stretch)
+      : hiddenByteTask(stretch, drawHiddenSpans(stretch.length, 0));
     return { inputs: new Map([[ids.name, tensorFrom(ids.type, [1, length], bytes.ids)]]), bytes };
   }
   return { inputs: generateInputs(wanted, { length, batch: 1, padded: false, seed: 0 }), bytes: null };

@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { bitsPerByte, surprisal } from '../../cli/data/byte-task.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { mean } from '../../cli/statistics.js';
 import { note, printJson, table } from '../../cli/terminal.js';
@@ -12,14 +13,7 @@ import { decideByPlan, parsePlan } from '../../rewriter/plan.js';
 import { ablationGrid, exactParameters, namedParameters, type Variant } from './ablation-grid.js';
 import type { AblationReport, Leak, Result } from './ablation-report.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
-import {
-  type ByteWindow,
-  bitsPerByte,
-  type MaskStarts,
-  maskedWindow,
-  nextByteWindow,
-  surprisal,
-} from './byte-windows.js';
+import { type ByteWindow, maskedWindow, nextByteWindow } from './byte-windows.js';
 import { median, multiHeadAttention, multipole, timeInTurns } from './contenders.js';
 import { frontierPage } from './frontier-page.js';
 import { relativeSquaredError } from './relative-squared-error.js';
@@ -71,7 +65,11 @@ function windowAt(index: number): ByteWindow {
   if (model.causal) return nextByteWindow(options.text, start, length);
   const file = options['mask-starts'];
   if (!file) return maskedWindow(options.text, start, length, null);
-  const masks = JSON.parse(readFileSync(file, 'utf8')) as MaskStarts;
+  const masks = JSON.parse(readFileSync(file, 'utf8')) as {
+    readonly length: number;
+    readonly span: number;
+    readonly starts: readonly (readonly number[])[];
+  };
   if (masks.length !== length || !masks.starts[index])
     throw new Error(`${file} has no masks for this window`);
   return maskedWindow(options.text, start, length, { starts: masks.starts[index], span: masks.span });

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
 import { MOST_WINDOWS, recordMoments } from '../../cli/calibration/record-moments.js';
+import { bitsPerByte } from '../../cli/data/byte-task.js';
 import { tensorFrom } from '../../cli/data/tensor.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { mean } from '../../cli/statistics.js';
@@ -15,7 +16,7 @@ import { Tensor } from '../../custom-ops/runtime/node/index.js';
 import { openModelFile } from '../../rewriter/onnx/model-file.js';
 import { exactParameters } from './ablation-grid.js';
 import { ByteModel } from './byte-model.js';
-import { type ByteWindow, bitsPerByte, maskedWindow, nextByteWindow } from './byte-windows.js';
+import { type ByteWindow, maskedWindow, nextByteWindow } from './byte-windows.js';
 import { multiLevel } from './multi-level-contender.js';
 import { relativeSquaredError } from './relative-squared-error.js';
 import { ROTATIONS, turned } from './score-rotations.js';
