@@ -35,13 +35,11 @@ const RETRY_AFTER = '1';
  */
 export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: number): Server {
   const metrics = new Metrics();
-  const inference = async (request: IncomingMessage): Promise<Reply> => {
-    const gone = new AbortController();
-    request.socket.once('close', () => gone.abort());
+  const inference = async (request: IncomingMessage, gone: AbortSignal): Promise<Reply> => {
     try {
       const headerLength = lengthHeader(request);
       const body = await bodyOf(request, bodyLimit);
-      const { response, runMs } = await thread.infer(body, headerLength, gone.signal);
+      const { response, runMs } = await thread.infer(body, headerLength, gone);
       metrics.countRun(runMs);
       metrics.countResponse(200);
       return { status: 200, ...response };
@@ -79,7 +77,7 @@ export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: 
     }
     return null;
   };
-  const answer = async (request: IncomingMessage): Promise<Reply> => {
+  const answer = async (request: IncomingMessage, gone: AbortSignal): Promise<Reply> => {
     const path = decodeURIComponent(new URL(request.url ?? '/', 'http://host').pathname).replace(/\/$/, '');
     const infer = /^(.*)\/infer$/.exec(path)?.[1];
     const isInference = infer !== undefined && own.has(infer);
@@ -89,11 +87,13 @@ export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: 
     }
     const method = isInference ? 'POST' : 'GET';
     if (request.method !== method) throw new RequestError(405, `${path} takes ${method}`);
-    return found ?? inference(request);
+    return found ?? inference(request, gone);
   };
   return createServer(async (request, response) => {
+    const gone = new AbortController();
+    response.once('close', () => gone.abort());
     try {
-      send(response, await answer(request));
+      send(response, await answer(request, gone.signal));
     } catch (error) {
       const { status, message } = refusalOf(error);
       // The rest of a body that is too long is not read: the connection cannot be used again.

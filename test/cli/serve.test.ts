@@ -60,6 +60,21 @@ describe('onnx-rewrite serve', () => {
     server = null;
   });
 
+  it('answers many requests on one connection without a warning', async () => {
+    await serve();
+    let warnings = '';
+    server!.stderr!.setEncoding('utf8').on('data', text => {
+      warnings += text;
+    });
+    for (let n = 0; n < 12; n++) {
+      const answer = await infer(JSON.stringify({ inputs: [ids()] }));
+      assert.equal(answer.status, 200);
+      await answer.arrayBuffer();
+    }
+    assert.equal(await stop('SIGTERM'), 0);
+    assert.doesNotMatch(warnings, /Warning/);
+  });
+
   it('answers inference as JSON and as binary data, and ends well', async () => {
     await serve();
     const reference = await expected();
