@@ -70,7 +70,7 @@ class FarField {
     TileSoftmax tile;
     Moments moments;
     std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, slots, keys, takers;
-    std::vector<size_t> groups, takersFrom;
+    std::vector<size_t> groups, takersFrom, length;  // length: of the unit of each column, in segments
     std::vector<float> max, sum, nearScale, weights;
     std::vector<std::vector<Span>> hidden;  // hidden columns by own segment, from firstSegment on
     std::vector<std::vector<int32_t>> chosen;
@@ -150,6 +150,13 @@ class FarField {
       work.panels.push_back(static_cast<int32_t>(p));
     }
     work.columns = work.panels.size() * kLanes;
+    if (geometry_.dyadic) {
+      work.length.resize(work.columns);
+      for (size_t c = 0; c < work.columns; c++) {
+        const int64_t unit = std::min(clusterAt(work, c) / clusters, geometry_.units() - 1);
+        work.length[c] = size_t{1} << geometry_.levelOf(unit);
+      }
+    }
     for (size_t s = 0; s < shown.size(); s++) {
       if (!present[s]) continue;
       int64_t at = 0;
@@ -305,9 +312,15 @@ class FarField {
   void chooseLargest(float* mean, size_t members, const Workspace& work, std::vector<int32_t>& chosen) const {
     const float limit = problem_.parameters.retrieveMass;
     if (limit <= 0) {
-      chosen.resize(work.columns);
       const auto wanted = static_cast<size_t>(problem_.retrieveOf(head_));
+      if (geometry_.dyadic) {
+        for (size_t c = 0; c < work.columns; c++) {
+          mean[c] = work.length[c] > wanted ? 0.f : mean[c] / static_cast<float>(work.length[c]);
+        }
+      }
+      chosen.resize(work.columns);
       chosen.resize(simd_.selectLargest(chosen.data(), mean, work.columns, wanted));
+      if (geometry_.dyadic) keepUpTo(wanted, mean, work, chosen);
       return;
     }
     chosen.clear();
@@ -322,6 +335,20 @@ class FarField {
     size_t taken = 0;
     while (taken < chosen.size() && !(left < limit)) left -= mean[chosen[taken++]];
     chosen.resize(taken);
+    std::sort(chosen.begin(), chosen.end());
+  }
+
+  // Keeps the first of the chosen clusters, by descending mean, that together are at most `wanted` segments long.
+  static void keepUpTo(size_t wanted, const float* mean, const Workspace& work, std::vector<int32_t>& chosen) {
+    size_t total = 0;
+    for (const int32_t column : chosen) total += work.length[static_cast<size_t>(column)];
+    if (total <= wanted) return;
+    std::sort(chosen.begin(), chosen.end(),
+              [&](int32_t a, int32_t b) { return mean[a] > mean[b] || (mean[a] == mean[b] && a < b); });
+    total = 0;
+    size_t kept = 0;
+    while ((total += work.length[static_cast<size_t>(chosen[kept])]) <= wanted) kept++;
+    chosen.resize(kept);
     std::sort(chosen.begin(), chosen.end());
   }
 

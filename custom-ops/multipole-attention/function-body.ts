@@ -36,14 +36,18 @@ export function multipoleFunctionBody(
     connected.includes(name) ? { name, type } : null;
   // The element type is the node's: UNDEFINED stands for it until the cast.
   const query = input('query', DataType.UNDEFINED)!;
+  const keyMask = input('key_mask', DataType.BOOL);
+  const visible = keyMask && b.unsqueeze(b.unsqueeze(keyMask, 1), 3);
   const widen = (value: Value | null) => value && b.cast(value, DataType.FLOAT);
+  // Even a weight of zero would spread what is not finite.
+  const shown = (value: Value) => (visible ? b.where(visible, value, 0) : value);
   const result = attention(
     b,
     {
       query: widen(query)!,
-      key: widen(input('key', DataType.UNDEFINED))!,
-      value: widen(input('value', DataType.UNDEFINED))!,
-      keyMask: input('key_mask', DataType.BOOL),
+      key: shown(widen(input('key', DataType.UNDEFINED))!),
+      value: shown(widen(input('value', DataType.UNDEFINED))!),
+      keyMask,
       pastQuery: widen(input('past_query', DataType.UNDEFINED)),
     },
     parameters,

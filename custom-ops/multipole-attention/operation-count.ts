@@ -36,6 +36,7 @@ export function operationCount(
   const sizeOf = ({ start, end }: Unit) => end - start;
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
+  const keysPerCluster = (parameters.segment || length) / keyClusters;
   let pairs = 0;
   const units = new Map<number, readonly Unit[]>();
   const usedByBlock = new Map<number, Set<Unit>>();
@@ -51,7 +52,7 @@ export function operationCount(
       for (const unit of far) used.add(unit);
     const clusters = far.length * keyClusters;
     const farKeys = sum(far.map(sizeOf));
-    const retrieved = clusters === 0 ? 0 : (Math.min(retrieve, clusters) * farKeys) / clusters;
+    const retrieved = clusters === 0 ? 0 : Math.min(farKeys, retrieve * keysPerCluster);
     pairs += end - start + retrieved + clusters;
   }
   const summarized = sum(Array.from(usedByBlock.values(), used => sum(Array.from(used, sizeOf))));

@@ -74,7 +74,8 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
     name: 'retrieve',
     type: 'ints',
     least: -1,
-    description: 'clusters attended exactly per pool, one number or one per query head; -1: exact attention',
+    description:
+      'clusters attended exactly per pool (dyadic: as many keys as they have), one number or one per query head; -1: exact attention',
   },
   {
     name: 'retrieve_mass',

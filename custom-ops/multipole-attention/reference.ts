@@ -372,12 +372,24 @@ class Head {
   }
 }
 
-/** Clusters of descending mean mass that a pool takes exactly (README, step 8). */
-function chooseClusters(mean: Float64Array, retrieve: number, retrieveMass: number): number[] {
-  const order = Array.from(mean.keys())
-    .filter(j => mean[j]! > 0)
-    .sort((a, b) => mean[b]! - mean[a]! || a - b);
-  if (retrieveMass <= 0) return order.slice(0, retrieve);
+/** Clusters that a pool takes exactly (README, steps 8 and 10), given the mean of their masses. */
+function chooseClusters(mean: Float64Array, retrieve: number, geometry: Geometry): number[] {
+  const { keyClusters, retrieveMass } = geometry.parameters;
+  const inOrder = (value: (cluster: number) => number) =>
+    Array.from(mean.keys())
+      .filter(j => value(j) > 0)
+      .sort((a, b) => value(b) - value(a) || a - b);
+  if (retrieveMass <= 0) {
+    const segments = (j: number) => 2 ** geometry.units[Math.floor(j / keyClusters)]!.level;
+    const order = inOrder(j => (segments(j) > retrieve ? 0 : mean[j]! / segments(j)));
+    let left = retrieve;
+    const beyond = order.findIndex(j => {
+      left -= segments(j);
+      return left < 0;
+    });
+    return beyond < 0 ? order : order.slice(0, beyond);
+  }
+  const order = inOrder(j => mean[j]!);
   let left = mean.reduce((sum, m) => sum + m, 0);
   const chosen: number[] = [];
   for (const j of order) {
@@ -438,7 +450,7 @@ function retrieve(head: Head, geometry: Geometry, count: number): number[][] {
     for (const row of pool.members) {
       for (let j = 0; j < clusters; j++) mean[j]! += masses[row * clusters + j]! / pool.members.length;
     }
-    const choice = chooseClusters(mean, count, retrieveMass);
+    const choice = chooseClusters(mean, count, geometry);
     for (const row of pool.users) chosen[row] = choice;
   }
   return chosen;

@@ -8,7 +8,7 @@ import { type ClusterLists, clusterAttention, unionLists } from './retrieval.js'
 import { gatherRows, rowBlocks } from './row-blocks.js';
 import { type Sizes, tileRows, times } from './sizes.js';
 import type { Summaries } from './summaries.js';
-import { unitCount } from './units.js';
+import { segmentsOf, unitCount } from './units.js';
 
 /** Rows of one query cluster that share one product with its summaries, and blocks of one batched product. */
 const BLOCK_ROWS = 32;
@@ -142,6 +142,11 @@ function estimates(
   return { batches, rowOfSlot, slotOfRow, summaryRows, probabilities: stacked[0]!, lse };
 }
 
+/** Place among `units` of the unit that each column belongs to: [J]. */
+function columnUnits(b: GraphBuilder, units: Value, keyClusters: number): Value {
+  return b.div(b.range(b.mul(b.dim(units, 0), keyClusters)), keyClusters);
+}
+
 /** Number of the cluster (over all units of a part) in each column: [J]. */
 export function columnClusters(b: GraphBuilder, columns: Value, { keyClusters }: MultipoleParameters): Value {
   const first = b.unsqueeze(b.mul(columns, keyClusters), 1);
@@ -231,7 +236,7 @@ function choose(
   const share = b.where(b.and(b.greater(far.lse, VISIBLE_ABOVE), present), farShare, 0);
   const weights = b.mul(gatherRows(b, far.probabilities, far.slotOfRow), share);
   const pools = pooledWeights(b, chunk, weights, b.indicator(present), tail, sizes, parameters);
-  const picked = pick(b, pools.means, sizes, parameters);
+  const picked = pick(b, pools.means, chunk.columns, sizes, parameters);
   const selected = b.scatterElements(b.mul(pools.means, 0), picked.columns, b.indicator(picked.valid));
   const { poolOfRow } = pools;
   const lists = poolOfRow === null ? null : picked;
@@ -366,8 +371,9 @@ function samePool(
 function pick(
   b: GraphBuilder,
   means: Value,
+  columns: Value,
   sizes: Sizes,
-  { retrieve, retrieveMass }: MultipoleParameters,
+  { retrieve, retrieveMass, keyClusters }: MultipoleParameters,
 ): ClusterLists {
   const total = b.dim(means, 2);
   if (retrieveMass > 0) {
@@ -377,13 +383,20 @@ function pick(
     return { columns: indices, valid: b.and(b.greater(values, 0), b.not(enough)) };
   }
   const most = b.min(total, Math.max(...retrieve));
-  if (retrieve.length === 1) {
+  if (retrieve.length === 1 && !sizes.units) {
     const { values, indices } = b.topK(means, most, { sorted: false });
     return { columns: indices, valid: b.greater(values, 0) };
   }
-  const { values, indices } = b.topK(means, most);
   const head = b.mod(b.range(sizes.parts), retrieve.length);
   const count = b.reshape(b.gather(b.ints(retrieve), head), [-1, 1, 1]);
+  if (sizes.units) {
+    const segments = b.gather(segmentsOf(b, columns, sizes.units), columnUnits(b, columns, keyClusters));
+    const density = b.where(b.greater(segments, count), 0, b.div(means, b.cast(segments, DataType.FLOAT)));
+    const { values, indices } = b.topK(density, most);
+    const taken = b.cumSum(b.gather(segments, indices), 2);
+    return { columns: indices, valid: b.and(b.greater(values, 0), b.not(b.greater(taken, count))) };
+  }
+  const { values, indices } = b.topK(means, most);
   const allowed = b.less(b.range(b.dim(values, 2)), count);
   return { columns: indices, valid: b.and(b.greater(values, 0), allowed) };
 }

@@ -57,6 +57,11 @@ function placeOf(
   };
 }
 
+/** Segments that each of `unit` is long: a power of two. */
+export function segmentsOf(b: GraphBuilder, unit: Value, units: DyadicUnits): Value {
+  return placeOf(b, unit, units).reach;
+}
+
 /**
  * Numbers of `unit` in the reference, which counts the segments that keys fill and not those that pad them, and
  * how many units those are; units beyond them get that number.

@@ -88,6 +88,28 @@ describe('MultipoleAttention function body in onnxruntime-node', () => {
     });
   }
 
+  for (const exactBelow of [0, 1000]) {
+    it(`keeps what hidden keys hold out of everything (exact_below ${exactBelow})`, async () => {
+      const length = 150;
+      const clean = {
+        ...randomInputs(26, length),
+        keyMask: Uint8Array.from({ length }, (_, n) => Number(n % 3 > 0)),
+      };
+      const spoiled = (tensor: Tensor, value: number): Tensor => ({
+        dims: tensor.dims,
+        data: tensor.data.map((x, at) => (clean.keyMask[(at >> 3) % length] === 0 ? value : x)),
+      });
+      for (const causal of [false, true]) {
+        const parameters = smallParameters(causal, { exactBelow });
+        const expected = await sessions.run(parameters, clean);
+        for (const value of [Number.NaN, Number.POSITIVE_INFINITY, -3e38]) {
+          const dirty = { ...clean, key: spoiled(clean.key, value), value: spoiled(clean.value, value) };
+          assert.deepEqual((await sessions.run(parameters, dirty)).output.data, expected.output.data);
+        }
+      }
+    });
+  }
+
   for (const hierarchy of ['flat', 'dyadic'] as const) {
     it(`gives the same causal rows in chunks as in one piece (${hierarchy})`, async () => {
       const parameters = smallParameters(true, { hierarchy });
