@@ -84,6 +84,13 @@ export function ablationGrid(causal: boolean, siteCount: number): Variant[] {
     ...each([0, base.retrieve[0]!], count =>
       uniform(`dyadic, retrieve ${count}`, { hierarchy: 'dyadic', retrieve: [count] }),
     ),
+    ...each([16, 32], keyClusters =>
+      uniform(`dyadic, key_clusters ${keyClusters}, as many keys retrieved`, {
+        hierarchy: 'dyadic',
+        keyClusters,
+        retrieve: [(base.retrieve[0]! * keyClusters) / base.keyClusters],
+      }),
+    ),
     ...each(sites, site => onlySite(site, {}, 'default')),
     ...each(sites, site => onlySite(site, { retrieve: [0] }, 'retrieve 0')),
   ];

@@ -1,5 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename, isAbsolute, relative } from 'node:path';
+import { isDeepStrictEqual, parseArgs } from 'node:util';
 import { bitsPerByte, surprisal } from '../../cli/data/byte-task.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { mean } from '../../cli/statistics.js';
@@ -24,12 +25,14 @@ import { relativeSquaredError } from './relative-squared-error.js';
  *   node dist/test/bench/ablation.js [--model FILE] [--text FILE] [--windows I,J] [--stride BYTES] [--length N]
  *       [--mask-starts FILE] [--only REGEXP] [--variant 'PRESET key=value ...'] [--plan FILE]
  *       [--errors] [--time RUNS] [--no-fused] [--no-loss] [--prefixes COUNT] [--threads N] [--json] [--html FILE]
+ *       [--results FILE]
  *
- * Variants are the grid of ablation-grid.ts, or those given and plans, any number of each. Window I starts at byte I * stride of the text. `--errors` adds the relative squared error of each
- * site by itself, `--time` its time against exact fused attention (and with `--no-fused` only against this
- * operator's own exact attention), `--prefixes` a test for leaks: the text is
- * cut after a number of bytes, and the last prediction compared with the one that the whole window gives.
- * Everything runs on native kernels.
+ * Variants are the grid of ablation-grid.ts, or those given and plans, any number of each. Window I starts at byte
+ * I * stride of the text. `--errors` adds the relative squared error of each site by itself, `--time` its time
+ * against exact fused attention (and with `--no-fused` only against this operator's own exact attention),
+ * `--prefixes` a test for leaks: the text is cut after a number of bytes, and the last prediction compared with the
+ * one that the whole window gives. `--results` keeps every result in a file as soon as it is there, and takes from
+ * it what an earlier run has measured. Everything runs on native kernels.
  */
 const { values: options } = parseArgs({
   options: {
@@ -50,6 +53,7 @@ const { values: options } = parseArgs({
     threads: { type: 'string', default: '2' },
     json: { type: 'boolean', default: false },
     html: { type: 'string' },
+    results: { type: 'string' },
   },
   allowNegative: true,
 });
@@ -179,14 +183,61 @@ async function measureSites(
 const percent = (x: number | null) => (x === null ? '' : `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`);
 const times = (x: number | null) => (x === null ? '' : `${x.toFixed(2)}x`);
 
+/** A path as it may stand in a report: relative, or without its folder where that is somewhere else. */
+function portable(argument: string): string {
+  if (!isAbsolute(argument)) return /\s/.test(argument) ? `'${argument}'` : argument;
+  const inside = relative(process.cwd(), argument);
+  return inside.startsWith('..') ? basename(argument) : inside;
+}
+
+function reportOf(results: readonly Result[]): AblationReport {
+  return {
+    machine: describeEnvironment(),
+    command: ['node', 'dist/test/bench/ablation.js', ...process.argv.slice(2).map(portable)].join(' '),
+    threads: Number(options.threads),
+    model: portable(options.model),
+    text: portable(options.text),
+    windows: options.windows,
+    stride: Number(options.stride),
+    length,
+    results,
+  };
+}
+
+/** What `--results` holds, of the same model and text. */
+function earlierResults(): readonly Result[] {
+  if (options.results === undefined || !existsSync(options.results)) return [];
+  const earlier = JSON.parse(readFileSync(options.results, 'utf8')) as AblationReport;
+  const measured = ({ model, text, windows, stride, length }: AblationReport) =>
+    [model, text, windows, stride, length].join(' ');
+  if (measured(earlier) !== measured(reportOf([])))
+    throw new Error(`${options.results} holds results of ${measured(earlier)}`);
+  return earlier.results;
+}
+
 const variants = chosenVariants();
 const runs = Number(options.time);
-const bySite =
-  options.errors || runs > 0
-    ? await measureSites(variants, await model.record(windows[0]!.ids, exact), runs)
-    : null;
+const wantsErrors = options.errors || runs > 0;
+const earlier = earlierResults();
+const known = (variant: Variant) =>
+  earlier.find(
+    result =>
+      isDeepStrictEqual(result.parameters, variant.parameters) &&
+      (!options.loss || result.loss !== null) &&
+      (!wantsErrors || result.errors !== null) &&
+      (runs === 0 || result.ms_by_site !== null),
+  );
+const missing = variants.filter(variant => variant.name === 'exact' || !known(variant));
+const bySite = wantsErrors
+  ? await measureSites(missing, await model.record(windows[0]!.ids, exact), runs)
+  : null;
 const results: Result[] = [];
-for (const [v, variant] of variants.entries()) {
+for (const variant of variants) {
+  const before = known(variant);
+  if (before) {
+    results.push({ ...before, name: variant.name });
+    continue;
+  }
   const { loss_by_window, leak } = options.loss
     ? await losses(variant)
     : { loss_by_window: null, leak: null };
@@ -201,28 +252,24 @@ for (const [v, variant] of variants.entries()) {
     speed: null,
     speed_over_own_exact: null,
     ms_by_site: null,
-    ...bySite?.[v],
+    ...bySite?.[missing.indexOf(variant)],
     ceiling: operationCeiling(variant.parameters, model.sites[0]!.queryHeads ?? 1, length),
     leak,
     parameters: variant.parameters,
   };
   results.push(result);
+  if (options.results) {
+    const others = earlier.filter(
+      ({ parameters }) => !results.some(r => isDeepStrictEqual(r.parameters, parameters)),
+    );
+    writeFileSync(options.results, JSON.stringify(reportOf([...results, ...others])));
+  }
   note(
     `${variant.name}: ${loss?.toFixed(4) ?? ''} ${percent(result.loss_increase)}, ceiling ${times(result.ceiling)}`,
   );
 }
 
-const report: AblationReport = {
-  machine: describeEnvironment(),
-  command: ['node', 'dist/test/bench/ablation.js', ...process.argv.slice(2)].join(' '),
-  threads: Number(options.threads),
-  model: options.model,
-  text: options.text,
-  windows: options.windows,
-  stride: Number(options.stride),
-  length,
-  results,
-};
+const report = reportOf(results);
 if (options.html) writeFileSync(options.html, frontierPage(report));
 if (options.json) printJson(report);
 else {

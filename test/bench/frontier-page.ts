@@ -57,6 +57,9 @@ export function frontierPage(report: AblationReport): string {
   });
 }
 
+/** Losses are drawn on a logarithm from here on: smaller ones, and gains, are within what windows differ by. */
+const LEAST_LOSS = 2e-4;
+
 function lossPlot(title: string, results: readonly Result[], speed: (result: Result) => number | null) {
   const points = results.flatMap((result): Point[] => {
     const x = speed(result);
@@ -65,17 +68,17 @@ function lossPlot(title: string, results: readonly Result[], speed: (result: Res
       : [
           {
             x,
-            y: result.loss_increase,
+            y: Math.max(result.loss_increase, LEAST_LOSS),
             label: `${result.name}: ${percent(result.loss_increase)} at ${times(x)}`,
           },
         ];
   });
   if (points.length === 0) return null;
-  const x: Axis = { label: 'times faster', scale: 'linear', format: value => `${value}x` };
+  const x: Axis = { label: 'times faster', scale: 'log', format: value => `${value}x` };
   const y: Axis = {
-    label: 'loss increase',
-    scale: 'linear',
-    format: value => `${(100 * value).toFixed(1)}%`,
+    label: `loss increase (${100 * LEAST_LOSS}%: that or less)`,
+    scale: 'log',
+    format: value => `${Number((100 * value).toPrecision(2))}%`,
   };
   const sorted = [...points].sort((a, b) => b.x - a.x);
   const frontier = sorted.filter((point, n) => sorted.slice(0, n).every(faster => faster.y > point.y));
