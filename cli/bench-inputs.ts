@@ -9,6 +9,8 @@ import type { TensorValue } from './data/tensor.js';
 export interface InputRequest {
   /** Input file; null for generated inputs. */
   readonly inputs: string | null;
+  /** Tokenizer of a text as input; null where its bytes are the ids. */
+  readonly tokenizer: string | null;
   /** Length of generated inputs, or of the text to take; null for the inputs as they are. */
   readonly length: number | null;
   readonly batch: number;
@@ -19,9 +21,9 @@ export interface InputRequest {
  * @throws InputError when the model cannot be read, or does not take such inputs
  */
 export function feedsOf(model: string, request: InputRequest): ReadonlyMap<string, TensorValue> {
-  const { inputs: file, length, batch } = request;
+  const { inputs: file, tokenizer, length, batch } = request;
   const inputs = inputsOf(model);
-  const source = file === null ? generatedSource(inputs, 'single') : fileSource(file, inputs);
+  const source = file === null ? generatedSource(inputs, 'single') : fileSource(file, tokenizer, inputs);
   if (length !== null && !source.anyLength) checkLength(model, source.at(null), length);
   return repeatBatch(source.at(length), batch);
 }

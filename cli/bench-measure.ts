@@ -22,6 +22,8 @@ export interface BenchPlan {
   readonly threads: readonly (number | null)[];
   readonly lengths: readonly (number | null)[];
   readonly inputs: string | null;
+  /** Tokenizer of a text as input; null where its bytes are the ids. */
+  readonly tokenizer: string | null;
   readonly batch: number;
   readonly runs: number;
   /** Whether to measure peak memory. */
@@ -166,8 +168,8 @@ class LengthMeasurement {
   }
 
   private job(contenders: readonly Contender[], runs: number): Promise<BenchResult> {
-    const { inputs, batch, maxSeconds } = this.plan;
-    const request = { contenders, ...this.setting, inputs, length: this.length, batch, runs };
+    const { inputs, tokenizer, batch, maxSeconds } = this.plan;
+    const request = { contenders, ...this.setting, inputs, tokenizer, length: this.length, batch, runs };
     return runJob('bench', request, {
       secondsFor: step => (step < contenders.length ? null : maxSeconds),
     });

@@ -5,7 +5,15 @@ import { measure } from './bench-measure.js';
 import type { Contender } from './bench-models.js';
 import { renderBenchPage } from './bench-page.js';
 import type { BenchReport } from './bench-report.js';
-import { type CommonOptions, lengthsOption, positiveInteger, withCommonOptions } from './options.js';
+import { findTokenizer } from './data/tokenizer.js';
+import {
+  type CommonOptions,
+  INPUT_FILES,
+  lengthsOption,
+  positiveInteger,
+  tokenizerOption,
+  withCommonOptions,
+} from './options.js';
 import { renderBench } from './render-bench.js';
 import { ReportForms } from './report-forms.js';
 import { PROVIDERS, type Provider } from './runtime/providers.js';
@@ -13,6 +21,7 @@ import { print, printJson } from './terminal.js';
 
 interface BenchOptions extends CommonOptions {
   readonly inputs?: string;
+  readonly tokenizer?: string;
   readonly length?: readonly number[];
   readonly batch: number;
   readonly provider: readonly Provider[];
@@ -37,7 +46,8 @@ export function benchCommand(): Command {
       .description('Time models against each other: in one process, taking turns, by median.')
       .argument('<models...>', 'model files; the others are compared with the first')
       .addOption(lengthsOption('lengths of generated inputs, or of the text to take (default: 512, 2k, 8k)'))
-      .option('--inputs <file>', 'inputs: .npz or .json by input name, or text for byte-level models')
+      .option('--inputs <file>', `inputs: ${INPUT_FILES}`)
+      .addOption(tokenizerOption())
       .option('--batch <n>', 'batch rows', positiveInteger, 1)
       .addOption(
         new Option('--provider <name...>', 'execution providers')
@@ -75,6 +85,7 @@ function bench(models: readonly string[], options: BenchOptions): Promise<BenchR
     threads: threads ?? [null],
     lengths: options.length ?? (hasOneLength(models[0]!, inputs) ? [null] : DEFAULT_LENGTHS),
     inputs,
+    tokenizer: findTokenizer(models[0]!, options.tokenizer),
     batch,
     runs,
     memory,

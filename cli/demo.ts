@@ -73,7 +73,7 @@ async function rewriteAndMeasure(scratch: string): Promise<void> {
     calibration: null,
     externalData: 'reference',
     stripMetadata: false,
-    validation: { inputs: windows[0]!.file, lengths: null, budgets: DEFAULT_BUDGETS },
+    validation: { inputs: windows[0]!.file, tokenizer: null, lengths: null, budgets: DEFAULT_BUDGETS },
     keep: true,
     reportFile: null,
     command: 'npm run demo',
@@ -94,7 +94,15 @@ async function rewriteAndMeasure(scratch: string): Promise<void> {
   );
   const peaks: number[] = [];
   for (const model of models) {
-    const request = { model, inputs: windows[0]!.file, length: null, threads: null, repeat: 1, save: null };
+    const request = {
+      model,
+      inputs: windows[0]!.file,
+      tokenizer: null,
+      length: null,
+      threads: null,
+      repeat: 1,
+      save: null,
+    };
     peaks.push((await runJob('run', request)).peak_bytes);
   }
 

@@ -48,6 +48,17 @@ function severalTokens(text: string, previous: readonly number[] = []): readonly
   return [...previous, ...text.split(',').map(tokens)];
 }
 
+/** What `--inputs` and `--data` take. */
+export const INPUT_FILES = '.npz or .json by input name, or a text';
+
+/** The option of verbs that read texts. */
+export function tokenizerOption(): Option {
+  return new Option(
+    '--tokenizer <path>',
+    'tokenizer.json for texts, or its folder (default: beside the model or one folder up; none: texts are bytes)',
+  );
+}
+
 /** The option `length` of verbs that take several lengths: `--lengths 512,4k`, `--length 512 4k`, or repeated. */
 export function lengthsOption(description: string): Option {
   return new Option('--lengths, --length <n...>', description).argParser(severalTokens);

@@ -37,12 +37,12 @@ export interface RewriteRequest {
   /** What to do with the sites that were found. */
   readonly decide: (sites: readonly Site[]) => readonly Decision[];
   /** The user's data, for operators that are calibrated; null where there is none. */
-  readonly calibration: Pick<CalibrationRequest, 'files' | 'length'> | null;
+  readonly calibration: Pick<CalibrationRequest, 'files' | 'tokenizer' | 'length'> | null;
   readonly externalData: ExternalDataMode;
   /** Whether to leave out what exporters write beside the model. */
   readonly stripMetadata: boolean;
   /** How to validate; null to run no model. */
-  readonly validation: Pick<ValidationRequest, 'inputs' | 'lengths' | 'budgets'> | null;
+  readonly validation: Pick<ValidationRequest, 'inputs' | 'tokenizer' | 'lengths' | 'budgets'> | null;
   /** Whether the output stays when it fails validation. */
   readonly keep: boolean;
   /** Report to write, whatever the outcome. */

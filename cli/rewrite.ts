@@ -8,9 +8,10 @@ import type { ExternalDataMode } from '../rewriter/onnx/save-model.js';
 import { type Decision, decideByPlan, decideUniformly, operatorById, parsePlan } from '../rewriter/plan.js';
 import type { RewriteReport } from '../rewriter/report.js';
 import type { Site } from '../rewriter/site.js';
+import { findTokenizer } from './data/tokenizer.js';
 import { commandLine } from './environment.js';
 import { ExitCode } from './exit-codes.js';
-import { type CommonOptions, nonNegativeInteger, withCommonOptions } from './options.js';
+import { type CommonOptions, INPUT_FILES, nonNegativeInteger, withCommonOptions } from './options.js';
 import { renderValidation } from './render-validation.js';
 import { reportFile } from './report-file.js';
 import { type RewriteRequest, rewriteFile } from './rewrite-file.js';
@@ -62,10 +63,7 @@ export function rewriteCommand(): Command {
         )
         .option('--min-length <n>', 'keep exact attention at run time below n keys', nonNegativeInteger)
         .option('--retrain', 'take operators too that are right only once the model is retrained with them')
-        .option(
-          '--data <files...>',
-          'data to calibrate operators on that need it: .npz or .json by input name, or text for byte-level models',
-        )
+        .option('--data <files...>', `data to calibrate operators on that need it: ${INPUT_FILES}`)
         .option('--no-validate', 'do not compare the models')
         .option('--dry-run', 'decide, but write nothing')
         .option('--keep', 'write the output even when it fails validation (the exit code stays 1)')
@@ -89,10 +87,10 @@ export function rewriteCommand(): Command {
       model,
       output: options.dryRun ? null : options.output!,
       decide: sites => decide(sites, options),
-      calibration: calibrationData(options),
+      calibration: calibrationData(model, options),
       externalData: options.externalData,
       stripMetadata: options.stripMetadata === true,
-      validation: options.validate ? validationSettings(options) : null,
+      validation: options.validate ? validationSettings(model, options) : null,
       keep: options.keep === true,
       reportFile: options.report ?? null,
       command: commandLine(),
@@ -104,10 +102,17 @@ export function rewriteCommand(): Command {
 }
 
 /** Calibrated at the longest length of the validation, where lengths are given. */
-function calibrationData({ data, length }: RewriteOptions): RewriteRequest['calibration'] {
+function calibrationData(
+  model: string,
+  { data, length, tokenizer }: RewriteOptions,
+): RewriteRequest['calibration'] {
   return data === undefined
     ? null
-    : { files: data, length: length === undefined ? null : Math.max(...length) };
+    : {
+        files: data,
+        tokenizer: findTokenizer(model, tokenizer),
+        length: length === undefined ? null : Math.max(...length),
+      };
 }
 
 function checkOptions(model: string, { output, dryRun, report, plan }: RewriteOptions): void {

@@ -15,6 +15,8 @@ export interface RunRequest {
   readonly model: string;
   /** Input file; null for generated inputs. */
   readonly inputs: string | null;
+  /** Tokenizer of a text as input; null where its bytes are the ids. */
+  readonly tokenizer: string | null;
   readonly length: number | null;
   /** Threads of one operator; null for the runtime's choice. */
   readonly threads: number | null;
@@ -60,7 +62,9 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
   const inputs = modelInputs(opened.model);
   opened.close();
   const source =
-    request.inputs === null ? generatedSource(inputs, 'single') : fileSource(request.inputs, inputs);
+    request.inputs === null
+      ? generatedSource(inputs, 'single')
+      : fileSource(request.inputs, request.tokenizer, inputs);
   const length = request.length ?? (source.longest === null && source.anyLength ? DEFAULT_LENGTH : null);
   const feeds = source.at(length);
   const total = request.repeat + 1;

@@ -2,7 +2,15 @@ import { extname } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { formatBytes, formatDuration } from '../rewriter/format.js';
 import { FileTransaction } from '../rewriter/onnx/file-transaction.js';
-import { type CommonOptions, positiveInteger, tokens, withCommonOptions } from './options.js';
+import { findTokenizer } from './data/tokenizer.js';
+import {
+  type CommonOptions,
+  INPUT_FILES,
+  positiveInteger,
+  tokenizerOption,
+  tokens,
+  withCommonOptions,
+} from './options.js';
 import type { RunResult } from './run-model.js';
 import { describeRuntime } from './runtime/describe-runtime.js';
 import { runJob } from './runtime/run-job.js';
@@ -10,6 +18,7 @@ import { print, printJson, table } from './terminal.js';
 
 interface RunOptions extends CommonOptions {
   readonly inputs?: string;
+  readonly tokenizer?: string;
   readonly length?: number;
   readonly output?: SaveTarget;
   readonly threads?: number;
@@ -26,7 +35,8 @@ export function runCommand(): Command {
     new Command('run')
       .description('Run a model, and show its outputs, time and peak memory.')
       .argument('<model>', 'model file')
-      .option('--inputs <file>', 'inputs: .npz or .json by input name, or text for byte-level models')
+      .option('--inputs <file>', `inputs: ${INPUT_FILES}`)
+      .addOption(tokenizerOption())
       .option('--length <n>', 'length of generated inputs, or of the text to take', tokens)
       .option('-o, --output <file>', 'store the outputs as .npz or .json', saveTarget)
       .option('--threads <n>', 'threads of one operator', positiveInteger)
@@ -40,7 +50,8 @@ export function runCommand(): Command {
 
 async function runAndSave(model: string, options: RunOptions): Promise<RunResult> {
   const { inputs = null, length = null, threads = null, repeat, output } = options;
-  const request = { model, inputs, length, threads, repeat };
+  const tokenizer = findTokenizer(model, options.tokenizer);
+  const request = { model, inputs, tokenizer, length, threads, repeat };
   if (output === undefined) return runJob('run', { ...request, save: null });
   const transaction = new FileTransaction();
   try {

@@ -34,7 +34,7 @@ export async function timeModels(request: TimingRequest, progress: Progress): Pr
   for (const file of request.models) {
     const opened = openModelFile(file);
     const { model } = opened;
-    const feeds = request.inputs.map(name => fileSource(name, modelInputs(model)).at(null));
+    const feeds = request.inputs.map(name => fileSource(name, null, modelInputs(model)).at(null));
     const session = await openSession({ file });
     opened.close();
     models.push({ session, feeds, ms: [] as number[] });

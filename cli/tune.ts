@@ -4,12 +4,15 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { TUNING_SPACES } from '../custom-ops/tuning-spaces.js';
 import { InputError } from '../rewriter/errors.js';
 import { FileTransaction } from '../rewriter/onnx/file-transaction.js';
+import { findTokenizer } from './data/tokenizer.js';
 import { commandLine, describeEnvironment } from './environment.js';
 import {
   type CommonOptions,
   errorBudget,
+  INPUT_FILES,
   nonNegativeInteger,
   positiveInteger,
+  tokenizerOption,
   tokens,
   withCommonOptions,
 } from './options.js';
@@ -26,6 +29,7 @@ interface TuneOptions extends CommonOptions {
   readonly data: readonly string[];
   readonly maxLossIncrease?: number;
   readonly maxError?: number;
+  readonly tokenizer?: string;
   readonly length?: number;
   readonly output?: string;
   readonly windows: number;
@@ -51,10 +55,8 @@ export function tuneCommand(): Command {
     new Command('tune')
       .description('Find the fastest plan within a budget of accuracy, on your data and this machine.')
       .argument('<model>', 'model file')
-      .requiredOption(
-        '--data <files...>',
-        'data to calibrate and to check on: .npz or .json by input name, or text for byte-level models',
-      )
+      .requiredOption('--data <files...>', `data to calibrate and to check on: ${INPUT_FILES}`)
+      .addOption(tokenizerOption())
       .option('--max-loss-increase <p>', 'budget: growth of the loss, such as 0.5%', share)
       .option('--max-error <e>', 'budget: relative squared error of the outputs', errorBudget)
       .option('--length <n>', 'tokens of a window: what the plan is tuned for', tokens)
@@ -97,6 +99,7 @@ export function tuneCommand(): Command {
       model,
       data: {
         files: options.data,
+        tokenizer: findTokenizer(model, options.tokenizer),
         length: options.length ?? null,
         windows: options.windows,
         seed: options.seed,

@@ -1,7 +1,15 @@
 import { Command } from 'commander';
 import { DEFAULT_BUDGETS } from '../rewriter/validation.js';
+import { findTokenizer } from './data/tokenizer.js';
 import { ExitCode } from './exit-codes.js';
-import { type CommonOptions, errorBudget, lengthsOption, withCommonOptions } from './options.js';
+import {
+  type CommonOptions,
+  errorBudget,
+  INPUT_FILES,
+  lengthsOption,
+  tokenizerOption,
+  withCommonOptions,
+} from './options.js';
 import { renderValidation } from './render-validation.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
@@ -10,6 +18,7 @@ import { print, printJson } from './terminal.js';
 export interface ValidationOptions {
   readonly length?: readonly number[];
   readonly inputs?: string;
+  readonly tokenizer?: string;
   readonly maxError: number;
   readonly maxOutputError: number;
 }
@@ -18,7 +27,8 @@ export interface ValidationOptions {
 export function withValidationOptions(command: Command): Command {
   return command
     .addOption(lengthsOption('validate at these lengths, in tokens'))
-    .option('--inputs <file>', 'inputs: .npz or .json by input name, or text for byte-level models')
+    .option('--inputs <file>', `inputs: ${INPUT_FILES}`)
+    .addOption(tokenizerOption())
     .option(
       '--max-error <e>',
       'budget of the isolated error of a site',
@@ -47,7 +57,7 @@ export function validateCommand(): Command {
       rewritten,
       label: rewritten,
       staged: false,
-      ...validationSettings(options),
+      ...validationSettings(original, options),
     });
     if (options.json) printJson(validation);
     else print(renderValidation(validation));
@@ -56,9 +66,10 @@ export function validateCommand(): Command {
 }
 
 /** The part of a validation request that the options determine. */
-export function validationSettings(options: ValidationOptions) {
+export function validationSettings(model: string, options: ValidationOptions) {
   return {
     inputs: options.inputs ?? null,
+    tokenizer: findTokenizer(model, options.tokenizer),
     lengths: options.length ?? null,
     budgets: { max_error: options.maxError, max_output_error: options.maxOutputError },
   };

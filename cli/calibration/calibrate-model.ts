@@ -15,6 +15,8 @@ export interface CalibrationRequest {
   /** The user's data, and the tokens of one window of it, as `tune` takes them. */
   readonly files: readonly string[];
   readonly length: number | null;
+  /** Tokenizer of texts; null where their bytes are the ids. */
+  readonly tokenizer: string | null;
 }
 
 export interface Calibration {
@@ -34,10 +36,10 @@ export async function calibrateModel(request: CalibrationRequest, progress: Prog
   try {
     const wanted = new Set(request.sites);
     const model = new TunableModel(file, TUNING_SPACES, id => wanted.has(id));
-    const { files, length } = request;
+    const { files, tokenizer, length } = request;
     // As `tune` has them by default: a plan of its is then rewritten with the rotations that it was measured with.
     const dealt = { windows: DEFAULT_WINDOWS, seed: DEFAULT_SEED, hide: null };
-    const data = readCalibrationWindows({ files, length, ...dealt }, modelInputs(file.model));
+    const data = readCalibrationWindows({ files, tokenizer, length, ...dealt }, modelInputs(file.model));
     const windows = Math.min(data.windows.length, MOST_WINDOWS);
     let step = 0;
     progress(step, windows, 'loading the model');

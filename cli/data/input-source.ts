@@ -6,10 +6,12 @@ import { decodeJsonTensors } from './json-tensors.js';
 import type { ModelInput } from './model-inputs.js';
 import { decodeNpz } from './npz.js';
 import { type TensorValue, tensorFrom } from './tensor.js';
+import { TokenText } from './token-text.js';
+import { readTokenizer } from './tokenizer.js';
 
 /** Inputs for the models to run on, at one or more lengths. */
 export interface InputSource {
-  /** For people: `generated (seed 1)`, `novel.txt, as bytes`. */
+  /** For people: `generated (seed 1)`, `novel.txt, as bytes`, `novel.txt, as tokens of tokenizer.json`. */
   readonly description: string;
   /** Whether inputs of any length can be had; otherwise `at` takes null only. */
   readonly anyLength: boolean;
@@ -40,50 +42,62 @@ export function generatedSource(inputs: readonly ModelInput[], rows: 'padded' | 
 }
 
 /**
- * Inputs from a file: a NumPy archive (.npz) or a JSON document (.json) by input name, or any other file as
- * bytes for a byte-level model. Masks, positions and segment ids that the file lacks follow the conventions.
+ * Inputs from a file: a NumPy archive (.npz) or a JSON document (.json) by input name, or any other file as a text.
+ * Masks, positions and segment ids that the file lacks follow the conventions.
+ * @param tokenizer the tokenizer's file; null where the ids are bytes
  * @throws InputError when the file cannot be read or does not fit the model
  */
-export function fileSource(file: string, inputs: readonly ModelInput[]): InputSource {
-  const content = readTensors(file, inputs);
+export function fileSource(
+  file: string,
+  tokenizer: string | null,
+  inputs: readonly ModelInput[],
+): InputSource {
+  const content = readTensors(file, tokenizer, inputs);
   if (content.kind === 'arrays') {
     const tensors = completeInputs(file, content.tensors, inputs);
     return { description: file, anyLength: false, longest: null, at: () => tensors };
   }
-  const { ids, bytes } = content;
+  const { text } = content;
   return {
-    description: `${file}, as bytes`,
+    description: `${file}, as ${tokenizer === null ? 'bytes' : `tokens of ${tokenizer}`}`,
     anyLength: true,
-    longest: bytes.length,
-    at: length => {
-      const count = length ?? bytes.length;
-      if (count > bytes.length) {
-        throw new InputError(`${file}: only ${bytes.length} bytes, not ${count}`, {
-          file,
-          remedy: 'Give a longer text or a shorter --length.',
-        });
-      }
-      const text = tensorFrom(ids.type, [1, count], bytes.subarray(0, count));
-      return completeInputs(file, new Map([[ids.name, text]]), inputs);
-    },
+    longest: text.longest,
+    at: length => completeInputs(file, windowOf(text, 0, length ?? text.longest), inputs),
   };
 }
 
-/** What a file of inputs holds: arrays by name, or a text whose bytes are the ids of one input. */
+/** What a file of inputs holds: arrays by name, or a text. */
 export type FileContent =
   | { readonly kind: 'arrays'; readonly tensors: ReadonlyMap<string, TensorValue> }
-  | { readonly kind: 'text'; readonly bytes: Uint8Array; readonly ids: ModelInput };
+  | { readonly kind: 'text'; readonly text: TokenText };
 
 /**
- * Reads a NumPy archive (.npz) or a JSON document (.json), or any other file as bytes for a byte-level model.
- * @throws InputError when the file cannot be read, or is a text and the model takes none
+ * Reads a NumPy archive (.npz) or a JSON document (.json), or any other file as a text.
+ * @param tokenizer the tokenizer's file; null where the ids are bytes
+ * @throws InputError when a file cannot be read, or is a text and the model takes none
  */
-export function readTensors(file: string, inputs: readonly ModelInput[]): FileContent {
+export function readTensors(
+  file: string,
+  tokenizer: string | null,
+  inputs: readonly ModelInput[],
+): FileContent {
   const bytes = read(file);
   const extension = extname(file).toLowerCase();
-  return extension === '.npz' || extension === '.json'
-    ? { kind: 'arrays', tensors: decode(file, extension, bytes, inputs) }
-    : { kind: 'text', bytes, ids: byteInput(file, inputs) };
+  if (extension === '.npz' || extension === '.json') {
+    return { kind: 'arrays', tensors: decode(file, extension, bytes, inputs) };
+  }
+  const input = textInput(file, inputs);
+  const text =
+    tokenizer === null
+      ? TokenText.ofBytes(file, checkTakesBytes(file, input), bytes)
+      : TokenText.tokenized(file, input, bytes, readTokenizer(tokenizer));
+  return { kind: 'text', text };
+}
+
+/** A window of a text as the input that takes it. */
+export function windowOf(text: TokenText, n: number, length: number): Map<string, TensorValue> {
+  const { name, type } = text.input;
+  return new Map([[name, tensorFrom(type, [1, length], text.window(n, length))]]);
 }
 
 /** Length of the inputs: the size of the second axis of the first input that has one. */
@@ -106,7 +120,7 @@ function read(file: string): Uint8Array {
   } catch (error) {
     throw new InputError(
       `${file}: ${(error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message}`,
-      { file, remedy: 'Give --inputs a .npz, .json or text file.' },
+      { file, remedy: 'Check the path; it takes a .npz, .json or text file.' },
       { cause: error },
     );
   }
@@ -144,27 +158,31 @@ export function idInputs(inputs: readonly ModelInput[]): ModelInput[] {
   );
 }
 
-/** The input that takes the bytes of a text: the only one of ids. */
-function byteInput(file: string, inputs: readonly ModelInput[]): ModelInput {
+/** The input that takes the ids of a text: the only one of ids. */
+function textInput(file: string, inputs: readonly ModelInput[]): ModelInput {
   const candidates = idInputs(inputs);
   const [ids] = candidates;
-  if (ids === undefined || candidates.length > 1) {
-    const why = ids === undefined ? 'none of its inputs' : 'more than one of its inputs';
-    throw new InputError(
-      `${file}: text as bytes fits a byte-level model, but ${why} takes ids [batch, sequence]`,
-      {
-        file,
-        remedy: 'Give the inputs by name in a .npz or .json file.',
-      },
-    );
-  }
-  if (ids.vocabulary !== null && ids.vocabulary < 256) {
-    throw new InputError(`${file}: bytes go up to 255, but input "${ids.name}" has ${ids.vocabulary} ids`, {
+  if (ids !== undefined && candidates.length === 1) return ids;
+  const why = ids === undefined ? 'none of its inputs' : 'more than one of its inputs';
+  throw new InputError(`${file}: a text fits a model over tokens, but ${why} takes ids [batch, sequence]`, {
+    file,
+    remedy: 'Give the inputs by name in a .npz or .json file.',
+  });
+}
+
+/** A model over bytes may have some more ids, for special tokens. */
+const MOST_BYTE_IDS = 1024;
+
+function checkTakesBytes(file: string, ids: ModelInput): ModelInput {
+  const { name, vocabulary } = ids;
+  if (vocabulary === null || (vocabulary >= 256 && vocabulary <= MOST_BYTE_IDS)) return ids;
+  throw new InputError(
+    `${file}: a text as bytes has 256 ids, but input "${name}" has ${vocabulary}, and there is no tokenizer.json beside the model`,
+    {
       file,
-      remedy: 'Tokenize the text and give the ids in a .npz or .json file.',
-    });
-  }
-  return ids;
+      remedy: 'Give the tokenizer of the model with --tokenizer, or ids in a .npz or .json file.',
+    },
+  );
 }
 
 /**

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { InputError } from '../../rewriter/errors.js';
-import { completeInputs, idInputs, readTensors, sequenceLength } from '../data/input-source.js';
+import { completeInputs, idInputs, readTensors, sequenceLength, windowOf } from '../data/input-source.js';
 import type { ModelInput } from '../data/model-inputs.js';
 import { sliceTensor } from '../data/slice-tensor.js';
 import { type TensorValue, tensorFrom, toNumbers } from '../data/tensor.js';
@@ -28,6 +28,8 @@ export interface TuningData {
 
 export interface DataRequest {
   readonly files: readonly string[];
+  /** Tokenizer of texts; null where their bytes are the ids. */
+  readonly tokenizer: string | null;
   /** Tokens of a window; null takes arrays at the length they have. */
   readonly length: number | null;
   /** Windows to calibrate on, and as many held out, where there are that many. */
@@ -93,7 +95,7 @@ function pickWindows(
   inputs: readonly ModelInput[],
 ): { readonly length: number | null; readonly windows: readonly DataWindow[] } {
   const { files, seed, windows, hide } = request;
-  const places = files.flatMap(file => placesIn(file, request.length, inputs));
+  const places = files.flatMap(file => placesIn(file, request, inputs));
   const lengths = [...new Set(places.map(({ length }) => length))];
   if (lengths.length > 1) {
     throw new InputError(`--data: the files hold sequences of different lengths (${lengths.join(', ')})`, {
@@ -129,8 +131,8 @@ interface Place {
   read(): DataWindow;
 }
 
-function placesIn(file: string, length: number | null, inputs: readonly ModelInput[]): Place[] {
-  const content = readTensors(file, inputs);
+function placesIn(file: string, { tokenizer, length }: DataRequest, inputs: readonly ModelInput[]): Place[] {
+  const content = readTensors(file, tokenizer, inputs);
   if (content.kind === 'text') {
     if (length === null) {
       throw new InputError(`${file}: a text has no length of its own`, {
@@ -138,18 +140,14 @@ function placesIn(file: string, length: number | null, inputs: readonly ModelInp
         remedy: 'Give --length, the tokens of a window of it.',
       });
     }
-    const { bytes, ids } = content;
-    return Array.from({ length: Math.floor(bytes.length / length) }, (_, n) => ({
+    const { text } = content;
+    return Array.from({ length: text.count(length) }, (_, n) => ({
       length,
-      read: () => {
-        const part = bytes.subarray(n * length, (n + 1) * length);
-        const given = new Map([[ids.name, tensorFrom(ids.type, [1, length], part)]]);
-        return {
-          name: `${file} at ${n * length}`,
-          feeds: completeInputs(file, given, inputs),
-          extras: new Map(),
-        };
-      },
+      read: () => ({
+        name: `${file} at ${text.startOf(n, length)}`,
+        feeds: completeInputs(file, windowOf(text, n, length), inputs),
+        extras: new Map(),
+      }),
     }));
   }
   const { tensors } = content;

@@ -35,6 +35,8 @@ export interface ValidationRequest {
   readonly staged: boolean;
   /** Input file; null for generated inputs. */
   readonly inputs: string | null;
+  /** Tokenizer of a text as input; null where its bytes are the ids. */
+  readonly tokenizer: string | null;
   /** Null for a choice that suits the model. */
   readonly lengths: readonly number[] | null;
   readonly budgets: Budgets;
@@ -100,7 +102,7 @@ async function compareModels(
   const sources =
     request.inputs === null
       ? [generatedSource(inputs, 'padded'), generatedSource(inputs, 'single')]
-      : [fileSource(request.inputs, inputs)];
+      : [fileSource(request.inputs, request.tokenizer, inputs)];
   const source = sources[0]!;
   const replacements = findReplacements(original.model, rewritten.model);
   const notes: string[] = [];

@@ -6,6 +6,7 @@ import { decodeNpz } from '../../cli/data/npz.js';
 import { nativeParts } from '../../custom-ops/runtime/node/binding.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { onnxRewrite } from './command-line.js';
+import { tinyTokenizer } from './tiny-tokenizer.js';
 import { tinyTransformer } from './tiny-transformer.js';
 
 describe('onnx-rewrite run', () => {
@@ -54,6 +55,16 @@ describe('onnx-rewrite run', () => {
     assert.deepEqual(fromNpz.get('logits')!.dims, [1, 5, 257]);
     const fromJson = decodeJsonTensors(readFileSync(path('out.json'), 'utf8'), () => undefined);
     assert.deepEqual(fromJson, fromNpz);
+  });
+
+  it('takes a text by the tokenizer beside the model', async () => {
+    writeFileSync(path('tokenizer.json'), tinyTokenizer());
+    writeFileSync(path('text.txt'), 'The sea was quieter.');
+    const args = ['run', path('model.onnx'), '--inputs', path('text.txt'), '--json'];
+    const { exitCode, stdout, stderr } = await onnxRewrite(args);
+    assert.equal(exitCode, 0, stderr);
+    const { inputs, length } = JSON.parse(stdout);
+    assert.deepEqual([inputs, length], [`${path('text.txt')}, as tokens of ${path('tokenizer.json')}`, 8]);
   });
 
   it('refuses a model that the runtime refuses, and leaves nothing behind', async () => {

@@ -35,7 +35,10 @@ describe('data for tuning', () => {
   }
 
   const read = (files: readonly string[], request: Partial<DataRequest> = {}) =>
-    readTuningData({ files, length: null, windows: 3, seed: 1, hide: null, ...request }, INPUTS);
+    readTuningData(
+      { files, tokenizer: null, length: null, windows: 3, seed: 1, hide: null, ...request },
+      INPUTS,
+    );
   const idsOf = ({ feeds }: DataWindow) => Array.from(toNumbers(feeds.get('ids')!));
   const refused = (pattern: RegExp) => (error: unknown) =>
     error instanceof InputError && error.details.remedy !== undefined && pattern.test(error.message);
