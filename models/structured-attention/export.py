@@ -61,8 +61,9 @@ def store_in_few_bits(model, feed_forward, smallest=1024):
     """
     Puts a DequantizeLinear behind every large matrix: 4 bits for those of feed-forward layers, told by their size
     `feed_forward`, with a scale for each run of inputs; 8 bits for the others, with a scale for each column, and for
-    each row of the embedding. Rounds them. The numbers come out as float16 and are widened by a
-    Cast: products of 4-bit weights with float32 would be computed in 8 bits by some runtimes.
+    each row of the embedding. Rounds them. Scales are stored as float16 and widened when a model is loaded, so that
+    no device needs float16 arithmetic. Runs are an axis of their own, which a Flatten removes: where products with
+    float32 follow at once, some runtimes take them in 8 bits.
     """
     nodes = []
     gathered = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
@@ -70,23 +71,25 @@ def store_in_few_bits(model, feed_forward, smallest=1024):
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or np.prod(tensor.dims) < smallest:
             continue
         name, values = tensor.name, numpy_helper.to_array(tensor)
-        packed, scale, half = f"{name}.packed", f"{name}.scale", f"{name}.float16"
-        if feed_forward in values.shape:
-            inputs, outputs = values.shape
-            whole, scales = rounded(values.reshape(-1, QUANTIZED_RUN, outputs), 7, 1)
-            whole, scales = whole.reshape(values.shape), scales[:, 0]
-            attributes = {"axis": 0, "block_size": QUANTIZED_RUN}
+        inputs, outputs = values.shape
+        levels, run = (7, QUANTIZED_RUN) if feed_forward in values.shape else (127, inputs)
+        packed, scale, half, runs = (f"{name}.{part}" for part in ("packed", "scale", "half", "runs"))
+        nodes.append(helper.make_node("Cast", [half], [scale], to=TensorProto.FLOAT))
+        if name in gathered:
+            whole, scales = rounded(values, levels, 1)
+            scales = scales.flatten()
+            nodes.append(helper.make_node("DequantizeLinear", [packed, scale], [name], axis=0))
+        else:
+            whole, scales = rounded(values.reshape(-1, run, outputs), levels, 1)
+            nodes.append(helper.make_node("DequantizeLinear", [packed, scale], [runs], axis=1, block_size=run))
+            nodes.append(helper.make_node("Flatten", [runs], [name], axis=2))
+        if levels == 7:
             pairs = whole.reshape(-1, 2) & 15
             in_bytes = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
-            tensor.CopyFrom(helper.make_tensor(packed, TensorProto.INT4, values.shape, in_bytes, raw=True))
+            tensor.CopyFrom(helper.make_tensor(packed, TensorProto.INT4, whole.shape, in_bytes, raw=True))
         else:
-            axis = 0 if name in gathered else 1
-            whole, scales = rounded(values, 127, 1 - axis)
-            scales, attributes = scales.flatten(), {"axis": axis}
             tensor.CopyFrom(numpy_helper.from_array(whole, packed))
-        model.graph.initializer.append(numpy_helper.from_array(scales, scale))
-        nodes.append(helper.make_node("DequantizeLinear", [packed, scale], [half], f"{name}.dequantize", **attributes))
-        nodes.append(helper.make_node("Cast", [half], [name], f"{name}.cast", to=TensorProto.FLOAT))
+        model.graph.initializer.append(numpy_helper.from_array(scales, half))
     prepend(model, nodes)
 
 
