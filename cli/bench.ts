@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { customNodes } from '../custom-ops/runtime/node/placement.js';
+import { openModelFile } from '../rewriter/onnx/model-file.js';
 import { takesAnyLength } from './bench-inputs.js';
 import { measure } from './bench-measure.js';
 import type { Contender } from './bench-models.js';
@@ -75,6 +76,8 @@ export function benchCommand(): Command {
 }
 
 function bench(models: readonly string[], options: BenchOptions): Promise<BenchReport> {
+  // A name that is mistyped shows at once, not after the others were measured.
+  for (const model of models) openModelFile(model).close();
   const { inputs = null, batch, runs, provider, threads, maxSeconds = null, memory } = options;
   return measure({
     contenders: [...new Set(models)].flatMap((model): Contender[] => [

@@ -172,7 +172,10 @@ function printRewrite(report: RewriteReport, options: RewriteOptions): void {
   const summary = `${count} of ${sites.length} attention sites`;
   if (options.dryRun) print(`\nDry run: ${summary} would be replaced.`);
   else if (output === null)
-    print(`\nNothing was written: the error is over budget (--keep writes it anyway).`);
+    print(
+      '\nNothing was written: the error is over budget. `tune` finds settings for each site within a budget, ' +
+        '--sites leaves some as they are, --keep writes it anyway.',
+    );
   else
     print(
       `\nWrote ${options.output}: ${summary} replaced.${validation === null && count > 0 ? ' Not validated.' : ''}`,

@@ -133,7 +133,9 @@ describe('onnx-rewrite bench', () => {
       assert.equal(stdout, '');
       assert.match(stderr, message);
     }
-    assert.equal((await bench('absent.onnx', '--lengths', '64')).exitCode, 2);
+    const { exitCode, stdout, stderr } = await bench('original.onnx', 'absent.onnx', '--lengths', '64');
+    assert.deepEqual([exitCode, stdout], [2, '']);
+    assert.match(stderr, /absent\.onnx: no such file/);
   });
 
   it('writes a report for people and one for tools', async () => {
