@@ -1,7 +1,8 @@
 // BilinearAttention on the CPU execution provider: tokens are transformed once, tile by tile, into vectors of all
 // heads; attention then goes through the keys without storing scores. The queries of a Block Tensor Train are the
 // tokens themselves, one copy for all heads.
-#include <cmath>
+#include <cstring>
+#include <deque>
 
 #include "../native/attention_output.h"
 #include "../native/attention_shapes.h"
@@ -12,6 +13,7 @@ namespace onnxrewrite::bilinear {
 namespace {
 
 using structured::Factor;
+using structured::floatsOf;
 using structured::kRows;
 using structured::Level;
 using structured::LevelProduct;
@@ -77,53 +79,120 @@ struct Parameters {
 
 int64_t dim(size_t n) { return static_cast<int64_t>(n); }
 
-TensorView weight(const RunContext& context, size_t index, const std::vector<int64_t>& dims) {
-  const auto tensor = context.input(index);
-  if (!tensor) refuse("input " + std::to_string(index) + " is missing");
-  if (tensor->dims != dims) {
-    refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
-  }
-  return *tensor;
-}
+// Inputs that hold weights, with the shapes that the attributes ask for.
+template <class Inputs>
+class WeightReader {
+ public:
+  explicit WeightReader(const Inputs& inputs) : inputs_(inputs) {}
 
-// Layer normalization without bias of vectors of one size, or nothing.
+  TensorView operator()(size_t index, const std::vector<int64_t>& dims) const {
+    const std::optional<TensorView> tensor = inputs_(index);
+    if (!tensor) refuse("input " + std::to_string(index) + " is missing");
+    if (tensor->dims != dims) {
+      refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
+    }
+    return *tensor;
+  }
+  bool has(size_t index) const { return inputs_(index).has_value(); }
+
+ private:
+  const Inputs& inputs_;
+};
+
+// Layer normalization without bias of vectors of one size, or nothing but a factor.
 class Normalization {
  public:
-  Normalization(const RunContext& context, size_t index, size_t size, const Parameters& parameters)
-      : enabled_(parameters.normalized), size_(size), epsilon_(parameters.epsilon) {
-    if (!context.input(index)) return;
+  template <class Weights>
+  Normalization(const Parameters& parameters, const Weights& weights, size_t index, size_t size, float multiplier)
+      : enabled_(parameters.normalized), size_(size), epsilon_(parameters.epsilon), multiplier_(multiplier) {
+    if (!weights.has(index)) return;
     if (!enabled_) refuse("a gain comes with normalisation \"layer\" only");
-    gains_.resize(size);
-    toFloats(weight(context, index, {dim(size)}), 0, size, gains_.data());
+    gains_ = floatsOf(weights(index, {dim(size)}));
   }
 
-  void apply(float* vector) const {
-    if (!enabled_) return;
-    const float mean = meanOf([&](size_t n) { return vector[n]; });
-    const float variance = meanOf([&](size_t n) { return (vector[n] - mean) * (vector[n] - mean); });
-    const float factor = 1.f / std::sqrt(variance + epsilon_);
-    for (size_t n = 0; n < size_; n++) vector[n] = (vector[n] - mean) * factor;
-    for (size_t n = 0; n < gains_.size(); n++) vector[n] *= gains_[n];
+  void apply(const Simd& simd, float* vectors, size_t stride, size_t count) const {
+    if (enabled_) {
+      const float* gain = gains_.empty() ? nullptr : gains_.data();
+      simd.normalizeRows(vectors, stride, count, size_, epsilon_, gain, multiplier_);
+    } else if (multiplier_ != 1) {
+      for (size_t row = 0; row < count; row++) {
+        for (size_t n = 0; n < size_; n++) vectors[row * stride + n] *= multiplier_;
+      }
+    }
   }
 
  private:
-  // In lanes, which compilers make vectors of.
-  template <class Element>
-  float meanOf(const Element& element) const {
-    float lanes[kLanes] = {}, sum = 0;
-    const size_t whole = size_ / kLanes * kLanes;
-    for (size_t n = 0; n < whole; n += kLanes) {
-      for (size_t lane = 0; lane < kLanes; lane++) lanes[lane] += element(n + lane);
-    }
-    for (const float lane : lanes) sum += lane;
-    for (size_t n = whole; n < size_; n++) sum += element(n);
-    return sum / static_cast<float>(size_);
-  }
-
   const bool enabled_;
   const size_t size_;
-  const float epsilon_;
+  const float epsilon_, multiplier_;
   std::vector<float> gains_;
+};
+
+// Queries or keys of one level.
+struct Image {
+  template <class Weights>
+  Image(Allocator& allocator, const Parameters& parameters, const Weights& weights, size_t l, bool queries)
+      : pieces(parameters.levels[l].inputPieces),
+        piece(parameters.features / pieces),
+        rank(parameters.levels[l].rank),
+        factor(packed(allocator, floatsOf(weights(at(l, queries ? kQueryWeight : kKeyWeight),
+                                                  {dim(pieces), dim(piece), dim(parameters.heads * rank)})),
+                      parameters.heads * rank)),
+        normalization(parameters, weights, at(l, queries ? kQueryNorm : kKeyNorm), pieces * rank,
+                      queries ? parameters.levels[l].scale : 1.f) {}
+
+  const size_t pieces, piece, rank;
+  const Factor factor;
+  const Normalization normalization;
+
+ private:
+  static size_t at(size_t l, LevelInput input) { return kLevels + kLevelInputs * l + input; }
+  Factor packed(Allocator& allocator, const std::vector<float>& weights, size_t columns) const {
+    return {allocator, pieces, piece, columns, [&](size_t n, size_t row, size_t column) {
+              return weights[(n * piece + row) * columns + column];
+            }};
+  }
+};
+
+// The weights of a node, packed. `inputs(index)` are the inputs of the node.
+struct Weights {
+  template <class Inputs>
+  Weights(Allocator& allocator, const Parameters& parameters, const Inputs& inputs) {
+    const WeightReader<Inputs> weights(inputs);
+    if (!parameters.train) {
+      for (size_t l = 0; l < parameters.levels.size(); l++) {
+        queries.emplace_back(allocator, parameters, weights, l, true);
+        keys.emplace_back(allocator, parameters, weights, l, false);
+      }
+      return;
+    }
+    // One matrix for all heads: each has output pieces of its own.
+    const size_t heads = parameters.heads, features = parameters.features;
+    Level level = parameters.levels[0];
+    level.outputPieces *= heads;
+    level.scale = 1;
+    const int64_t outputPiece = dim(heads * features / level.outputPieces), piece = dim(features / level.inputPieces);
+    const TensorView left =
+        weights(kLeft, {dim(level.outputPieces), dim(level.inputPieces * level.rank), outputPiece});
+    const TensorView right = weights(kRight, {dim(level.inputPieces), piece, dim(level.outputPieces * level.rank)});
+    train = structured::packLevel(allocator, features, heads * features, level, false, heads, left, right);
+    trainNorm.emplace(parameters, weights, kLevels + kKeyNorm, features, 1.f);
+  }
+
+  // Indices of all inputs that hold weights.
+  static std::vector<size_t> inputsOf(const Parameters& parameters) {
+    std::vector<size_t> list{kLeft, kRight, kLevels + kKeyNorm};
+    if (parameters.train) return list;
+    list.resize(kLevelInputs * parameters.levels.size());
+    for (size_t n = 0; n < list.size(); n++) list[n] = kLevels + n;
+    return list;
+  }
+
+  // Keys of a Block Tensor Train.
+  std::unique_ptr<LevelProduct> train;
+  std::optional<Normalization> trainNorm;
+  // By level.
+  std::deque<Image> queries, keys;
 };
 
 // What one run works on. Rows of vectors are padded with zeros to multiples of kLanes.
@@ -133,93 +202,68 @@ struct Shape {
   size_t padded() const { return roundUpToLanes(depth); }
 };
 
-// Calls transform(tile of x, rows, first row in the batch row, batch row, runner) for all tiles of tokens.
+// Vectors [batch][heads][tokens][padded] of all tokens, tile by tile: transform(vectors of the first head, x, rows,
+// scratch) fills rows of zeros, those of one head `padded` floats apart and heads tokens * padded.
 template <class Transform>
-void forTilesOfTokens(const Environment& environment, const float* x, size_t stride, const Shape& shape,
-                      const Transform& transform) {
-  const size_t tiles = (shape.tokens + kRows - 1) / kRows;
+Buffer<float> vectorsOf(const Environment& environment, const Shape& shape, const float* x, size_t stride,
+                        size_t scratch, const Transform& transform) {
+  const size_t padded = shape.padded(), tiles = (shape.tokens + kRows - 1) / kRows;
+  Buffer<float> vectors(environment.allocator, shape.batch * shape.heads * shape.tokens * padded);
+  PerRunner<Buffer<float>> buffers(shape.batch * tiles);
   environment.parallel.forEach(shape.batch * tiles, [&](size_t item, size_t runner) {
-    const size_t b = item / tiles, first = item % tiles * kRows;
-    transform(x + (b * shape.tokens + first) * stride, std::min(kRows, shape.tokens - first), first, b, runner);
-  });
-}
-
-// Keys [batch][heads][tokens][padded] of a Block Tensor Train.
-Buffer<float> trainKeys(const RunContext& context, const Environment& environment, const Parameters& parameters,
-                        const Shape& shape, const float* x, size_t stride) {
-  const size_t heads = parameters.heads, features = parameters.features, padded = shape.padded();
-  Level level = parameters.levels[0];
-  level.outputPieces *= heads;
-  level.scale = 1;
-  const size_t piece = features / level.inputPieces, outputPiece = heads * features / level.outputPieces;
-  const TensorView left =
-      weight(context, kLeft, {dim(level.outputPieces), dim(level.inputPieces * level.rank), dim(outputPiece)});
-  const TensorView right =
-      weight(context, kRight, {dim(level.inputPieces), dim(piece), dim(level.outputPieces * level.rank)});
-  const LevelProduct product(environment, features, heads * features, level, false, heads, left, right);
-  const Normalization normalization(context, kLevels + kKeyNorm, features, parameters);
-  const size_t scratch = product.scratch(), images = kRows * heads * features, given = kRows * features;
-  Buffer<float> keys(environment.allocator, shape.batch * heads * shape.tokens * padded);
-  PerRunner<Buffer<float>> buffers(shape.batch * ((shape.tokens + kRows - 1) / kRows));
-  forTilesOfTokens(environment, x, stride, shape, [&](const float* tile, size_t rows, size_t first, size_t b, size_t r) {
-    float* spare = buffers.get(r, environment.allocator, scratch + images + given).data();
-    float *image = spare + scratch, *dense = image + images;
-    for (size_t row = 0; row < rows; row++) std::copy_n(tile + row * stride, features, dense + row * features);
-    std::fill_n(image, rows * heads * features, 0.f);
-    product.add(image, dense, rows, spare);
-    for (size_t row = 0; row < rows; row++) {
-      for (size_t head = 0; head < heads; head++) {
-        float* key = keys.data() + ((b * heads + head) * shape.tokens + first + row) * padded;
-        std::copy_n(image + (row * heads + head) * features, features, key);
-        std::fill(key + features, key + padded, 0.f);
-        normalization.apply(key);
-      }
+    const size_t b = item / tiles, first = item % tiles * kRows, rows = std::min(kRows, shape.tokens - first);
+    float* target = vectors.data() + (b * shape.heads * shape.tokens + first) * padded;
+    for (size_t head = 0; head < shape.heads; head++) {
+      std::fill_n(target + head * shape.tokens * padded, rows * padded, 0.f);
     }
+    transform(target, x + (b * shape.tokens + first) * stride, rows,
+              buffers.get(runner, environment.allocator, scratch).data());
   });
-  return keys;
+  return vectors;
 }
 
-// Queries, scaled, or keys [batch][heads][tokens][padded] of all levels.
-Buffer<float> levelVectors(const RunContext& context, const Environment& environment, const Parameters& parameters,
-                           const Shape& shape, const float* x, size_t stride, bool queries) {
-  const size_t heads = parameters.heads, features = parameters.features, padded = shape.padded();
-  const size_t count = shape.batch * heads * shape.tokens * padded;
-  Buffer<float> vectors(environment.allocator, count);
-  std::fill_n(vectors.data(), count, 0.f);
-  size_t offset = 0;
-  for (size_t l = 0; l < parameters.levels.size(); l++) {
-    const Level& level = parameters.levels[l];
-    const size_t pieces = level.inputPieces, piece = features / pieces, rank = level.rank, at = kLevels + kLevelInputs * l;
-    const TensorView given = weight(context, at + (queries ? kQueryWeight : kKeyWeight),
-                                    {dim(pieces), dim(piece), dim(heads * rank)});
-    const Factor factor(environment, given, pieces, piece, heads * rank);
-    const Normalization normalization(context, at + (queries ? kQueryNorm : kKeyNorm), pieces * rank, parameters);
-    const float scale = queries ? level.scale : 1.f;
-    PerRunner<Buffer<float>> buffers(shape.batch * ((shape.tokens + kRows - 1) / kRows));
-    forTilesOfTokens(environment, x, stride, shape, [&](const float* tile, size_t rows, size_t first, size_t b, size_t r) {
-      float* image = buffers.get(r, environment.allocator, kRows * factor.padded).data();
-      const auto vector = [&](size_t head, size_t row) {
-        return vectors.data() + ((b * heads + head) * shape.tokens + first + row) * padded + offset;
-      };
-      for (size_t n = 0; n < pieces; n++) {
-        structured::multiply(environment.simd, image, factor, rows, tile + n * piece, stride, n, piece);
-        for (size_t row = 0; row < rows; row++) {
-          for (size_t head = 0; head < heads; head++) {
-            std::copy_n(image + row * factor.padded + head * rank, rank, vector(head, row) + n * rank);
-          }
+Buffer<float> trainKeys(const Environment& environment, const Weights& weights, const Shape& shape, const float* x,
+                        size_t stride) {
+  const size_t padded = shape.padded(), head = shape.tokens * padded;
+  return vectorsOf(environment, shape, x, stride, weights.train->scratch(),
+                   [&](float* keys, const float* tile, size_t rows, float* scratch) {
+                     weights.train->add(environment.simd, {keys, padded, head}, tile, stride, rows, scratch);
+                     for (size_t h = 0; h < shape.heads; h++) {
+                       weights.trainNorm->apply(environment.simd, keys + h * head, padded, rows);
+                     }
+                   });
+}
+
+// std::copy_n for few floats, without a call.
+inline void copyFew(const float* from, size_t count, float* to) {
+  size_t n = 0;
+  for (; n + 4 <= count; n += 4) std::memcpy(to + n, from + n, 4 * sizeof(float));
+  for (; n < count; n++) to[n] = from[n];
+}
+
+// Queries or keys of all levels side by side.
+Buffer<float> levelVectors(const Environment& environment, const std::deque<Image>& levels, const Shape& shape,
+                           const float* x, size_t stride) {
+  const size_t padded = shape.padded();
+  size_t widest = 0;
+  for (const Image& level : levels) widest = std::max(widest, level.factor.padded);
+  const auto transform = [&](float* vectors, const float* tile, size_t rows, float* image) {
+    for (const Image& level : levels) {
+      const size_t rank = level.rank, width = level.factor.padded;
+      for (size_t n = 0; n < level.pieces; n++) {
+        level.factor.product(environment.simd, image, width, n, tile + n * level.piece, stride, rows);
+        for (size_t head = 0; head < shape.heads; head++) {
+          float* to = vectors + head * shape.tokens * padded + n * rank;
+          for (size_t row = 0; row < rows; row++) copyFew(image + row * width + head * rank, rank, to + row * padded);
         }
       }
-      for (size_t row = 0; row < rows; row++) {
-        for (size_t head = 0; head < heads; head++) {
-          float* whole = vector(head, row);
-          normalization.apply(whole);
-          for (size_t n = 0; n < pieces * rank; n++) whole[n] *= scale;
-        }
+      for (size_t head = 0; head < shape.heads; head++) {
+        level.normalization.apply(environment.simd, vectors + head * shape.tokens * padded, padded, rows);
       }
-    });
-    offset += pieces * rank;
-  }
-  return vectors;
+      vectors += level.pieces * rank;
+    }
+  };
+  return vectorsOf(environment, shape, x, stride, kRows * widest, transform);
 }
 
 // Queries that all heads of a batch row share, or each has its own of.
@@ -228,6 +272,17 @@ struct Queries {
   bool shared;
   // On every logit.
   float scale;
+};
+
+// What a thread keeps from tile to tile.
+struct Workspace {
+  Workspace(const Environment& environment, size_t depth, size_t size)
+      : tile(environment, depth, size), rows(environment.allocator, kTile * size) {}
+
+  TileSoftmax tile;
+  Buffer<float> rows;
+  // The queries that `tile` holds.
+  const float* loaded = nullptr;
 };
 
 // `keys` [batch][heads][tokens][padded depth], `values` [batch][heads][tokens][padded valueDim].
@@ -243,26 +298,35 @@ void attend(const Environment& environment, const Shape& shape, bool causal, con
       finite[head] = environment.simd.allFinite(values + head * tokens * size, tokens * size);
     });
   }
-  PerRunner<TileSoftmax> workspaces(heads * tiles);
+  PerRunner<Workspace> workspaces(heads * tiles);
   environment.parallel.forEach(heads * tiles, [&](size_t item, size_t runner) {
-    // Late tiles see most keys where attention is causal: they come first.
-    const size_t head = item / tiles, first = (tiles - 1 - item % tiles) * kTile;
-    const size_t count = std::min(kTile, tokens - first), batch = head / shape.heads;
-    TileSoftmax& tile = workspaces.get(runner, environment, depth, size);
-    const size_t owner = queries.shared ? batch : head;
-    tile.start(Rows{queries.data + (owner * tokens + first) * depth, depth}, count, queries.scale * kLog2E);
-    const KeyValue kv{keys + head * tokens * depth, values + head * tokens * size, depth, size, finite[head] == 0};
-    const VisibleKeys::Part part = visible.in(batch, {0, dim(causal ? first + count : tokens)});
-    if (causal) {
-      tile.attendCausally(kv, part.index, part.first, part.count, dim(first));
+    // Late tiles see most keys where attention is causal: they come first. Heads that share queries take them in turns.
+    const size_t part = queries.shared ? item / shape.heads : item;
+    const size_t batch = queries.shared ? part / tiles : item / tiles / shape.heads;
+    const size_t head = queries.shared ? batch * shape.heads + item % shape.heads : item / tiles;
+    const size_t first = (tiles - 1 - part % tiles) * kTile, count = std::min(kTile, tokens - first);
+    Workspace& workspace = workspaces.get(runner, environment, depth, size);
+    TileSoftmax& tile = workspace.tile;
+    const float* rows = queries.data + ((queries.shared ? batch : head) * tokens + first) * depth;
+    if (workspace.loaded == rows) {
+      tile.restart();
     } else {
-      tile.attend(kv, part.index, part.first, part.count);
+      tile.start(Rows{rows, depth}, count, queries.scale * kLog2E);
+      workspace.loaded = rows;
     }
-    std::vector<float> rows(kTile * size);
-    const std::vector<float> gain(kTile, 1.f);
-    tile.merge(rows.data(), nullptr, nullptr, gain.data());
+    const KeyValue kv{keys + head * tokens * depth, values + head * tokens * size, depth, size, finite[head] == 0};
+    const VisibleKeys::Part seen = visible.in(batch, {0, dim(causal ? first + count : tokens)});
+    if (causal) {
+      tile.attendCausally(kv, seen.index, seen.first, seen.count, dim(first));
+    } else {
+      tile.attend(kv, seen.index, seen.first, seen.count);
+    }
+    float gain[kTile];
+    std::fill_n(gain, kTile, 1.f);
+    float* sums = workspace.rows.data();
+    tile.merge(sums, nullptr, nullptr, gain);
     for (size_t lane = 0; lane < count; lane++) {
-      output.write(environment.simd, head * tokens + first + lane, rows.data() + lane * size, shape.valueDim,
+      output.write(environment.simd, head * tokens + first + lane, sums + lane * size, shape.valueDim,
                    tile.max[lane], tile.sum[lane]);
     }
   });
@@ -272,6 +336,11 @@ class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
       : api_(api), parameters_(attributes) {
+    bool constant = true;
+    for (const size_t n : Weights::inputsOf(parameters_)) {
+      constant = constant && (attributes.constant(n) || !attributes.connects(n));
+    }
+    if (constant) constant_.emplace(heap_, parameters_, [&](size_t n) { return attributes.constant(n); });
     ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
   }
   ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
@@ -293,17 +362,18 @@ class Kernel {
     const PaddedRows tokens(environment, shape.batch, {&x}, {shape.tokens}, parameters_.features);
     const PaddedRows values(environment, shape.batch * shape.heads, {&value}, {shape.tokens}, shape.valueDim);
     const bool* keyMask = mask ? mask->as<const bool>() : nullptr;
-    if (parameters_.train) {
-      const Buffer<float> keys = trainKeys(context, environment, parameters_, shape, tokens.data(), stride);
-      const Queries queries{tokens.data(), true, parameters_.levels[0].scale};
+    std::optional<Weights> own;
+    if (!constant_) own.emplace(memory, parameters_, [&](size_t n) { return context.input(n); });
+    const Weights& weights = constant_ ? *constant_ : *own;
+    const auto attendTo = [&](const Queries& queries, const Buffer<float>& keys) {
       attend(environment, shape, parameters_.causal, queries, keys.data(), values.data(), keyMask, output);
+    };
+    if (parameters_.train) {
+      attendTo({tokens.data(), true, parameters_.levels[0].scale},
+               trainKeys(environment, weights, shape, tokens.data(), stride));
     } else {
-      const auto vectors = [&](bool queries) {
-        return levelVectors(context, environment, parameters_, shape, tokens.data(), stride, queries);
-      };
-      const Buffer<float> queries = vectors(true), keys = vectors(false);
-      attend(environment, shape, parameters_.causal, {queries.data(), false, 1.f}, keys.data(), values.data(), keyMask,
-             output);
+      const Buffer<float> queries = levelVectors(environment, weights.queries, shape, tokens.data(), stride);
+      attendTo({queries.data(), false, 1.f}, levelVectors(environment, weights.keys, shape, tokens.data(), stride));
     }
   }
 
@@ -324,6 +394,9 @@ class Kernel {
 
   const ort::Api& api_;
   const Parameters parameters_;
+  HeapMemory heap_;
+  // Where no run can change the weights.
+  std::optional<Weights> constant_;
   ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 

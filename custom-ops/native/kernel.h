@@ -20,7 +20,33 @@ namespace onnxrewrite {
   throw ort::Error(ort::kInvalidArgument, std::string(op) + ": " + message);
 }
 
-// Attributes of the node that a kernel is made for.
+struct TensorView {
+  ort::ElementType type;
+  std::vector<int64_t> dims;
+  void* data;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+inline TensorView viewOf(const ort::Api& api, const ort::Value* value) {
+  TensorView view{ort::kUndefined, {}, nullptr};
+  ort::TensorTypeAndShapeInfo* info;
+  ort::check(api, api.GetTensorTypeAndShape(value, &info));
+  size_t rank = 0;
+  ort::Status* status = api.GetDimensionsCount(info, &rank);
+  view.dims.resize(rank);
+  if (!status) status = api.GetDimensions(info, view.dims.data(), rank);
+  if (!status) status = api.GetTensorElementType(info, &view.type);
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  ort::check(api, status);
+  ort::check(api, api.GetTensorMutableData(const_cast<ort::Value*>(value), &view.data));
+  return view;
+}
+
+// Attributes and constant inputs of the node that a kernel is made for.
 class NodeAttributes {
  public:
   NodeAttributes(const ort::Api& api, const ort::KernelInfo* info) : api_(api), info_(info) {}
@@ -57,6 +83,22 @@ class NodeAttributes {
     ort::check(api_, api_.KernelInfoGetAttributeArray_float(info_, name, values.data(), &size));
     return values;
   }
+  // Whether the node gives an optional input.
+  bool connects(size_t index) const {
+    size_t inputs = 0, bytes = 0;
+    ort::check(api_, api_.KernelInfo_GetInputCount(info_, &inputs));
+    if (index >= inputs) return false;
+    ort::check(api_, api_.KernelInfo_GetInputName(info_, index, nullptr, &bytes));
+    return bytes > sizeof('\0');
+  }
+  // An input that is the same in every run, valid as long as the kernel is being made; nothing for other inputs.
+  std::optional<TensorView> constant(size_t index) const {
+    int isConstant = 0;
+    const ort::Value* value = nullptr;
+    if (!found(api_.KernelInfoGetConstantInput_tensor(info_, index, &isConstant, &value))) return std::nullopt;
+    if (!isConstant || !value) return std::nullopt;
+    return viewOf(api_, value);
+  }
 
  private:
   bool found(ort::Status* status) const {
@@ -66,17 +108,6 @@ class NodeAttributes {
 
   const ort::Api& api_;
   const ort::KernelInfo* const info_;
-};
-
-struct TensorView {
-  ort::ElementType type;
-  std::vector<int64_t> dims;
-  void* data;
-
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data);
-  }
 };
 
 // Inputs and outputs of one run.
@@ -95,18 +126,7 @@ class RunContext {
     const ort::Value* value = nullptr;
     if (index < inputs_) ort::check(api, api.KernelContext_GetInput(context, index, &value));
     if (!value) return std::nullopt;
-    TensorView view{ort::kUndefined, {}, nullptr};
-    ort::TensorTypeAndShapeInfo* info;
-    ort::check(api, api.GetTensorTypeAndShape(value, &info));
-    size_t rank = 0;
-    ort::Status* status = api.GetDimensionsCount(info, &rank);
-    view.dims.resize(rank);
-    if (!status) status = api.GetDimensions(info, view.dims.data(), rank);
-    if (!status) status = api.GetTensorElementType(info, &view.type);
-    api.ReleaseTensorTypeAndShapeInfo(info);
-    ort::check(api, status);
-    ort::check(api, api.GetTensorMutableData(const_cast<ort::Value*>(value), &view.data));
-    return view;
+    return viewOf(api, value);
   }
 
   // Null for an optional output that the node does not connect.
@@ -148,8 +168,8 @@ class SessionMemory : public Allocator {
 
 #if defined(__SANITIZE_ADDRESS__)
   // AddressSanitizer does not see where blocks of an arena end.
-  void* allocate(size_t bytes) override { return ::operator new(bytes, kAlignment); }
-  void release(void* memory) noexcept override { ::operator delete(memory, kAlignment); }
+  void* allocate(size_t bytes) override { return heap_.allocate(bytes); }
+  void release(void* memory) noexcept override { heap_.release(memory); }
 #else
   void* allocate(size_t bytes) override {
     void* memory = nullptr;
@@ -165,7 +185,7 @@ class SessionMemory : public Allocator {
 
  private:
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr std::align_val_t kAlignment{64};
+  HeapMemory heap_;
 #endif
   const ort::Api& api_;
   ort::Allocator* allocator_ = nullptr;

@@ -16,6 +16,16 @@ class Allocator {
   virtual void release(void* memory) noexcept = 0;
 };
 
+// The process's own memory, for what outlives a run.
+class HeapMemory : public Allocator {
+ public:
+  void* allocate(size_t bytes) override { return ::operator new(bytes, kAlignment); }
+  void release(void* memory) noexcept override { ::operator delete(memory, kAlignment); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+};
+
 // Uninitialized array of trivial elements.
 template <class T>
 class Buffer {

@@ -156,6 +156,10 @@ enum Characteristic : int32_t { kRequired = 0, kOptional = 1 };
   X(208, void, ReleaseCUDAProviderOptions, (CudaProviderOptions*))                                            \
   X(216, Status*, SessionOptionsAppendExecutionProvider,                                                      \
     (SessionOptions*, const char* name, const char* const* keys, const char* const* values, size_t count))    \
+  X(230, Status*, KernelInfo_GetInputCount, (const KernelInfo*, size_t* out))                                 \
+  X(232, Status*, KernelInfo_GetInputName, (const KernelInfo*, size_t index, char* out, size_t* size))        \
+  X(249, Status*, KernelInfoGetConstantInput_tensor,                                                          \
+    (const KernelInfo*, size_t index, int* isConstant, const Value** out))                                    \
   X(253, Status*, KernelContext_GetAllocator, (const KernelContext*, const MemoryInfo*, Allocator** out))     \
   X(265, Status*, KernelContext_GetResource,                                                                  \
     (const KernelContext*, int version, int resource, void** out))                                            \

@@ -49,6 +49,10 @@ class TileSoftmax {
     count_ = count;
     width_ = roundUpToLanes(count);
     simd_.loadTile(tile_.data(), width_, queries, count, depth_, multiplier);
+    restart();
+  }
+  // The same queries, nothing seen yet.
+  void restart() {
     for (size_t lane = 0; lane < width_; lane++) {
       max[lane] = kMinusInfinity;
       sum[lane] = 0;

@@ -1,6 +1,6 @@
 // StructuredMatMul on the CPU execution provider.
 #include <algorithm>
-#include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,12 +60,11 @@ struct Structure {
 // The stages of a butterfly on one row; weights are kept as four planes, so that neighbours share vectors.
 class Butterfly {
  public:
-  Butterfly(const Environment& environment, size_t size, const TensorView& factors) : size_(size) {
+  Butterfly(Allocator& allocator, size_t size, const TensorView& factors) : size_(size) {
     while ((size_t{1} << stages_) < size) stages_++;
     const size_t pairs = stages_ * size / 2;
-    std::vector<float> given(4 * pairs);
-    toFloats(factors, 0, given.size(), given.data());
-    float* planes = planes_.reset(environment.allocator, 4 * pairs);
+    const std::vector<float> given = floatsOf(factors);
+    float* planes = planes_.reset(allocator, 4 * pairs);
     for (size_t pair = 0; pair < pairs; pair++) {
       for (size_t entry = 0; entry < 4; entry++) planes[entry * pairs + pair] = given[4 * pair + entry];
     }
@@ -97,10 +96,81 @@ class Butterfly {
   Buffer<float> planes_;
 };
 
+using Dims = std::vector<int64_t>;
+
+int64_t dim(size_t n) { return static_cast<int64_t>(n); }
+
+Dims stageDims(const Structure& structure) {
+  int64_t stages = 0;
+  while ((size_t{1} << stages) < structure.in) stages++;
+  return {stages, dim(structure.in / 2), 2, 2};
+}
+Dims leftDims(const Structure& structure, const Level& level) {
+  const size_t outputPiece = structure.out / level.outputPieces;
+  if (structure.tied) return {dim(outputPiece), dim(level.inputPieces)};
+  return {dim(level.outputPieces), dim(level.permuted ? level.inputPieces * level.rank : level.rank),
+          dim(outputPiece)};
+}
+Dims rightDims(const Structure& structure, const Level& level) {
+  const size_t piece = structure.in / level.inputPieces;
+  if (structure.tied) return {dim(level.outputPieces), dim(piece)};
+  return {dim(level.inputPieces), dim(piece), dim(level.permuted ? level.outputPieces * level.rank : level.rank)};
+}
+
+// The matrix, packed. `factors(index)` are the inputs of the node.
+class Matrix {
+ public:
+  template <class Factors>
+  Matrix(Allocator& allocator, const Structure& structure, const Factors& factors)
+      : in_(structure.in), out_(structure.out) {
+    const auto factor = [&](size_t index, const Dims& dims) {
+      const std::optional<TensorView> tensor = factors(index);
+      if (!tensor) refuse("input " + std::to_string(index) + " is missing");
+      if (tensor->dims != dims) {
+        refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
+      }
+      return *tensor;
+    };
+    if (structure.butterfly) butterfly_.emplace(allocator, in_, factor(1, stageDims(structure)));
+    for (size_t n = 0; n < structure.levels.size(); n++) {
+      const Level& level = structure.levels[n];
+      levels_.push_back(packLevel(allocator, in_, out_, level, structure.tied, 1,
+                                  factor(1 + 2 * n, leftDims(structure, level)),
+                                  factor(2 + 2 * n, rightDims(structure, level))));
+    }
+  }
+
+  // Floats of scratch that `multiply` takes.
+  size_t scratch() const {
+    size_t most = butterfly_ ? in_ : 0;
+    for (const auto& level : levels_) most = std::max(most, level->scratch());
+    return most;
+  }
+
+  // y = x M^T for up to kRows rows.
+  void multiply(const Simd& simd, float* y, const float* x, size_t rows, float* scratch) const {
+    if (butterfly_) {
+      for (size_t row = 0; row < rows; row++) butterfly_->apply(y + row * out_, x + row * in_, scratch);
+      return;
+    }
+    std::fill_n(y, rows * out_, 0.f);
+    for (const auto& level : levels_) level->add(simd, {y, out_, 0}, x, in_, rows, scratch);
+  }
+
+ private:
+  const size_t in_, out_;
+  std::optional<Butterfly> butterfly_;
+  std::vector<std::unique_ptr<LevelProduct>> levels_;
+};
+
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
       : api_(api), structure_(attributes) {
+    const size_t factors = structure_.butterfly ? 1 : 2 * structure_.levels.size();
+    bool constant = true;
+    for (size_t n = 1; n <= factors; n++) constant = constant && attributes.constant(n);
+    if (constant) constant_.emplace(heap_, structure_, [&](size_t n) { return attributes.constant(n); });
     ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
   }
   ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
@@ -109,90 +179,45 @@ class Kernel {
 
   void run(const RunContext& context) const {
     const TensorView x = *context.input(0);
-    if (x.dims.empty() || x.dims.back() != static_cast<int64_t>(structure_.in)) {
+    if (x.dims.empty() || x.dims.back() != dim(structure_.in)) {
       refuse("x " + describe(x.dims) + " has not " + std::to_string(structure_.in) + " columns");
     }
     size_t rows = 1;
     for (size_t axis = 0; axis + 1 < x.dims.size(); axis++) rows *= static_cast<size_t>(x.dims[axis]);
-    std::vector<int64_t> dims = x.dims;
-    dims.back() = static_cast<int64_t>(structure_.out);
+    Dims dims = x.dims;
+    dims.back() = dim(structure_.out);
     void* output = context.output(0, dims);
     if (rows == 0) return;
 
     SessionMemory memory(context, memoryInfo_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
-    if (structure_.butterfly) {
-      const Butterfly stages(environment, structure_.in, factor(context, 1, stageDims()));
-      inTiles(environment, x, output, rows, structure_.in, [&](float* y, const float* tile, size_t count, float* spare) {
-        for (size_t row = 0; row < count; row++) {
-          stages.apply(y + row * structure_.out, tile + row * structure_.in, spare);
-        }
-      });
-      return;
+    if (constant_) {
+      multiply(environment, *constant_, x, output, rows);
+    } else {
+      multiply(environment, Matrix(memory, structure_, [&](size_t n) { return context.input(n); }), x, output, rows);
     }
-    std::deque<LevelProduct> products;
-    size_t scratch = 0;
-    for (size_t n = 0; n < structure_.levels.size(); n++) {
-      const Level& level = structure_.levels[n];
-      products.emplace_back(environment, structure_.in, structure_.out, level, structure_.tied, 1, factor(context, 1 + 2 * n, leftDims(level)),
-                            factor(context, 2 + 2 * n, rightDims(level)));
-      scratch = std::max(scratch, products.back().scratch());
-    }
-    inTiles(environment, x, output, rows, scratch, [&](float* y, const float* tile, size_t count, float* spare) {
-      std::fill_n(y, count * structure_.out, 0.f);
-      for (const LevelProduct& product : products) product.add(y, tile, count, spare);
-    });
   }
 
  private:
-  using Dims = std::vector<int64_t>;
-
-  static int64_t dim(size_t n) { return static_cast<int64_t>(n); }
-
-  Dims stageDims() const {
-    int64_t stages = 0;
-    while ((size_t{1} << stages) < structure_.in) stages++;
-    return {stages, dim(structure_.in / 2), 2, 2};
-  }
-  Dims leftDims(const Level& level) const {
-    const size_t outputPiece = structure_.out / level.outputPieces;
-    if (structure_.tied) return {dim(outputPiece), dim(level.inputPieces)};
-    return {dim(level.outputPieces), dim(level.permuted ? level.inputPieces * level.rank : level.rank),
-            dim(outputPiece)};
-  }
-  Dims rightDims(const Level& level) const {
-    const size_t piece = structure_.in / level.inputPieces;
-    if (structure_.tied) return {dim(level.outputPieces), dim(piece)};
-    return {dim(level.inputPieces), dim(piece), dim(level.permuted ? level.outputPieces * level.rank : level.rank)};
-  }
-
-  static TensorView factor(const RunContext& context, size_t index, const Dims& dims) {
-    const auto tensor = context.input(index);
-    if (!tensor) refuse("input " + std::to_string(index) + " is missing");
-    if (tensor->dims != dims) {
-      refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
-    }
-    return *tensor;
-  }
-
-  // Calls product(y, x, rows, scratch) for tiles of rows in float32.
-  template <class Product>
-  void inTiles(const Environment& environment, const TensorView& x, void* output, size_t rows, size_t scratch,
-               const Product& product) const {
+  // In tiles of rows, in float32.
+  void multiply(const Environment& environment, const Matrix& matrix, const TensorView& x, void* output,
+                size_t rows) const {
     const size_t in = structure_.in, out = structure_.out, tiles = (rows + kRows - 1) / kRows;
+    const size_t scratch = matrix.scratch();
     const bool half = x.type == ort::kFloat16;
     PerRunner<Buffer<float>> buffers(tiles);
     environment.parallel.forEach(tiles, [&](size_t tile, size_t runner) {
       const size_t first = tile * kRows, count = std::min(kRows, rows - first);
       float* spare = buffers.get(runner, environment.allocator, scratch + (half ? kRows * (in + out) : 0)).data();
       if (!half) {
-        product(static_cast<float*>(output) + first * out, x.as<const float>() + first * in, count, spare);
+        float* y = static_cast<float*>(output) + first * out;
+        matrix.multiply(environment.simd, y, x.as<const float>() + first * in, count, spare);
         return;
       }
       float *given = spare + scratch, *result = given + kRows * in;
       toFloats(x, first * in, count * in, given);
-      product(result, given, count, spare);
+      matrix.multiply(environment.simd, result, given, count, spare);
       uint16_t* narrow = static_cast<uint16_t*>(output) + first * out;
       for (size_t n = 0; n < count * out; n++) narrow[n] = toHalf(result[n]);
     });
@@ -200,6 +225,9 @@ class Kernel {
 
   const ort::Api& api_;
   const Structure structure_;
+  HeapMemory heap_;
+  // Where no run can change the factors.
+  std::optional<Matrix> constant_;
   ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 

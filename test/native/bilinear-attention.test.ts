@@ -34,6 +34,8 @@ describe('BilinearAttention on the CPU', () => {
 
   for (const shared of BILINEAR_CASES) {
     it(`agrees with the reference: ${shared.name}`, () => checkCase(runtime, shared, { bare: true }));
+    it(`agrees with weights packed beforehand: ${shared.name}`, () =>
+      checkCase(runtime, shared, { bare: true, stored: true }));
   }
 
   it(`agrees on ${RANDOM_CASES} random ragged cases`, async () => {
@@ -43,7 +45,8 @@ describe('BilinearAttention on the CPU', () => {
       const [batch, length, valueDim] = [1 + random.below(2), random.below(150), 1 + random.below(40)];
       const keyMask = (['none', 'random', 'first'] as const)[random.below(3)]!;
       const shape = { batch, length, valueDim, keyMask, gains: random.below(2) === 0, float16: false };
-      await checkCase(runtime, { name: `random ${n}`, parameters, ...shape }, { bare: true });
+      const options = { bare: true, stored: random.below(2) === 0 };
+      await checkCase(runtime, { name: `random ${n}`, parameters, ...shape }, options);
     }
   });
 });

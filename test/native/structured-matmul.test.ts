@@ -16,7 +16,9 @@ const RANDOM_CASES = 60;
 /** Ragged sizes of any kind. */
 function randomStructure(random: SeededRandom): Structure {
   const size = (most: number) => 1 + random.below(most);
-  const [p, q, d, a] = [size(9), size(9), size(40), size(40)];
+  // Pieces that fill vectors, some of the time.
+  const q = random.below(3) === 0 ? 16 : size(9);
+  const [p, d, a] = [size(9), size(40), size(40)];
   switch (random.below(4)) {
     case 0:
       return blockTensorTrain(p * d, q * a, p, q, size(4));
@@ -41,6 +43,8 @@ describe('StructuredMatMul on the CPU', () => {
 
   for (const shared of STRUCTURED_MATMUL_CASES) {
     it(`agrees with the reference: ${shared.name}`, () => checkCase(runtime, shared, { bare: true }));
+    it(`agrees with factors packed beforehand: ${shared.name}`, () =>
+      checkCase(runtime, shared, { bare: true, stored: true }));
   }
 
   it(`agrees on ${RANDOM_CASES} random ragged cases`, async () => {
@@ -48,7 +52,8 @@ describe('StructuredMatMul on the CPU', () => {
     for (let n = 0; n < RANDOM_CASES; n++) {
       const [structure, leading] = [randomStructure(random), [random.below(200)]];
       const float16 = random.below(4) === 0;
-      await checkCase(runtime, { name: `random ${n}`, structure, leading, float16 }, { bare: true });
+      const options = { bare: true, stored: random.below(2) === 0 };
+      await checkCase(runtime, { name: `random ${n}`, structure, leading, float16 }, options);
     }
   });
 });

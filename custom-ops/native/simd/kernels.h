@@ -549,6 +549,105 @@ static void accumulateRowsGuarded(float* sums, size_t sumStride, size_t rowCount
   }
 }
 
+struct AccumulateLanes {
+  float* sums;
+  size_t sumRow, rowCount, columns, lanes;
+  const float* weights;
+  const float* values;
+  size_t valueRow, valueTerm, count;
+
+  // Blocks here are columns; `first` is the first of M rows.
+  template <int Columns>
+  struct Vectors {
+    const AccumulateLanes& all;
+    size_t column, lane;
+
+    template <int M>
+    void run(size_t first) const {
+      const size_t lanes = all.lanes;
+      float* out = all.sums + first * all.sumRow + column * lanes + lane;
+      const float* weight = all.weights + column * lanes + lane;
+      const float* value = all.values + first * all.valueRow + lane;
+      Vec sums[M][Columns];
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int c = 0; c < Columns; c++) sums[m][c] = load(out + m * all.sumRow + c * lanes);
+      }
+      for (size_t n = 0; n < all.count; n++, weight += all.columns * lanes, value += all.valueTerm) {
+        Vec w[Columns];
+#pragma GCC unroll 24
+        for (int c = 0; c < Columns; c++) w[c] = load(weight + c * lanes);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) {
+          const Vec x = load(value + m * all.valueRow);
+#pragma GCC unroll 24
+          for (int c = 0; c < Columns; c++) sums[m][c] += x * w[c];
+        }
+      }
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+#pragma GCC unroll 24
+        for (int c = 0; c < Columns; c++) store(out + m * all.sumRow + c * lanes, sums[m][c]);
+      }
+    }
+  };
+
+  template <int Columns>
+  void run(size_t column, size_t left) const {
+    for (; left >= Columns; left -= Columns, column += Columns) {
+      for (size_t lane = 0; lane < lanes; lane += kWidth) {
+        sweepRows<(kAccumulators / Columns < 8 ? kAccumulators / Columns : 8)>(rowCount, Vectors<Columns>{*this, column, lane});
+      }
+    }
+    if constexpr (Columns > 1) {
+      if (left > 0) run<Columns / 2>(column, left);
+    }
+  }
+};
+
+static void accumulateLanes(float* sums, size_t sumRow, size_t rowCount, size_t columns, size_t lanes,
+                            const float* weights, const float* values, size_t valueRow, size_t valueTerm,
+                            size_t count) {
+  constexpr int kMostColumns = 4;
+  AccumulateLanes{sums, sumRow, rowCount, columns, lanes, weights, values, valueRow, valueTerm, count}
+      .template run<kMostColumns>(0, columns);
+}
+
+// Sum of (x - center)^Power over `size` numbers.
+template <int Power>
+static inline float momentOf(const float* row, size_t size, float center) {
+  const size_t whole = size / kWidth * kWidth;
+  Vec total{};
+  for (size_t n = 0; n < whole; n += kWidth) {
+    const Vec x = load(row + n) - center;
+    total += Power == 2 ? x * x : x;
+  }
+  float sum = reduce<Sum>(total);
+  // One by one: what follows a row is not this function's.
+  for (size_t n = whole; n < size; n++) {
+    const float x = row[n] - center;
+    sum += Power == 2 ? x * x : x;
+  }
+  return sum;
+}
+
+static void normalizeRows(float* rows, size_t stride, size_t count, size_t size, float epsilon, const float* gain,
+                          float multiplier) {
+  const size_t whole = size / kWidth * kWidth;
+  const float share = 1.f / static_cast<float>(size);
+  for (size_t r = 0; r < count; r++, rows += stride) {
+    const float mean = momentOf<1>(rows, size, 0.f) * share;
+    const float variance = momentOf<2>(rows, size, mean) * share;
+    const float factor = multiplier / __builtin_sqrtf(variance + epsilon);
+    for (size_t n = 0; n < whole; n += kWidth) {
+      const Vec x = (load(rows + n) - mean) * factor;
+      store(rows + n, gain ? x * load(gain + n) : x);
+    }
+    for (size_t n = whole; n < size; n++) rows[n] = (rows[n] - mean) * factor * (gain ? gain[n] : 1.f);
+  }
+}
+
 static void scaleRows(float* rows, size_t stride, size_t count, size_t size, const float* factor) {
   for (size_t r = 0; r < count; r++) {
     for (size_t e = 0; e < size; e += kWidth) {
@@ -724,6 +823,8 @@ static constexpr Simd table = {
     accumulateRows,
     accumulateRowsGuarded,
     attendRows,
+    accumulateLanes,
+    normalizeRows,
     scaleRows,
     scatterRows,
     squaredNorms,

@@ -87,6 +87,15 @@ struct Simd {
   // and adds exp2(product - max) and what values weigh by it. The index is not null and names no row twice.
   void (*attendRows)(float* max, float* sum, float* sums, size_t size, Rows rows, size_t count, size_t depth,
                      const float* panels, Rows values, size_t keyCount);
+  // One product for each lane: sums[r][c][lane] += sum over n of weights[n][c][lane] * values[r][n][lane], where rows
+  // r of sums are sumRow floats apart, rows and terms n of values valueRow and valueTerm.
+  void (*accumulateLanes)(float* sums, size_t sumRow, size_t rowCount, size_t columns, size_t lanes,
+                          const float* weights, const float* values, size_t valueRow, size_t valueTerm,
+                          size_t count);
+  // Layer normalization without bias of `size` numbers, any number, of each row, in place:
+  // (x - mean) / sqrt(variance + epsilon) * multiplier, times gain[] unless that is null.
+  void (*normalizeRows)(float* rows, size_t stride, size_t count, size_t size, float epsilon, const float* gain,
+                        float multiplier);
   // rows[r][] *= factor[r]
   void (*scaleRows)(float* rows, size_t stride, size_t count, size_t size, const float* factor);
   // sums[target[n]][] += rows[n][]; sums has rows of `size` floats.

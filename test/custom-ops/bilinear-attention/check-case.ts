@@ -16,12 +16,15 @@ import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
 import { HALF, SINGLE } from '../../comparison.js';
 import { assertClose } from '../elementwise-attention/comparison.js';
 import type { OnnxRuntime } from '../onnx-runtime.js';
+import { storedTensor } from '../stored-tensor.js';
 
 export interface NodeOptions {
   /** Default domain of the model. */
   readonly opset?: number;
   /** Leaves the function body out: a kernel has to be there. */
   readonly bare?: boolean;
+  /** Weights are constants of the model, as in models of this attention, instead of inputs. */
+  readonly stored?: boolean;
 }
 
 /** Runs a case as a model of one node and compares it with the reference. */
@@ -41,14 +44,20 @@ export async function runNode(
   runtime: OnnxRuntime,
   inputs: BilinearInputs,
   parameters: BilinearParameters,
-  { opset = 18, bare = false, float16 = false }: NodeOptions & { readonly float16?: boolean } = {},
+  {
+    opset = 18,
+    bare = false,
+    stored = false,
+    float16 = false,
+  }: NodeOptions & { readonly float16?: boolean } = {},
 ): Promise<Tensor> {
   const tensors = namedInputs(inputs);
   const connected = INPUT_NAMES.filter(name => tensors.has(name) || (name === 'key_mask' && inputs.keyMask));
-  const model = nodeModel(parameters, connected, tensors, { opset, bare, float16 });
+  const model = nodeModel(parameters, connected, tensors, { opset, bare, stored, float16 });
   const session = await runtime.InferenceSession.create(model, { logSeverityLevel: 3 });
   const feeds: Record<string, OrtTensor> = {};
   for (const [name, { dims, data }] of tensors) {
+    if (stored && isWeight(name)) continue;
     feeds[name] = float16
       ? new runtime.Tensor('float16', float32ToFloat16(data), dims)
       : new runtime.Tensor('float32', data, dims);
@@ -65,6 +74,8 @@ export async function runNode(
   await session.release();
   return result;
 }
+
+const isWeight = (name: string): boolean => !['x', 'value', 'key_mask'].includes(name);
 
 function namedInputs({ x, value, train, levels = [] }: BilinearInputs): Map<string, Tensor> {
   const optional = (name: string, tensor: Tensor | undefined): [string, Tensor][] =>
@@ -88,7 +99,7 @@ function nodeModel(
   parameters: BilinearParameters,
   connected: readonly string[],
   tensors: ReadonlyMap<string, Tensor>,
-  { opset, bare, float16 }: Required<NodeOptions> & { readonly float16: boolean },
+  { opset, bare, stored, float16 }: Required<NodeOptions> & { readonly float16: boolean },
 ): Uint8Array {
   const float = float16 ? DataType.FLOAT16 : DataType.FLOAT;
   const body = bilinearFunctionBody(parameters, connected, { opset, elementType: float });
@@ -111,9 +122,14 @@ function nodeModel(
           attributes: attributeSpecs(bilinearOperator, attributesOf(parameters)),
         },
       ],
-      inputs: connected.map(name =>
-        name === 'key_mask' ? free(name, 2, DataType.BOOL) : free(name, tensors.get(name)!.dims.length),
-      ),
+      inputs: connected
+        .filter(name => !(stored && isWeight(name)))
+        .map(name =>
+          name === 'key_mask' ? free(name, 2, DataType.BOOL) : free(name, tensors.get(name)!.dims.length),
+        ),
+      initializers: connected
+        .filter(name => stored && isWeight(name))
+        .map(name => storedTensor(name, tensors.get(name)!, float16)),
       outputs: [free('output', 4)],
     },
     functions: bare ? [] : [body],

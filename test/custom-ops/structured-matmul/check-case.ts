@@ -9,22 +9,32 @@ import { assertClose } from '../elementwise-attention/comparison.js';
 import type { OnnxRuntime } from '../onnx-runtime.js';
 import { type NodeModelOptions, nodeModel } from './node-model.js';
 
+export interface CheckOptions extends Pick<NodeModelOptions, 'opset' | 'bare'> {
+  /** The factors are constants of the model, as in models of products, instead of inputs. */
+  readonly stored?: boolean;
+}
+
 /** Runs a case as a model of one node and compares it with the reference. */
 export async function checkCase(
   runtime: OnnxRuntime,
   shared: StructuredMatMulCase,
-  options: Pick<NodeModelOptions, 'opset' | 'bare'> = {},
+  { stored = false, ...options }: CheckOptions = {},
 ): Promise<void> {
   const { structure, leading, float16 } = shared;
   const { x, factors } = caseInputs(shared);
-  const model = nodeModel(structure, { ...options, float16, rank: leading.length + 1 });
+  const model = nodeModel(structure, {
+    ...options,
+    float16,
+    rank: leading.length + 1,
+    factors: stored ? factors : [],
+  });
   const session = await runtime.InferenceSession.create(model, { logSeverityLevel: 3 });
   const tensor = ({ dims, data }: Tensor) =>
     float16
       ? new runtime.Tensor('float16', float32ToFloat16(data), dims)
       : new runtime.Tensor('float32', data, dims);
   const feeds = Object.fromEntries(
-    [x, ...factors].map((value, n): [string, OrtTensor] => [INPUT_NAMES[n]!, tensor(value)]),
+    [x, ...(stored ? [] : factors)].map((value, n): [string, OrtTensor] => [INPUT_NAMES[n]!, tensor(value)]),
   );
   const { output } = await session.run(feeds);
   const data = (output as OrtTensor).data as Float32Array | Uint16Array;

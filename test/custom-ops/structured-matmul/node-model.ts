@@ -1,4 +1,4 @@
-import { DOMAIN, DOMAIN_VERSION } from '../../../custom-ops/operator.js';
+import { DOMAIN, DOMAIN_VERSION, type Tensor } from '../../../custom-ops/operator.js';
 import {
   INPUT_NAMES,
   OP_TYPE,
@@ -13,6 +13,7 @@ import {
 import { buildModel } from '../../../rewriter/onnx/encode.js';
 import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
 import { attributeSpecs } from '../../../rewriter/replacement-nodes.js';
+import { storedTensor } from '../stored-tensor.js';
 
 export interface NodeModelOptions {
   /** Default domain of the model. */
@@ -22,12 +23,14 @@ export interface NodeModelOptions {
   readonly rank?: number;
   /** Leaves the function body out: a kernel has to be there. */
   readonly bare?: boolean;
+  /** The factors as constants of the model; inputs of it where absent. */
+  readonly factors?: readonly Tensor[];
 }
 
 /** A model of one StructuredMatMul node, every dimension of x dynamic. */
 export function nodeModel(
   structure: Structure,
-  { opset = 18, float16 = false, rank = 3, bare = false }: NodeModelOptions = {},
+  { opset = 18, float16 = false, rank = 3, bare = false, factors = [] }: NodeModelOptions = {},
 ): Uint8Array {
   const dataType = float16 ? DataType.FLOAT16 : DataType.FLOAT;
   const shapes = factorShapes(structure);
@@ -51,8 +54,12 @@ export function nodeModel(
           attributes: attributeSpecs(structuredMatMul, attributesOf(structure)),
         },
       ],
-      inputs: [free('x'), ...shapes.map((dims, n) => ({ name: names[n + 1]!, dataType, dims }))],
+      inputs: [
+        free('x'),
+        ...(factors.length > 0 ? [] : shapes.map((dims, n) => ({ name: names[n + 1]!, dataType, dims }))),
+      ],
       outputs: [free('output')],
+      initializers: factors.map((factor, n) => storedTensor(names[n + 1]!, factor, float16)),
     },
     functions: bare ? [] : [structuredMatMulBody(structure, { opset, elementType: dataType })],
   });

@@ -1,7 +1,7 @@
 """Writes bilinear attention as PyTorch implementations export it, and forms that only look like it.
 
   python test/zoo/bilinear/generate.py           # writes *.onnx beside this file
-  python test/zoo/bilinear/generate.py FOLDER    # writes what test/bench/bilinear-attention.ts times: width 256
+  python test/zoo/bilinear/generate.py FOLDER [WIDTH]    # writes what test/bench/bilinear-attention.ts times
 
 Needs what test/zoo/generate needs (see test/zoo/README.md). Deterministic for given versions.
 """
@@ -272,16 +272,19 @@ def main():
             write(os.path.join(FOLDER, f"{name}-{exporter.label}.onnx"), build, exporter)
 
 
-def write_large(folder):
+def write_large(folder, width):
+    """One layer of `width` channels in heads of 32, with and without causality."""
     global WIDTH, HEADS, INNER, OUTER, RANKS
-    WIDTH, HEADS, INNER, OUTER, RANKS = 256, 8, 8, 32, (16, 8, 4, 4)
+    WIDTH, HEADS, INNER, OUTER, RANKS = width, width // 32, 8, width // 8, (16, 8, 4, 4)
     TensorTrain.scale = WIDTH**-0.5
     for name, build in (("tensor-train", TensorTrain), ("levels", Levels)):
-        write(os.path.join(folder, f"{name}.onnx"), build, LEGACY_17)
+        for causal in (True, False):
+            form = type(build.__name__, (build,), {"causal": causal})
+            write(os.path.join(folder, f"{name}-{width}{'-causal' if causal else ''}.onnx"), form, LEGACY_17)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        write_large(sys.argv[1])
+        write_large(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 256)
     else:
         main()
