@@ -1,4 +1,5 @@
 import { cpus, totalmem } from 'node:os';
+import { basename, isAbsolute, relative } from 'node:path';
 import type { Environment } from '../rewriter/report.js';
 
 /** The machine and the runtime that this process runs on. */
@@ -13,9 +14,19 @@ export function describeEnvironment(): Environment {
   };
 }
 
-/** The command line of this process, quoted where a shell needs it. */
+/**
+ * The command line of this process, quoted where a shell needs it. Reports travel: paths are told from the current
+ * folder, and what is outside of it by its name.
+ */
 export function commandLine(): string {
-  return ['onnx-rewrite', ...process.argv.slice(2)]
+  return ['onnx-rewrite', ...process.argv.slice(2).map(withoutFolders)]
     .map(word => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`))
     .join(' ');
+}
+
+function withoutFolders(word: string): string {
+  const [, option = '', path = ''] = /^(--[\w-]+=)?(.*)$/s.exec(word)!;
+  if (!isAbsolute(path)) return word;
+  const near = relative(process.cwd(), path);
+  return option + (near === '' || near.startsWith('..') || isAbsolute(near) ? basename(path) : near);
 }

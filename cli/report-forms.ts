@@ -1,7 +1,6 @@
-import { writeFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import { InvalidArgumentError } from 'commander';
-import { FileTransaction } from '../rewriter/onnx/file-transaction.js';
+import { beginFile } from './pending-file.js';
 
 /** A report file under way. */
 export interface PendingReport<Report> {
@@ -25,29 +24,19 @@ export class ReportForms<Report> {
 
   /**
    * Begins a report whose contents take long to get: a file that cannot be written is known at once.
-   * @throws Error of the file system
+   * @throws InputError for a folder, Error of the file system
    */
   begin(file: string): PendingReport<Report> {
-    const transaction = new FileTransaction();
-    try {
-      const staged = transaction.stage(file);
-      writeFileSync(staged, '');
-      return {
-        finish: report => {
-          writeFileSync(staged, this.renderers[extname(file).toLowerCase()]!(report));
-          transaction.commit();
-        },
-        discard: () => transaction.rollback(),
-      };
-    } catch (error) {
-      transaction.rollback();
-      throw error;
-    }
+    const pending = beginFile(file);
+    return {
+      finish: report => pending.finish(this.renderers[extname(file).toLowerCase()]!(report)),
+      discard: pending.discard,
+    };
   }
 
   /**
    * Writes a report, all or nothing.
-   * @throws Error of the file system
+   * @throws InputError for a folder, Error of the file system
    */
   write(report: Report, file: string): void {
     const pending = this.begin(file);

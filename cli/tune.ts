@@ -1,9 +1,7 @@
-import { writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { TUNING_SPACES } from '../custom-ops/tuning-spaces.js';
 import { InputError } from '../rewriter/errors.js';
-import { FileTransaction } from '../rewriter/onnx/file-transaction.js';
 import { findTokenizer } from './data/tokenizer.js';
 import { commandLine, describeEnvironment } from './environment.js';
 import {
@@ -16,12 +14,14 @@ import {
   tokens,
   withCommonOptions,
 } from './options.js';
+import { beginFile } from './pending-file.js';
 import { ReportForms } from './report-forms.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
 import { renderTuning } from './tune/render-tuning.js';
+import type { TuneRequest } from './tune/tune-model.js';
 import type { Budget, TuningReport } from './tune/tuning.js';
-import { DEFAULT_SEED, DEFAULT_WINDOWS, type MaskedSpans } from './tune/tuning-data.js';
+import { DEFAULT_HIDDEN_SHARE, DEFAULT_SEED, DEFAULT_WINDOWS, type MaskedSpans } from './tune/tuning-data.js';
 import { renderTuningPage } from './tune/tuning-page.js';
 import { VERSION } from './version.js';
 
@@ -36,6 +36,7 @@ interface TuneOptions extends CommonOptions {
   readonly seed: number;
   readonly maskId?: number;
   readonly maskSpan?: number;
+  readonly maskShare?: number;
   readonly metric?: string;
   readonly cache?: string;
   readonly report?: string;
@@ -79,6 +80,7 @@ export function tuneCommand(): Command {
         nonNegativeInteger,
       )
       .option('--mask-span <n>', 'neighboring tokens hidden together (default: 1)', positiveInteger)
+      .option('--mask-share <p>', 'share of the tokens that is hidden (default: 15%)', maskShare)
       .option('--metric <module>', 'JavaScript module with a loss of your own')
       .option(
         '--cache <file>',
@@ -93,37 +95,51 @@ export function tuneCommand(): Command {
       .option('--threads <n>', 'threads of one operator', positiveInteger)
       .addOption(new Option('--stock', 'tune for function bodies in onnxruntime-node alone')),
   ).action(async (model: string, options: TuneOptions) => {
-    const { output } = options;
+    const { output = null, report: page = null, cache = null } = options;
     checkPaths(model, options);
-    const tuning = await runJob('tune', {
-      model,
-      data: {
-        files: options.data,
-        tokenizer: findTokenizer(model, options.tokenizer),
-        length: options.length ?? null,
-        windows: options.windows,
-        seed: options.seed,
-        hide: maskedSpans(options),
-      },
-      budget: budgetOf(options),
-      metricModule: options.metric ?? null,
-      engine: { threads: options.threads ?? null, stock: options.stock === true },
-      operator: options.op ?? null,
-      sites: options.sites,
-      cache: options.cache ?? null,
-    });
-    const report: TuningReport = {
-      tool: { name: 'onnx-rewrite', version: VERSION },
-      created: new Date().toISOString(),
-      command: commandLine(),
-      ...tuning,
-      machine: describeEnvironment(),
-    };
-    if (options.report !== undefined) REPORTS.write(report, options.report);
-    if (output !== undefined) writePlan(output, tuning.plan);
-    if (options.json) printJson(report);
-    else print(renderTuning(report, output ?? null));
+    const request = requestOf(model, options);
+    if (cache !== null) beginFile(cache).discard();
+    const pendingPlan = output === null ? null : beginFile(output);
+    const pendingReport = page === null ? null : REPORTS.begin(page);
+    try {
+      const tuning = await runJob('tune', request);
+      const report: TuningReport = {
+        tool: { name: 'onnx-rewrite', version: VERSION },
+        created: new Date().toISOString(),
+        command: commandLine(),
+        ...tuning,
+        machine: describeEnvironment(),
+      };
+      pendingReport?.finish(report);
+      pendingPlan?.finish(`${JSON.stringify(tuning.plan, null, 2)}\n`);
+      if (options.json) printJson(report);
+      else print(renderTuning(report, output));
+    } finally {
+      pendingReport?.discard();
+      pendingPlan?.discard();
+    }
   });
+}
+
+function requestOf(model: string, options: TuneOptions): TuneRequest {
+  const { data, length = null, windows, seed, metric = null, threads = null, op = null, sites } = options;
+  return {
+    model,
+    data: {
+      files: data,
+      tokenizer: findTokenizer(model, options.tokenizer),
+      length,
+      windows,
+      seed,
+      hide: maskedSpans(options),
+    },
+    budget: budgetOf(options),
+    metricModule: metric,
+    engine: { threads, stock: options.stock === true },
+    operator: op,
+    sites,
+    cache: options.cache ?? null,
+  };
 }
 
 /** Shares above this are more likely percents without their sign. */
@@ -137,6 +153,14 @@ function share(text: string): number {
   if (match[2] === '%') return value / 100;
   if (value <= LARGEST_PLAIN_SHARE) return value;
   throw new InvalidArgumentError(`Write ${value}% or, for so large a share, ${100 * value}%.`);
+}
+
+/** Parser of the share of tokens to hide. */
+function maskShare(text: string): number {
+  const match = /^(\d*\.?\d+)%$/.exec(text.trim());
+  const value = match === null ? Number.NaN : Number(match[1]) / 100;
+  if (value > 0 && value < 1) return value;
+  throw new InvalidArgumentError('Expected a percentage below 100%, such as 20%.');
 }
 
 function budgetOf({ maxLossIncrease, maxError, metric }: TuneOptions): Budget {
@@ -157,19 +181,21 @@ function budgetOf({ maxLossIncrease, maxError, metric }: TuneOptions): Budget {
   return { kind: 'error', limit: maxError! };
 }
 
-function maskedSpans({ maskId, maskSpan, maxError, metric }: TuneOptions): MaskedSpans | null {
+function maskedSpans({ maskId, maskSpan, maskShare, maxError, metric }: TuneOptions): MaskedSpans | null {
   if (maskId === undefined) {
-    if (maskSpan === undefined) return null;
-    throw new InputError('--mask-span says how much is hidden at a time, and nothing is', {
-      remedy: 'Give --mask-id too.',
-    });
+    if (maskSpan === undefined && maskShare === undefined) return null;
+    const [option, what] =
+      maskSpan === undefined
+        ? ['--mask-share', 'how much is hidden']
+        : ['--mask-span', 'how much is hidden at a time'];
+    throw new InputError(`${option} says ${what}, and nothing is`, { remedy: 'Give --mask-id too.' });
   }
   if (maxError !== undefined || metric !== undefined) {
     throw new InputError('--mask-id makes a loss, and another metric is asked for', {
       remedy: 'Use it with --max-loss-increase and without --metric.',
     });
   }
-  return { id: maskId, span: maskSpan ?? 1 };
+  return { id: maskId, span: maskSpan ?? 1, share: maskShare ?? DEFAULT_HIDDEN_SHARE };
 }
 
 function checkPaths(model: string, { output, cache, report, data }: TuneOptions): void {
@@ -182,16 +208,5 @@ function checkPaths(model: string, { output, cache, report, data }: TuneOptions)
       file,
       remedy: 'Choose another name.',
     });
-  }
-}
-
-function writePlan(file: string, plan: unknown): void {
-  const transaction = new FileTransaction();
-  try {
-    writeFileSync(transaction.stage(file), `${JSON.stringify(plan, null, 2)}\n`);
-    transaction.commit();
-  } catch (error) {
-    transaction.rollback();
-    throw error;
   }
 }

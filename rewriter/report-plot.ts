@@ -77,6 +77,8 @@ const COLORS = 6;
 const SYMBOL_AREA = 42;
 /** Room that the label of a tick needs on the x axis, per character. */
 const CHARACTER_WIDTH = 7;
+/** What the label of a guide takes above its line. */
+const LABEL_HEIGHT = 20;
 
 type Scale = ScaleContinuousNumeric<number, number>;
 
@@ -123,8 +125,9 @@ function drawing({ x, y, series, guides = [] }: Plot): Markup {
   const ys = series.flatMap(({ points }) => points.flatMap(point => [point.y, ...(point.range ?? [])]));
   const across = scaleOf(x, [...xs, ...on('x')], [MARGIN.left, WIDTH - MARGIN.right]);
   const up = scaleOf(y, [...ys, ...on('y')], [HEIGHT - MARGIN.bottom, MARGIN.top]);
+  const marks = series.flatMap(({ points }) => points.map(point => [across(point.x), up(point.y)] as const));
   return html`${yAxis(y, up)}${xAxis(x, across)}
-${guides.map(guide => guideLine(guide, across, up))}
+${guides.map(guide => guideLine(guide, across, up, marks))}
 ${series.map((one, i) => seriesMarks(one, one.look ?? i, x, y, across, up))}`;
 }
 
@@ -205,10 +208,24 @@ function tickText(axis: Axis, tick: number): string {
     .replace(/\.(?!\d)/, '');
 }
 
-function guideLine({ axis, at, label }: Guide, across: Scale, up: Scale): Markup {
+/** @param marks where points are: the label of a level line stands at the end where it covers fewer of them */
+function guideLine(
+  { axis, at, label }: Guide,
+  across: Scale,
+  up: Scale,
+  marks: readonly (readonly [x: number, y: number])[],
+): Markup {
   if (axis === 'y') {
     const y = up(at);
-    return html`<line class="guide" x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${place(y)}" y2="${place(y)}"/><text class="guide-label" x="${WIDTH - MARGIN.right}" y="${place(y - 4)}" text-anchor="end">${label}</text>`;
+    const [left, right] = [MARGIN.left, WIDTH - MARGIN.right];
+    const length = label.length * CHARACTER_WIDTH;
+    const covered = (start: number) =>
+      marks.filter(
+        ([markX, markY]) =>
+          markX >= start && markX <= start + length && markY <= y && markY >= y - LABEL_HEIGHT,
+      ).length;
+    const before = covered(left) < covered(right - length);
+    return html`<line class="guide" x1="${left}" x2="${right}" y1="${place(y)}" y2="${place(y)}"/><text class="guide-label" x="${before ? left + 2 : right}" y="${place(y - 4)}" text-anchor="${before ? 'start' : 'end'}">${label}</text>`;
   }
   const x = across(at);
   const before = x > (MARGIN.left + WIDTH) / 2;

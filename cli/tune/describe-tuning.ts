@@ -2,6 +2,7 @@ import { PLAN_VERSION } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { sum } from '../statistics.js';
 import type { ChosenPlan } from './choose-plan.js';
+import type { Estimate } from './forecast.js';
 import { operationCeiling } from './operation-count.js';
 import { formsIn, isSamePlan, type PlanEstimate } from './search.js';
 import type { SiteStudy } from './site-study.js';
@@ -26,6 +27,10 @@ interface Findings {
   /** Fastest first, the exact one last. */
   readonly plans: readonly PlanEstimate[];
   readonly chosen: ChosenPlan;
+  /** What the chosen plan will do on other windows of the kind. */
+  readonly elsewhere: Estimate;
+  /** Time of the chosen plan against exact attention, whole models, before the last measurement. */
+  readonly expectedTime: number;
   readonly times: ModelTimes & { readonly original: number };
   /** Mean metric of exact attention on the windows held out. */
   readonly metricValue: number;
@@ -34,15 +39,32 @@ interface Findings {
 
 /** A tuning as documents show it: times of sites as times of the model, divergences as changes of the metric. */
 export function describeTuning(findings: Findings): Tuning {
-  const { request, context, runtime, studies, plans, chosen, times, metricValue, notes } = findings;
+  const {
+    request,
+    context,
+    runtime,
+    studies,
+    plans,
+    chosen,
+    elsewhere,
+    expectedTime,
+    times,
+    metricValue,
+    notes,
+  } = findings;
   const { model, data, metric } = context;
   // Machines drift: a plan is foretold in parts of the time of exact attention, measured beside everything else.
   const attention = sum(Object.values(times.sites));
   const attentionMs = Math.min(attention, LARGEST_SHARE * times.exact);
-  const foretoldMs = (plan: PlanEstimate) =>
+  const summedMs = (plan: PlanEstimate) =>
     times.exact -
     (attentionMs / attention) *
       sum(studies.map(({ id, exactMs }) => (1 - plan.sites.get(id)!.ms / exactMs) * times.sites[id]!));
+  const approximated = ({ sites }: PlanEstimate) => [...sites.values()].filter(({ exact }) => !exact).length;
+  // In the model, sites take longer than by themselves: as much for each as for those of the chosen plan.
+  const chosenMs = expectedTime * times.exact;
+  const overheadMs = chosen.plan.exact ? 0 : (chosenMs - summedMs(chosen.plan)) / approximated(chosen.plan);
+  const foretoldMs = (plan: PlanEstimate) => summedMs(plan) + overheadMs * approximated(plan);
   const outcome = (lossIncrease: number, ms: number): Outcome => {
     const rest = attentionMs - times.exact + ms;
     return {
@@ -90,6 +112,7 @@ export function describeTuning(findings: Findings): Tuning {
           standard_error: chosen.heldOut.error,
           rejected: chosen.rejected,
         },
+        expected: { loss_increase: elsewhere.mean, standard_error: elsewhere.error },
         operation_ceiling: ceiling(chosen.plan),
       },
     },

@@ -3,7 +3,7 @@ import { describeRuntime } from '../runtime/describe-runtime.js';
 import { colors, table } from '../terminal.js';
 import { describeForm } from './site-form.js';
 import type { FrontierPoint, Tuning } from './tuning.js';
-import { budgetText, changeText, estimateText, times } from './tuning-text.js';
+import { budgetText, changeText, estimateWithError, times } from './tuning-text.js';
 
 /** A tuning for the terminal. */
 export function renderTuning(tuning: Tuning, output: string | null): string {
@@ -89,12 +89,14 @@ function frontierTable(tuning: Tuning): string {
 
 function outcomeTable(tuning: Tuning): string {
   const { predicted, measured, operation_ceiling } = tuning.plan.tuning;
-  const change = (outcome: typeof predicted) =>
-    `${changeText(tuning, outcome.loss_increase)} ± ${estimateText(tuning, outcome.standard_error)}`;
   return table(
     [{ title: '' }, { title: 'predicted', align: 'right' }, { title: 'measured', align: 'right' }],
     [
-      [tuning.metric.kind === 'loss' ? 'loss increase' : 'error', change(predicted), change(measured)],
+      [
+        tuning.metric.kind === 'loss' ? 'loss increase' : 'error',
+        estimateWithError(tuning, predicted),
+        estimateWithError(tuning, measured),
+      ],
       ['time of the model', formatDuration(predicted.ms), formatDuration(measured.ms)],
       ['against the original', times(predicted.speed), times(measured.speed)],
       ['attention alone, against exact', times(predicted.attention_speed), times(measured.attention_speed)],
@@ -104,9 +106,14 @@ function outcomeTable(tuning: Tuning): string {
 }
 
 function conclusion(tuning: Tuning, output: string | null): string[] {
-  const { measured } = tuning.plan.tuning;
+  const { measured, expected } = tuning.plan.tuning;
   const lines: string[] = [];
   const approximated = tuning.sites.some(({ exact }) => !exact);
+  if (approximated) {
+    lines.push(
+      `By all windows together, other data of the kind is expected to see ${estimateWithError(tuning, expected)}.`,
+    );
+  }
   if (measured.rejected > 0) {
     lines.push(
       `${measured.rejected} faster ${measured.rejected === 1 ? 'plan was' : 'plans were'} over the budget on the windows held out.`,

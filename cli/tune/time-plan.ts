@@ -1,4 +1,3 @@
-import type { ModelInfo } from '../../rewriter/onnx/model-info.js';
 import type { ModelSession } from '../runtime/session.js';
 import { median } from '../statistics.js';
 import { planHash } from './measure-plan.js';
@@ -6,6 +5,7 @@ import type { Tensors } from './metric.js';
 import { pick, Recording } from './recording.js';
 import { type Choices, modelBytes } from './tunable-model.js';
 import { exactForm, type TuningContext } from './tuning-context.js';
+import type { DataWindow } from './tuning-data.js';
 import type { ShareOfProgress } from './workload.js';
 
 /** Median milliseconds, taken in turns: what else the machine does falls on all of them. */
@@ -28,63 +28,106 @@ interface Contender {
   readonly session: ModelSession;
   readonly feeds: Tensors;
   readonly fetches: readonly string[];
-  readonly ms: number[];
 }
 
 /**
- * Times the original, the model with exact attention, its attention alone, and the plan against each other.
+ * Times the model in a plan against the model with exact attention, on a window to calibrate on. Sites by themselves
+ * do not tell: in a whole model nothing that a site works on is in caches.
+ * @returns the plan's time in proportion
+ */
+export function timeAgainstExact(
+  context: TuningContext,
+  forms: Choices,
+  progress: ShareOfProgress,
+): Promise<number> {
+  const { model, data, cache } = context;
+  return cache.get(`time of plan ${planHash(forms)} against exact attention`, () =>
+    withContenders(async contenders => {
+      for (const choices of [context.exact, forms]) {
+        contenders.push(await wholeModel(context, modelBytes(model.variant(choices)), data.calibration[0]!));
+      }
+      const [exact, plan] = await timeInTurns(context, contenders, progress);
+      return plan! / exact!;
+    }),
+  );
+}
+
+/**
+ * Times the original, the model with exact attention, its attention alone, and the plan against each other, on a
+ * window held out.
  * @param originalMs about how long the original takes
  */
-export async function timePlan(
+export function timePlan(
   context: TuningContext,
   forms: Choices,
   originalMs: number,
   progress: ShareOfProgress,
 ): Promise<ModelTimes> {
-  const { engine, model, cache } = context;
-  const withOriginal = originalMs <= SLOW_MS;
-  return cache.get(`times of plan ${planHash(forms)}`, async () => {
-    const contenders: Contender[] = [];
-    try {
-      progress.step(0, 1, 'preparing to time the plan');
+  const { model, data, cache } = context;
+  return cache.get(`times of plan ${planHash(forms)}`, () =>
+    withContenders(async contenders => {
+      const window = data.heldOut[0]!;
+      await addExactSites(context, window, contenders);
       const whole = [model.variant(context.exact), model.variant(forms)];
-      if (withOriginal) whole.push(model.file.model);
-      await openAll(context, whole, contenders);
-      for (let round = 0; round <= ROUNDS; round++) {
-        for (const [c, { session, feeds, fetches, ms }] of contenders.entries()) {
-          progress.step(round * contenders.length + c, (ROUNDS + 1) * contenders.length, 'timing the plan');
-          const taken = await engine.timed(session, feeds, fetches);
-          if (round > 0) ms.push(taken.ms);
-        }
-      }
-    } finally {
-      for (const { session } of contenders) await session.release();
-    }
-    const taken = contenders.map(({ ms }) => median(ms));
-    const sites = model.sites.map(({ site }, s) => [site.id, taken[s]!] as const);
-    const [exact, plan, original] = taken.slice(sites.length);
-    return { original: original ?? null, exact: exact!, plan: plan!, sites: Object.fromEntries(sites) };
-  });
+      if (originalMs <= SLOW_MS) whole.push(model.file.model);
+      for (const one of whole) contenders.push(await wholeModel(context, modelBytes(one), window));
+      const taken = await timeInTurns(context, contenders, progress);
+      const sites = model.sites.map(({ site }, s) => [site.id, taken[s]!] as const);
+      const [exact, plan, original] = taken.slice(sites.length);
+      return { original: original ?? null, exact: exact!, plan: plan!, sites: Object.fromEntries(sites) };
+    }),
+  );
 }
 
-/** Exact attention of each site, then whole models. */
-async function openAll(
+/** Lets `use` open sessions, and releases those that it opened. */
+async function withContenders<T>(use: (contenders: Contender[]) => Promise<T>): Promise<T> {
+  const contenders: Contender[] = [];
+  try {
+    return await use(contenders);
+  } finally {
+    for (const { session } of contenders) await session.release();
+  }
+}
+
+/** Median milliseconds of each. */
+async function timeInTurns(
+  { engine }: TuningContext,
+  contenders: readonly Contender[],
+  progress: ShareOfProgress,
+): Promise<number[]> {
+  const ms = contenders.map((): number[] => []);
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const [c, { session, feeds, fetches }] of contenders.entries()) {
+      progress.step(round * contenders.length + c, (ROUNDS + 1) * contenders.length, 'timing the plan');
+      const taken = await engine.timed(session, feeds, fetches);
+      if (round > 0) ms[c]!.push(taken.ms);
+    }
+  }
+  return ms.map(median);
+}
+
+async function wholeModel(
+  { engine, metric }: TuningContext,
+  bytes: Uint8Array,
+  window: DataWindow,
+): Promise<Contender> {
+  return { session: await engine.open(bytes), feeds: window.feeds, fetches: metric.outputs };
+}
+
+/** Exact attention of each site by itself. */
+async function addExactSites(
   context: TuningContext,
-  whole: readonly ModelInfo[],
+  window: DataWindow,
   contenders: Contender[],
 ): Promise<void> {
-  const { engine, model, metric, data } = context;
-  const add = async (bytes: Uint8Array, feeds: Tensors, fetches: readonly string[]) => {
-    contenders.push({ session: await engine.open(bytes), feeds, fetches, ms: [] });
-  };
-  const window = data.heldOut[0]!;
+  const { engine, model } = context;
   const parts = model.sites.map(site => model.sitePart(site, exactForm(context, site)));
   const names = new Set(parts.flatMap(({ inputs }) => inputs));
   const recording = new Recording(context, model.variant(context.exact), names, [window]);
   const values = (await recording.ofOriginal()).get(window)!;
   for (const [s, part] of parts.entries()) {
     const feeds = pick(values, part.inputs);
-    await add(part.bytes(feeds), feeds, [model.sites[s]!.site.output.value]);
+    const session = await engine.open(part.bytes(feeds));
+    contenders.push({ session, feeds, fetches: [model.sites[s]!.site.output.value] });
   }
-  for (const one of whole) await add(modelBytes(one), window.feeds, metric.outputs);
 }

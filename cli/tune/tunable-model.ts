@@ -9,7 +9,7 @@ import { findSites } from '../../rewriter/find-sites.js';
 import { ModelGraph } from '../../rewriter/graph/model-graph.js';
 import { MemorySource } from '../../rewriter/onnx/byte-source.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
-import { editModel } from '../../rewriter/onnx/edit.js';
+import { editModel, type ModelEdit } from '../../rewriter/onnx/edit.js';
 import type { ModelFile } from '../../rewriter/onnx/model-file.js';
 import type { ModelInfo } from '../../rewriter/onnx/model-info.js';
 import { writeToMemory } from '../../rewriter/onnx/write.js';
@@ -95,16 +95,7 @@ export class TunableModel {
 
   /** The model with its sites computed as chosen. */
   variant(choices: Choices): ModelInfo {
-    const plan = {
-      version: PLAN_VERSION,
-      sites: [...choices].map(([id, form]) => ({ id, ...form })),
-    } as const;
-    // Weights are left alone: what computes query and key is no part of a site that is measured by itself.
-    const decisions = calibrated(decideByPlan(this.all, plan, OPERATORS, null), this.moments, 'values');
-    const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
-    const { model, sidecars } = this.file;
-    const bytes = writeToMemory(model.source, editModel(model, applyRewrite(this.graph, replacements).edits));
-    return decodeModel(new MemorySource(bytes), { file: this.file.file, sidecars });
+    return this.edited(this.edits(choices));
   }
 
   /** One site by itself, in one form. */
@@ -122,10 +113,44 @@ export class TunableModel {
       const part = partOf(main, site.nodes, [output]);
       return { inputs: part.inputs, bytes: inputs => sliceModel(this.file.model, part, inputs) };
     }
-    const model = this.variant(new Map([[site.id, form]]));
+    const model = this.withoutTheRest(this.edits(new Map([[site.id, form]])));
     const replacement = findReplacements(this.file.model, model).find(found => found.output === output)!;
     const slice = { ...replacement, outputs: [output] };
     return { inputs: replacement.inputs, bytes: inputs => sliceModel(model, slice, inputs) };
+  }
+
+  private edits(choices: Choices): readonly ModelEdit[] {
+    const plan = {
+      version: PLAN_VERSION,
+      sites: [...choices].map(([id, form]) => ({ id, ...form })),
+    } as const;
+    // Weights are left alone: what computes query and key is no part of a site that is measured by itself.
+    const decisions = calibrated(decideByPlan(this.all, plan, OPERATORS, null), this.moments, 'values');
+    const replacements = decisions.flatMap(({ replacement }) => (replacement === null ? [] : [replacement]));
+    return applyRewrite(this.graph, replacements).edits;
+  }
+
+  private edited(edits: readonly ModelEdit[]): ModelInfo {
+    const { file, model, sidecars } = this.file;
+    const bytes = writeToMemory(model.source, editModel(model, edits));
+    return decodeModel(new MemorySource(bytes), { file, sidecars });
+  }
+
+  /** What the edits bring into the model, alone: writing and reading all of it takes long, hundreds of times. */
+  private withoutTheRest(edits: readonly ModelEdit[]): ModelInfo {
+    const { graph } = this.file.model;
+    const removed = new Set<unknown>(edits.map(edit => (edit.kind === 'remove' ? edit.item : null)));
+    const added = edits.flatMap(edit => (edit.kind === 'insert-nodes' ? edit.nodes : []));
+    const read = new Set(added.flatMap(({ inputs }) => inputs));
+    const rest = [
+      ...graph.nodes,
+      ...graph.initializers.filter(({ name }) => !read.has(name)),
+      ...graph.sparseInitializers,
+      ...graph.inputs,
+      ...graph.outputs,
+      ...graph.valueInfos,
+    ].filter(item => !removed.has(item));
+    return this.edited([...edits, ...rest.map(item => ({ kind: 'remove', from: graph, item }) as const)]);
   }
 
   private examine(

@@ -23,7 +23,14 @@ import { type Baseline, measureBaseline } from './baseline.js';
 import { type ChosenPlan, choosePlan, MOST_TRIALS, type PlanTrials } from './choose-plan.js';
 import { describeTuning } from './describe-tuning.js';
 import { Engine, type EngineSettings } from './engine.js';
-import { type Estimate, expectedChange, type Observation, observedChange, slopeOf } from './forecast.js';
+import {
+  type Estimate,
+  expectedChange,
+  type Observation,
+  observedChange,
+  slopeOf,
+  UNCHANGED,
+} from './forecast.js';
 import { measurePlan } from './measure-plan.js';
 import { MeasurementCache } from './measurement-cache.js';
 import { metricModuleHash } from './metric-module.js';
@@ -31,11 +38,11 @@ import { PlanSearch } from './plan-search.js';
 import { formsIn } from './search.js';
 import type { SiteStudy } from './site-study.js';
 import { studiesOf } from './study-sites.js';
-import { type ModelTimes, timePlan } from './time-plan.js';
+import { type ModelTimes, timeAgainstExact, timePlan } from './time-plan.js';
 import { modelBytes, TunableModel } from './tunable-model.js';
 import type { Budget, Tuning } from './tuning.js';
 import type { TuningContext } from './tuning-context.js';
-import { type DataRequest, readTuningData, type TuningData } from './tuning-data.js';
+import { type DataRequest, type DataWindow, readTuningData, type TuningData } from './tuning-data.js';
 import { type ShareOfProgress, Workload } from './workload.js';
 
 export interface TuneRequest {
@@ -149,9 +156,13 @@ async function tuneOpenModel(
       slope / context.unit,
       trialsOf(context, search, workload),
     );
+    const elsewhere = chosen.plan.exact ? UNCHANGED : await expectedElsewhere(context, chosen, workload);
     await exactRuns.release();
-    const times = await timePlan(context, formsIn(chosen.plan), originalMs, workload.phase('timing'));
-    const heldOut = await Promise.all(data.heldOut.map(window => exactRuns.value(window)));
+    const timing = workload.phase('timing');
+    const forms = formsIn(chosen.plan);
+    const expectedTime = chosen.plan.exact ? 1 : await timeAgainstExact(context, forms, timing.part(0, 0.4));
+    const times = await timePlan(context, forms, originalMs, timing.part(0.4, 1));
+    const heldOut = await exactValues(context, data.heldOut);
     return describeTuning({
       request,
       context,
@@ -159,6 +170,8 @@ async function tuneOpenModel(
       studies,
       plans: search.plans(),
       chosen,
+      elsewhere,
+      expectedTime,
       times: { ...times, original: times.original ?? originalMs },
       metricValue: mean(heldOut),
       notes: [...baseline.notes, ...dataNotes(data), ...timeNotes(chosen, times)],
@@ -240,18 +253,39 @@ function trialsOf(context: TuningContext, search: PlanSearch, workload: Workload
       const share = workload.phase('held out');
       return observedChange(
         await measurePlan(context, formsIn(plan), data.heldOut, () => false, share),
-        await heldOutUnit(context),
+        await unitOn(context, data.heldOut),
       );
     },
   };
 }
 
-/** What a change on the windows held out is in proportion to. */
-async function heldOutUnit({ metric, data, exactRuns }: TuningContext): Promise<number> {
-  if (metric.kind === 'error') return 1;
+/** What the chosen plan will do on other windows of the kind, by all that were measured. */
+async function expectedElsewhere(
+  context: TuningContext,
+  { plan }: ChosenPlan,
+  workload: Workload<Phase>,
+): Promise<Estimate> {
+  const { data, metric } = context;
+  const windows = [...data.calibration, ...data.heldOut];
+  const share = workload.phase('held out').part(1, 1);
+  const seen = await measurePlan(context, formsIn(plan), windows, () => false, share);
+  return expectedChange(seen, metric.slope, await unitOn(context, windows));
+}
+
+/** What a change on these windows is in proportion to. */
+async function unitOn(context: TuningContext, windows: readonly DataWindow[]): Promise<number> {
+  const { metric } = context;
+  return metric.kind === 'error' ? 1 : unitOf(await exactValues(context, windows), metric.name);
+}
+
+/** The metric of exact attention. */
+async function exactValues(
+  { exactRuns }: Pick<TuningContext, 'exactRuns'>,
+  windows: readonly DataWindow[],
+): Promise<number[]> {
   const values: number[] = [];
-  for (const window of data.heldOut) values.push(await exactRuns.value(window));
-  return unitOf(values, metric.name);
+  for (const window of windows) values.push(await exactRuns.value(window));
+  return values;
 }
 
 /** @throws InputError for an operator that is unknown or cannot be tuned */

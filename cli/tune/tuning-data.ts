@@ -41,21 +41,22 @@ export interface DataRequest {
 
 export const DEFAULT_WINDOWS = 16;
 export const DEFAULT_SEED = 1;
+/** BERT's. */
+export const DEFAULT_HIDDEN_SHARE = 0.15;
 
 export interface MaskedSpans {
   /** The id that stands for a hidden one. */
   readonly id: number;
   /** Neighboring ids hidden together. */
   readonly span: number;
+  /** Share of the ids that is hidden, where spans do not overlap. */
+  readonly share: number;
 }
 
 /** The array of a file that says what the model should predict, as transformers names it. */
 export const LABELS = 'labels';
 /** A label that does not count. */
 export const IGNORED_LABEL = -100;
-
-/** Share of the ids that are hidden: BERT's. */
-const HIDDEN_SHARE = 0.15;
 
 /**
  * Cuts the user's files into windows, picks some evenly over all of them, and deals them by `seed` into
@@ -195,7 +196,7 @@ function rowsToSplit(tensors: ReadonlyMap<string, TensorValue>, inputs: readonly
 /** Hides runs of ids and makes labels of them: a masked language model's task. */
 function hideSpans(
   window: DataWindow,
-  { id, span }: MaskedSpans,
+  { id, span, share }: MaskedSpans,
   random: SeededRandom,
   inputs: readonly ModelInput[],
 ): DataWindow {
@@ -213,7 +214,7 @@ function hideSpans(
   const labels = new Float64Array(original.length).fill(IGNORED_LABEL);
   const hidden = Float64Array.from(original);
   for (let start = 0; start < original.length; start++) {
-    if (random.uniform() >= HIDDEN_SHARE / span) continue;
+    if (random.uniform() >= share / span) continue;
     for (let i = start; i < Math.min(start + span, original.length); i++) {
       labels[i] = original[i]!;
       hidden[i] = id;

@@ -9,10 +9,10 @@ import { mean } from '../statistics.js';
 import { paretoBy } from './pareto.js';
 import { describeForm, formKey } from './site-form.js';
 import type { TunedSite, TuningReport } from './tuning.js';
-import { budgetText, changeText, estimateText, times } from './tuning-text.js';
+import { budgetText, changeText, estimateText, estimateWithError, times } from './tuning-text.js';
 
 /** Plans that cost more than this many times the budget are left out of plots: they would press the others flat. */
-const SHOWN_BUDGETS = 4;
+const SHOWN_BUDGETS = 2.5;
 /** Plans of the frontier in its table, besides the chosen one. */
 const SHOWN_PLANS = 8;
 /** Forms of a site in its table; the others are in the JSON report. */
@@ -45,12 +45,14 @@ export function renderTuningPage(report: TuningReport): string {
 }
 
 function keyFacts(report: TuningReport): Fact[] {
-  const { measured, operation_ceiling } = report.plan.tuning;
+  const { measured, expected, operation_ceiling } = report.plan.tuning;
   return [
     {
       label: report.metric.kind === 'loss' ? 'Loss on held-out data' : 'Error on held-out data',
       value: changeText(report, measured.loss_increase),
-      detail: `standard error ${estimateText(report, measured.standard_error)}; budget ${changeText(report, report.budget.limit)}`,
+      detail:
+        `standard error ${estimateText(report, measured.standard_error)}; by all windows ` +
+        `${estimateWithError(report, expected)}; budget ${changeText(report, report.budget.limit)}`,
     },
     {
       label: 'Attention, against exact',
@@ -177,17 +179,16 @@ function headsPlot(report: TuningReport): Markup | null {
 }
 
 function outcomeSection(report: TuningReport): Markup {
-  const { predicted, measured } = report.plan.tuning;
-  const change = (outcome: typeof predicted) =>
-    `${changeText(report, outcome.loss_increase)} ± ${estimateText(report, outcome.standard_error)}`;
+  const { predicted, measured, expected } = report.plan.tuning;
   const rows: [string, string, string][] = [
-    [report.metric.name, change(predicted), change(measured)],
+    [report.metric.name, estimateWithError(report, predicted), estimateWithError(report, measured)],
     ['Time of the model', formatDuration(predicted.ms), formatDuration(measured.ms)],
     ['Attention, against exact', times(predicted.attention_speed), times(measured.attention_speed)],
   ];
   return section(
     'Predicted and measured',
-    html`<p>On windows that took no part in the choice of the plan; ± is one standard error.</p>`,
+    html`<p>On windows that took no part in the choice of the plan; ± is one standard error. By all windows together, other
+data of the kind is expected to see ${estimateWithError(report, expected)}.</p>`,
     dataTable(
       'The plan on data that took no part in its choice',
       ['What', 'Predicted', 'Measured'],

@@ -11,6 +11,14 @@ export function estimateText({ metric }: Pick<Tuning, 'metric'>, error: number):
   return metric.kind === 'error' ? error.toPrecision(2) : `${(100 * error).toFixed(3)}%`;
 }
 
+/** A change with its standard error: `+0.270% ± 0.030%`. */
+export function estimateWithError(
+  tuning: Pick<Tuning, 'metric'>,
+  change: { readonly loss_increase: number; readonly standard_error: number },
+): string {
+  return `${changeText(tuning, change.loss_increase)} ± ${estimateText(tuning, change.standard_error)}`;
+}
+
 /** What the budget allows. */
 export function budgetText(tuning: Pick<Tuning, 'metric' | 'budget'>): string {
   const { kind, limit } = tuning.budget;

@@ -62,7 +62,7 @@ export interface Budget {
 /** A plan for `rewrite --plan`, which reads over `tuning`. */
 export interface TunedPlan extends Plan {
   readonly tuning: {
-    /** From the windows to calibrate on, and the times of single sites. */
+    /** By the windows to calibrate on. */
     readonly predicted: Outcome & { readonly standard_error: number };
     /** On the windows held out, and of the model as a whole. */
     readonly measured: Outcome & {
@@ -70,6 +70,8 @@ export interface TunedPlan extends Plan {
       /** Faster plans that were over the budget on the windows held out. */
       readonly rejected: number;
     };
+    /** What is to be expected on other data of the kind, by all windows. */
+    readonly expected: Pick<Outcome, 'loss_increase'> & { readonly standard_error: number };
     /** How many times fewer multiply-adds attention takes; null where sizes are not known. */
     readonly operation_ceiling: number | null;
   };

@@ -95,7 +95,11 @@ describe('data for tuning', () => {
   });
 
   it('hides spans of tokens and makes labels of them', () => {
-    const data = read([text('a.txt', 8000)], { length: 2000, windows: 2, hide: { id: 256, span: 5 } });
+    const data = read([text('a.txt', 8000)], {
+      length: 2000,
+      windows: 2,
+      hide: { id: 256, span: 5, share: 0.15 },
+    });
     const plain = read([text('a.txt', 8000)], { length: 2000, windows: 2 });
     for (const [w, window] of data.calibration.entries()) {
       const original = idsOf(plain.calibration[w]!);
@@ -121,6 +125,9 @@ describe('data for tuning', () => {
     assert.throws(() => read(files), refused(/different lengths \(10, 20\)/));
     assert.throws(() => read(files, { length: 15 }), refused(/have 10 tokens, not 15/));
     assert.throws(() => read([arrays('c.npz', { labels: ids(10) })]), refused(/input "ids" is missing/));
-    assert.throws(() => read([short], { length: 50, hide: { id: 257, span: 1 } }), refused(/ids up to 256/));
+    assert.throws(
+      () => read([short], { length: 50, hide: { id: 257, span: 1, share: 0.15 } }),
+      refused(/ids up to 256/),
+    );
   });
 });
