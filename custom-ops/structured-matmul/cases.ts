@@ -63,6 +63,11 @@ export const STRUCTURED_MATMUL_CASES: readonly StructuredMatMulCase[] = [
   shaped('float16', blockTensorTrain(64, 64, 4, 16, 1), [2, 17], true),
 ];
 
+/** Numbers of one input that a factor sums up. */
+function terms({ kind }: Structure, dims: readonly number[]): number {
+  return kind === 'butterfly' ? 2 : dims[1]!;
+}
+
 /** The inputs of a case, the same on every call: x of unit variance, factors that keep it near that. */
 export function caseInputs({ name, structure, leading, float16 }: StructuredMatMulCase): {
   readonly x: Tensor;
@@ -75,6 +80,6 @@ export function caseInputs({ name, structure, leading, float16 }: StructuredMatM
   };
   return {
     x: tensor([...leading, structure.inFeatures], 1),
-    factors: factorShapes(structure).map(dims => tensor(dims, 1 / Math.sqrt(dims[1]!))),
+    factors: factorShapes(structure).map(dims => tensor(dims, 1 / Math.sqrt(terms(structure, dims)))),
   };
 }
