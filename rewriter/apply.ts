@@ -9,7 +9,15 @@ import type { ModelEdit } from './onnx/edit.js';
 import { modelError } from './onnx/model-error.js';
 import type { FunctionInfo, ModelInfo, NodeListInfo } from './onnx/model-info.js';
 import type { FunctionSpec } from './onnx/spec.js';
-import { connectedInputs, type Replacement, replacementNodes, valuesRead } from './replacement-nodes.js';
+import type { SharedValues } from './operator-cache.js';
+import {
+  connectedInputs,
+  furtherOutputsOf,
+  type Replacement,
+  replacementNodes,
+  valuesRead,
+} from './replacement-nodes.js';
+import { isAttention, valuesBehind, valuesComputed } from './site.js';
 
 /** Before this IR version every initializer is a graph input as well, by rule and not by intent. */
 const IR_WITH_FREE_INITIALIZERS = 4;
@@ -30,7 +38,9 @@ export interface Rewrite {
 /** A replacement with its place in the graph. */
 interface Located {
   readonly replacement: Replacement;
-  readonly output: Value;
+  /** What it computes, the output of attention first. */
+  readonly outputs: readonly Value[];
+  /** The node that computed the output of attention: the operator takes its place. */
   readonly producer: Node;
 }
 
@@ -54,10 +64,10 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
     located.map(({ replacement }) => replacement),
   );
   const functions = planFunctions(model, bodies);
-  const masks = new Map<Graph, Map<string, string>>();
+  const sharedIn = new Map<Graph, SharedValues>();
   const insertions = located.map(({ replacement, producer }, i): ModelEdit & { kind: 'insert-nodes' } => {
-    const shared = masks.get(producer.graph) ?? new Map<string, string>();
-    masks.set(producer.graph, shared);
+    const shared = sharedIn.get(producer.graph) ?? new Map<string, string>();
+    sharedIn.set(producer.graph, shared);
     const nodes = replacementNodes(replacement, functions.overloads[i]!, graph.names, shared);
     return { kind: 'insert-nodes', into: producer.graph.info, before: producer.info, nodes };
   });
@@ -65,7 +75,7 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
     edits: [
       ...insertions,
       ...removed.map(node => ({ kind: 'remove', from: node.graph.info, item: node.info }) as const),
-      ...removalsOfUnused(model, new Set(removed), kept, new Set(located.map(({ output }) => output))),
+      ...removalsOfUnused(model, new Set(removed), kept, new Set(located.flatMap(({ outputs }) => outputs))),
       ...functions.added.map(body => ({ kind: 'add-function', body }) as const),
       ...opsetImports(model, located),
       ...irVersion(model, functions.irVersion),
@@ -78,9 +88,12 @@ export function applyRewrite(graph: ModelGraph, replacements: readonly Replaceme
 /** @throws RangeError when the site does not fit the graph */
 function locate(replacement: Replacement): Located {
   const { site } = replacement;
-  const output = site.nodes[0]?.graph.resolve(site.output.value);
-  if (!output?.producer) throw new RangeError(`the output of site ${site.id} is computed by no node`);
-  return { replacement, output, producer: output.producer };
+  const outputs = valuesComputed(site).map(name => {
+    const output = site.nodes[0]?.graph.resolve(name);
+    if (!output?.producer) throw new RangeError(`the output of site ${site.id} is computed by no node`);
+    return output;
+  });
+  return { replacement, outputs, producer: outputs[0]!.producer! };
 }
 
 function position({ producer }: Located): number {
@@ -103,7 +116,7 @@ function functionBodies(model: ModelInfo, replacements: readonly Replacement[]):
         'Export the model with a newer opset.',
       );
     }
-    const connected = [...connectedInputs(replacement).keys()];
+    const connected = [...connectedInputs(replacement).keys(), ...Object.keys(furtherOutputsOf(site))];
     const values = operator.attributes.map(({ name }) => attributes[name] ?? null);
     const elementType = site.output.dataType;
     const key = JSON.stringify([operator.opType, values, connected, elementType]);
@@ -120,14 +133,12 @@ function functionBodies(model: ModelInfo, replacements: readonly Replacement[]):
 function keptValues(located: readonly Located[]): ReadonlySet<Value> {
   const kept = new Set<Value>();
   for (const { replacement, producer } of located) {
-    for (const input of connectedInputs(replacement).values()) {
-      for (const name of valuesRead(input)) {
-        const value = producer.graph.resolve(name);
-        if (value === null) {
-          throw new RangeError(`site ${replacement.site.id} reads '${name}', which is not there`);
-        }
-        kept.add(value);
-      }
+    const { site } = replacement;
+    const operands = [...connectedInputs(replacement).values()].flatMap(valuesRead);
+    for (const name of [...operands, ...(isAttention(site) ? valuesBehind(site) : [])]) {
+      const value = producer.graph.resolve(name);
+      if (value === null) throw new RangeError(`site ${site.id} reads '${name}', which is not there`);
+      kept.add(value);
     }
   }
   return kept;
@@ -136,13 +147,14 @@ function keptValues(located: readonly Located[]): ReadonlySet<Value> {
 /** @throws RangeError when a node computes the output of a site and something else that is in use */
 function removedNodes(located: readonly Located[], kept: ReadonlySet<Value>): readonly Node[] {
   const removed = deadNodes(
-    located.map(({ output }) => output),
+    located.flatMap(({ outputs }) => outputs),
     kept,
   );
-  for (const { replacement, producer } of located) {
-    if (removed.includes(producer)) continue;
+  for (const { replacement, outputs } of located) {
+    const left = outputs.find(({ producer }) => !removed.includes(producer!))?.producer;
+    if (left == null) continue;
     throw new RangeError(
-      `site ${replacement.site.id}: ${producer.label} computes more than the output of attention`,
+      `site ${replacement.site.id}: ${left.label} computes more than the output of attention`,
     );
   }
   return removed;

@@ -7,9 +7,15 @@ import { maskKind } from './masks/index.js';
 import type { Extent } from './masks/logits.js';
 import { isGivenWhole, joinsCache, shareSource } from './match/data-flow.js';
 import { locateOperands } from './patterns/locate-operands.js';
-import type { Attention, FormContext } from './patterns/source-form.js';
+import type { Attention, FormCache, FormContext, FormPositions } from './patterns/source-form.js';
 import { PLAIN } from './probe/laboratory.js';
-import { type AttentionSite, valuesOf } from './site.js';
+import {
+  type AttentionSite,
+  type OperatorCache,
+  type RotaryPositions,
+  valuesBehind,
+  valuesOf,
+} from './site.js';
 import { dtypeOf, pathOf, refusalsOfPlace } from './site-facts.js';
 
 /**
@@ -34,7 +40,7 @@ export function describeSite(
   });
   const { headDim } = operands;
   const scale = facts.factor === null ? null : facts.factor * attention.productFactor;
-  const past = attention.pastKey !== null || readsCache(attention);
+  const past = attention.cache?.past != null || readsCache(attention);
   const extents = laboratory.trials.map(trial => operands.extent(trial));
   const site: Description = {
     computation: 'softmax',
@@ -60,11 +66,14 @@ export function describeSite(
     past,
     kind: kindOf(attention, past, extents),
     dtype: dtypeOf(dataType),
+    rotary: attention.rotary && positionsOf(attention.rotary),
+    cache: attention.cache && cacheOf(attention.cache),
   };
-  const read = [operands.query, operands.key, operands.value].flatMap(valuesOf);
+  const read = [...[operands.query, operands.key, operands.value].flatMap(valuesOf), ...valuesBehind(site)];
   const kept = facts.keyMask === null ? read : [...read, facts.keyMask.value];
+  const { key = null, value = null } = attention.cache?.present ?? {};
   const nodes = deadNodes(
-    [scope.resolve(operands.output.value)!],
+    [scope.resolve(operands.output.value), key, value].filter(computed => computed !== null),
     new Set(kept.map(name => scope.resolve(name)!)),
   );
   const reason = refusal(site, nodes, attention, facts, extents);
@@ -81,6 +90,19 @@ type Description = Omit<AttentionSite, 'nodes' | 'replaceable' | 'reason'>;
 function unrounded(scale: number, headDim: number | null): number {
   const exact = headDim === null ? [1] : [1 / Math.sqrt(headDim), 1];
   return exact.find(value => Math.abs(scale / value - 1) < 2 ** -22) ?? scale;
+}
+
+function positionsOf({ cosines, sines, positions, ...rest }: FormPositions): RotaryPositions {
+  return { ...rest, cosines: cosines.name, sines: sines.name, positions: positions?.name ?? null };
+}
+
+function cacheOf({ past, present, lengths, stacked }: FormCache): OperatorCache {
+  return {
+    past: past && { key: past.key.name, value: past.value.name },
+    present: { key: present.key?.name ?? null, value: present.value?.name ?? null },
+    stacked,
+    lengths: lengths && { last: lengths.last.name, total: lengths.total.name },
+  };
 }
 
 function emptyRow(facts: MaskFacts, attention: Attention): AttentionSite['emptyRow'] {
@@ -122,8 +144,7 @@ function refusal(
     ...attention.refusals,
     ...refusalsOfPlace(attention, nodes, [...attention.interior, ...products], site.dtype),
   ];
-  if (attention.pastKey !== null) reasons.push('it joins keys and values to a cache of earlier steps itself');
-  else if (site.past && extents.every(({ rows }) => rows === 1))
+  if (site.past && extents.every(({ rows }) => rows === 1))
     reasons.push('it takes one query a step, where there is nothing to gain');
   else if (site.past && !site.causal)
     reasons.push('its keys join a cache of earlier steps, and it is not causal');

@@ -5,18 +5,23 @@ import { uncalibrated } from './calibration.js';
 import { isFloating } from './graph/data-type.js';
 import type { NameAuthority } from './graph/names.js';
 import { type LinearOperand, linearOperand } from './linear-operand.js';
-import { type AttributeSpec, DataType, type NodeSpec } from './onnx/spec.js';
+import type { AttributeSpec, NodeSpec } from './onnx/spec.js';
+import { joinedCache, rotated, type SharedValues } from './operator-cache.js';
 import { rotatedHeads, rotatedLayer } from './rotated-operand.js';
 import {
   type AttentionSite,
-  type FusionOperand,
+  type FusionInput,
+  type FusionSite,
   isAttention,
+  type JoinedOperand,
   type KeyMask,
   type Move,
   type Operand,
   type Site,
   valuesOf,
+  type ZerosOperand,
 } from './site.js';
+import { KEY_MASK, visibleKeys } from './visible-keys.js';
 
 /** A site and the operator that takes its place, with all its attributes. */
 export interface Replacement {
@@ -39,10 +44,7 @@ export interface PlacedRotation extends HeadRotation {
 export const SITE_METADATA = 'onnxrewrite.site';
 export const PATTERN_METADATA = 'onnxrewrite.pattern';
 
-/** Name of the operator input that takes the keys visible per batch row, bool [B,S]. */
-const KEY_MASK = 'key_mask';
-
-type Input = Operand | RotatedOperand | FusionOperand | KeyMask;
+type Input = Operand | RotatedOperand | FusionInput | KeyMask;
 
 interface RotatedOperand extends Operand {
   readonly rotation: HeadRotation;
@@ -84,7 +86,7 @@ function operandsOf({
   site,
   operator,
   rotation,
-}: Replacement): Readonly<Record<string, Operand | RotatedOperand | FusionOperand>> {
+}: Replacement): Readonly<Record<string, Operand | RotatedOperand | FusionInput>> {
   if (!isAttention(site)) return site.operands;
   const { query, key, value } = site;
   if (rotation === undefined) {
@@ -95,7 +97,9 @@ function operandsOf({
     const graph = site.nodes[0]!.graph;
     const width = (heads ?? 0) * rotation.headDim;
     const linear =
-      rotation.place === 'weights' ? linearOperand(operand, width, graph, new Set(site.nodes)) : null;
+      rotation.place === 'weights' && site.cache === null
+        ? linearOperand(operand, width, graph, new Set(site.nodes))
+        : null;
     return { ...operand, rotation, linear };
   };
   return { query: rotated(query, site.queryHeads), key: rotated(key, site.kvHeads), value };
@@ -105,46 +109,79 @@ function operandsOf({
  * The nodes that compute the output of a site by its operator: adapters that bring the operands into the
  * operator's layout, the operator, and adapters from its output to the site's layout.
  * @param overload of the function body
- * @param masks boolean key masks that nodes before these ones compute; new ones are added
+ * @param shared values that nodes before these ones compute; new ones are added
  */
 export function replacementNodes(
   replacement: Replacement,
   overload: string,
   names: NameAuthority,
-  masks: Map<string, string>,
+  shared: SharedValues,
 ): NodeSpec[] {
   const { site, operator, attributes } = replacement;
   const name = names.fresh(`${site.id}/${operator.opType}`);
   const nodes = new AddedNodes(names, name);
   const connected = connectedInputs(replacement);
-  const inputs = operator.inputs.map(input => {
+  const taken = isAttention(site) ? operandsInside(nodes, site, shared) : {};
+  const inputs: string[] = [];
+  const connect = (input: OperatorDefinition['inputs'][number]): string => {
     const operand = connected.get(input.name);
     if (operand === undefined) return '';
-    if ('visible' in operand) return visibleKeys(nodes, operand, masks);
+    if ('visible' in operand) {
+      const key = inputs[operator.inputs.findIndex(other => other.name === 'key')]!;
+      return visibleKeys(nodes, operand, { value: key, axis: operator.layout === 'BHND' ? 2 : 1 }, shared);
+    }
+    if ('parts' in operand || 'sizesOf' in operand) return madeOperand(nodes, operand, input.name);
     const inLayout =
       'moves' in operand
         ? nodes.moved(operand.value, input.name, operand.moves)
-        : attentionOperand(nodes, operand, input.name, site, operator.layout);
+        : attentionOperand(nodes, { ...operand, ...taken[input.name] }, input.name, site, operator.layout);
     if (operand.dataType === site.output.dataType || !isFloating(operand.dataType)) return inLayout;
     const to = { to: { type: 'int', value: site.output.dataType } } as const;
     return nodes.add('Cast', `${input.name}_cast`, [inLayout], to);
-  });
+  };
+  for (const input of operator.inputs) inputs.push(connect(input));
   while (inputs.at(-1) === '') inputs.pop();
   const moves =
     site.computation === 'softmax' ? fromOperatorLayout(site, operator.layout) : site.output.moves;
   const output = moves.length === 0 ? site.output.value : nodes.freshValue('output');
+  const further = furtherOutputsOf(site);
+  const outputs = operator.outputs.map(({ name: role }, n) => {
+    if (n === 0) return output;
+    const parts = further[role];
+    return parts ? (parts.find(part => part.moves.length === 0)?.value ?? nodes.freshValue(role)) : '';
+  });
+  while (outputs.at(-1) === '') outputs.pop();
   nodes.list.push({
     opType: operator.opType,
     domain: DOMAIN,
     overload,
     name,
     inputs,
-    outputs: [output],
+    outputs,
     attributes: attributeSpecs(operator, attributes),
     metadata: { [SITE_METADATA]: site.id, [PATTERN_METADATA]: site.pattern },
   });
   nodes.moved(output, 'output', moves, site.output.value);
+  for (const [n, { name: role }] of operator.outputs.entries()) {
+    for (const part of further[role] ?? []) nodes.moved(outputs[n]!, role, part.moves, part.value);
+  }
   return nodes.list;
+}
+
+/** What the operator gives besides its first output, by name. */
+export function furtherOutputsOf(site: Site): FusionSite['furtherOutputs'] {
+  return isAttention(site) ? {} : site.furtherOutputs;
+}
+
+/** An operand that no single value of the graph holds. */
+function madeOperand(nodes: AddedNodes, operand: JoinedOperand | ZerosOperand, role: string): string {
+  if ('sizesOf' in operand) {
+    return nodes.moved(nodes.zeros(operand.sizesOf, role, operand.axes), role, operand.moves);
+  }
+  const parts = operand.parts.map(({ value, moves }, n) => nodes.moved(value, `${role}_${n}`, moves));
+  const axis = { axis: { type: 'int', value: 1 } } as const;
+  const joined = parts.length === 1 ? parts[0]! : nodes.add('Concat', `${role}_joined`, parts, axis);
+  return nodes.moved(joined, role, operand.moves);
 }
 
 /** An operand that an operator made inside itself, made by nodes of the graph. */
@@ -152,7 +189,7 @@ function project(nodes: AddedNodes, operand: Operand, role: string): Operand {
   const { value, projection } = operand;
   if (projection === null) return operand;
   const { weights, bias, columns } = projection;
-  let result = value;
+  let result = weights === null && bias === null ? nodes.slice(value, role, 2, columns) : value;
   if (weights !== null) {
     result = nodes.add('MatMul', `${role}_product`, [
       result,
@@ -163,6 +200,33 @@ function project(nodes: AddedNodes, operand: Operand, role: string): Operand {
     result = nodes.add('Add', `${role}_projection`, [result, nodes.slice(bias, `${role}_bias`, 0, columns)]);
   }
   return { ...operand, value: result, projection: null };
+}
+
+/**
+ * Query, key and value as an operator had them that applies positions and keeps a cache itself, by their role;
+ * nothing where the site's operands are what attention is computed from.
+ */
+function operandsInside(
+  nodes: AddedNodes,
+  site: AttentionSite,
+  shared: SharedValues,
+): Readonly<Record<string, Pick<Operand, 'value' | 'layout' | 'projection'>>> {
+  const { rotary, cache, queryHeads, kvHeads } = site;
+  if (cache === null) return {};
+  const inHeads = (role: 'query' | 'key' | 'value') => {
+    const heads = role === 'query' ? queryHeads : kvHeads;
+    const operand = project(nodes, site[role], role);
+    const value =
+      rotary === null || role === 'value'
+        ? operand.value
+        : rotated(nodes, operand.value, role, heads!, { ...site, rotary, cache }, shared);
+    return nodes.moved(value, `${role}_heads`, toHeads(operand, role, heads));
+  };
+  const headed = (value: string) => ({ value, layout: 'BHND', projection: null }) as const;
+  const query = inHeads('query');
+  const fresh = { key: inHeads('key'), value: inHeads('value') };
+  const joined = joinedCache(nodes, { ...site, cache }, fresh, site.nodes[0]!.graph, shared);
+  return { query: headed(query), key: headed(joined.key), value: headed(joined.value) };
 }
 
 /** Query, key or value of softmax attention: projected, laid out for the operator, and rotated. */
@@ -236,19 +300,6 @@ function fromHeads(value: string, layout: Operand['layout'], headDim: number | n
       if (headDim === null) throw new RangeError(`the head size of output '${value}' is unknown`);
       return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, -1, headDim] }];
   }
-}
-
-/** The key mask as bool, true where a key is visible; computed once for all sites that share it. */
-function visibleKeys(nodes: AddedNodes, mask: KeyMask, masks: Map<string, string>): string {
-  const key = `${mask.visible} ${mask.value}`;
-  const known = masks.get(key);
-  if (known !== undefined) return known;
-  const to = { to: { type: 'int', value: DataType.BOOL } } as const;
-  const bool =
-    mask.dataType === DataType.BOOL ? mask.value : nodes.add('Cast', 'key_mask_bool', [mask.value], to);
-  const visible = mask.visible === 'nonzero' ? bool : nodes.add('Not', KEY_MASK, [bool]);
-  masks.set(key, visible);
-  return visible;
 }
 
 /** Attributes as they are written on a node, typed as the operator defines them. */

@@ -36,10 +36,11 @@ export const LAYOUT_AXES: Readonly<
 
 /**
  * What an operator that projects inside does to a value X [B,N,X] before it is an operand: X W + b, by the
- * columns of matrices that hold query, key and value side by side.
+ * columns of matrices that hold query, key and value side by side. Without weights and bias the columns are those
+ * of the value itself, which holds all three.
  */
 export interface Projection {
-  /** Matrix [X, all columns]; null where only a bias is added. */
+  /** Matrix [X, all columns]; null where X is projected already. */
   readonly weights: string | null;
   /** Vector [all columns]; null where there is none. */
   readonly bias: string | null;
@@ -57,8 +58,15 @@ export interface Operand {
   readonly projection: Projection | null;
 }
 
-/** Turns a value into one of another shape: an axis order, or a shape where 0 keeps a size and -1 is the rest. */
-export type Move = { readonly transpose: readonly number[] } | { readonly reshape: readonly number[] };
+/**
+ * Turns a value into one of another shape or order: an axis order; a shape where 0 keeps a size and -1 is the rest;
+ * places of axis 1 to pick, in this order; or, of [batch, places, channels], a factor for each place.
+ */
+export type Move =
+  | { readonly transpose: readonly number[] }
+  | { readonly reshape: readonly number[] }
+  | { readonly pick: readonly number[] }
+  | { readonly scale: readonly number[] };
 
 /** An input of a fusion: a value of the graph, data or weights, and the moves from it to what the operator takes. */
 export interface FusionOperand {
@@ -68,10 +76,25 @@ export interface FusionOperand {
   readonly moves: readonly Move[];
 }
 
+/** Values one after the other along axis 1, and the moves from all of them to what the operator takes. */
+export interface JoinedOperand {
+  readonly parts: readonly FusionOperand[];
+  readonly moves: readonly Move[];
+}
+
+/** Zeros in float32, of the sizes that a value has along some axes, and the moves from them. */
+export interface ZerosOperand {
+  readonly sizesOf: string;
+  readonly axes: readonly number[];
+  readonly moves: readonly Move[];
+}
+
+export type FusionInput = FusionOperand | JoinedOperand | ZerosOperand;
+
 /** What a fusion computes: the moves lead from the operator's output to the value of the graph. */
 export interface FusionOutput extends FusionOperand {
-  /** Where the value of the graph has batch and rows. */
-  readonly axes: SequenceAxes;
+  /** Where the value of the graph has batch and rows; null where single tokens have no axis of rows. */
+  readonly axes: SequenceAxes | null;
 }
 
 export interface SequenceAxes {
@@ -80,17 +103,62 @@ export interface SequenceAxes {
 }
 
 /** Names of the values that an operand is made of. */
-export function valuesOf(operand: Operand | FusionOperand | KeyMask): readonly string[] {
+export function valuesOf(operand: Operand | FusionInput | KeyMask): readonly string[] {
+  if ('parts' in operand) return operand.parts.flatMap(valuesOf);
+  if ('sizesOf' in operand) return [operand.sizesOf];
   const projection = 'projection' in operand ? operand.projection : null;
   return [operand.value, projection?.weights, projection?.bias].filter(name => name != null);
 }
 
-/** Keys visible per batch row: a value of the graph of shape [B,S]. */
+/**
+ * Keys visible per batch row. With 'nonzero' and 'zero' the value has an element for each key, [B,S]; with 'count'
+ * and 'last' one for each batch row, [B] or [B,1].
+ */
 export interface KeyMask {
   readonly value: string;
   readonly dataType: DataType;
-  /** Which elements mark a visible key: exporters write both `attention_mask` and `key_padding_mask`. */
-  readonly visible: 'nonzero' | 'zero';
+  /**
+   * Which elements mark a visible key (exporters write both `attention_mask` and `key_padding_mask`), or that
+   * the element is the number of visible keys, which come first, or the index of the last one.
+   */
+  readonly visible: 'nonzero' | 'zero' | 'count' | 'last';
+}
+
+/** Rotary positions that an operator applies to query and key [B,N,H*D] itself. */
+export interface RotaryPositions {
+  /** Tables of cosines and sines [positions, rotated channels / 2]. */
+  readonly cosines: string;
+  readonly sines: string;
+  /** Channels of a head that are rotated; null for all of them. */
+  readonly channels: number | null;
+  /** Whether neighboring channels turn together, rather than one of each half of the head. */
+  readonly interleaved: boolean;
+  /**
+   * Positions int64 [B,N], of which a first prompt takes only the first one and counts up from there; null where
+   * they count on from the keys of earlier steps.
+   */
+  readonly positions: string | null;
+}
+
+/** Keys and values of earlier steps that an operator joins new ones to itself. */
+export interface OperatorCache {
+  /** [B,G,P,D]; null where there are none, and the operator only gives the new ones. */
+  readonly past: KeysAndValues<string> | null;
+  /** What the operator gives of old and new ones together, to be computed otherwise too; null where unused. */
+  readonly present: KeysAndValues<string | null>;
+  /** Whether one value [2,B,G,P,D] holds keys and values, each under both names. */
+  readonly stacked: boolean;
+  /**
+   * Where batch rows may hold different numbers of keys, at the start of their rows of the cache: the index of
+   * each row's last key [B], the new ones included, and the number of keys of the longest row. A prompt as long as
+   * that starts anew. Null where new keys follow all old ones.
+   */
+  readonly lengths: { readonly last: string; readonly total: string } | null;
+}
+
+export interface KeysAndValues<T> {
+  readonly key: T;
+  readonly value: T;
 }
 
 /**
@@ -151,6 +219,33 @@ export interface AttentionSite extends SiteFacts {
   readonly valueDim: number | null;
   /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
   readonly operatorScale: number | null;
+  /** Null where `query` and `key` carry their positions. */
+  readonly rotary: RotaryPositions | null;
+  /** Null where `key` and `value` are all keys and values, in whatever way they came to be. */
+  readonly cache: OperatorCache | null;
+}
+
+/** Names of the values that a site computes, the output first. */
+export function valuesComputed(site: Site): readonly string[] {
+  if (!isAttention(site)) {
+    return [site.output, ...Object.values(site.furtherOutputs).flat()].map(({ value }) => value);
+  }
+  const present = site.cache?.present;
+  const all = [site.output.value, present?.key, present?.value];
+  return [...new Set(all.filter(name => name != null))];
+}
+
+/** Names of the values that positions and cache are made of. */
+export function valuesBehind({ rotary, cache }: Pick<AttentionSite, 'rotary' | 'cache'>): readonly string[] {
+  return [
+    rotary?.cosines,
+    rotary?.sines,
+    rotary?.positions,
+    cache?.past?.key,
+    cache?.past?.value,
+    cache?.lengths?.last,
+    cache?.lengths?.total,
+  ].filter(name => name != null);
 }
 
 /**
@@ -160,8 +255,10 @@ export interface AttentionSite extends SiteFacts {
 export interface FusionSite extends SiteFacts {
   readonly computation: FusedComputation;
   /** By name of the operator's input; `key_mask` is not among them but in `keyMask`. */
-  readonly operands: Readonly<Record<string, FusionOperand>>;
+  readonly operands: Readonly<Record<string, FusionInput>>;
   readonly output: FusionOutput;
+  /** By name of the operator's output: the values of the graph that hold it, each with the moves that lead to it. */
+  readonly furtherOutputs: Readonly<Record<string, readonly FusionOperand[]>>;
   /** What the graph computes with: attributes of the operator, by name. */
   readonly parameters: Attributes;
 }

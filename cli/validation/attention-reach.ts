@@ -1,7 +1,7 @@
 import type { AttentionSite } from '../../rewriter/site.js';
 import { type AttentionReach, REACH_BOUNDS } from '../../rewriter/validation.js';
 import { HeadRows, type ValueOf } from '../data/head-rows.js';
-import { toNumbers } from '../data/tensor.js';
+import { keyVisibility } from '../data/key-visibility.js';
 
 /** Query rows to look at, all heads of each, unless the work allows fewer only. */
 const MOST_ROWS = 64;
@@ -20,7 +20,7 @@ export function attentionReach(site: AttentionSite, tensorOf: ValueOf): Attentio
   const query = HeadRows.of(site.query, queryHeads, tensorOf);
   const key = HeadRows.of(site.key, kvHeads, tensorOf);
   if (query === null || key === null || query.size !== key.size || query.rows === 0) return null;
-  const mask = site.keyMask && toNumbers(tensorOf(site.keyMask.value)!);
+  const isVisible = site.keyMask && keyVisibility(site.keyMask, tensorOf(site.keyMask.value)!, key.rows);
   const offset = site.alignment === 'bottom-right' ? key.rows - query.rows : 0;
   const rows = Math.min(
     query.rows,
@@ -37,17 +37,15 @@ export function attentionReach(site: AttentionSite, tensorOf: ValueOf): Attentio
     const position = row + offset;
     const batch = r % query.batch;
     const seen = site.causal ? Math.min(key.rows, position + 1) : key.rows;
-    const hidden = (j: number) =>
-      mask !== null &&
-      (mask[(batch * key.rows + j) % mask.length] !== 0) !== (site.keyMask!.visible === 'nonzero');
     for (let head = 0; head < queryHeads; head++) {
       const q = query.start(batch, head, row);
       const group = Math.floor((head * kvHeads) / queryHeads);
       let largest = Number.NEGATIVE_INFINITY;
       for (let j = 0; j < seen; j++) {
-        weights[j] = hidden(j)
-          ? Number.NEGATIVE_INFINITY
-          : scale * dot(query, q, key, key.start(batch, group, j));
+        weights[j] =
+          isVisible?.(batch, j) === false
+            ? Number.NEGATIVE_INFINITY
+            : scale * dot(query, q, key, key.start(batch, group, j));
         largest = Math.max(largest, weights[j]!);
       }
       if (!Number.isFinite(largest)) continue;

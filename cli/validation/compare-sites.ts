@@ -116,7 +116,9 @@ async function measureIsolated(
 
 /** Values that tell how a softmax site attends: a replacement may compute them otherwise, from what is before. */
 function operandsOf(site: Site | undefined): readonly string[] {
-  return site !== undefined && isAttention(site) ? [site.query.value, site.key.value] : [];
+  if (site === undefined || !isAttention(site)) return [];
+  const { query, key, keyMask, cache } = site;
+  return [query.value, key.value, keyMask?.value, cache?.past?.key].filter(name => name != null);
 }
 
 /** Runs replacements by themselves, on values of the original. */

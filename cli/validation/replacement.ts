@@ -59,7 +59,7 @@ export function findReplacements(original: ModelInfo, rewritten: ModelInfo): Rep
         else if (value !== output && computed.has(value)) slice.inputs.add(value);
         else if (producer && !slice.nodes.has(producer)) {
           slice.nodes.add(producer);
-          for (const input of producer.inputs) if (input !== '') visit(input);
+          for (const input of readBy(producer)) visit(input);
         }
       };
       visit(output);
@@ -113,6 +113,15 @@ export function exactBelowOf(node: NodeInfo): number {
 
 function ours(node: NodeInfo): NodeInfo[] {
   return node.domain === DOMAIN ? [node] : [];
+}
+
+/** Values that a node reads, those of its subgraphs too. */
+function readBy(node: NodeInfo): string[] {
+  const inside = bodies(node).flatMap(({ nodes, outputs }) => [
+    ...nodes.flatMap(readBy),
+    ...outputs.map(({ name }) => name),
+  ]);
+  return [...node.inputs.filter(name => name !== ''), ...inside];
 }
 
 function bodies(node: NodeInfo): readonly GraphInfo[] {

@@ -1,5 +1,6 @@
 import { LAYOUT_AXES, type Layout, type Site } from '../../rewriter/site.js';
-import { type TensorValue, toNumbers } from '../data/tensor.js';
+import { keyVisibility } from '../data/key-visibility.js';
+import type { TensorValue } from '../data/tensor.js';
 
 /** Tells whether an element of a tensor, by its place in row-major order, is to be left out. */
 export type Skip = (element: number) => boolean;
@@ -16,20 +17,16 @@ export class RowsWithoutKeys {
   /**
    * @param output what the site computes, in the site's layout
    * @param keys length of the keys
-   * @param mask elements of the site's key mask, `[batch or 1, keys]`; null where it has none
+   * @param mask elements of the site's key mask; null where it has none
    */
   static ofSite(site: Site, output: TensorValue, keys: number, mask: TensorValue | null): RowsWithoutKeys {
     const { batch, rows } = sizesOf(output.dims, axesOfOutput(site), site.queryHeads);
     const empty = new Uint8Array(batch * rows);
-    const elements = mask && toNumbers(mask);
+    const isVisible = mask && site.keyMask && keyVisibility(site.keyMask, mask, keys);
     const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
     for (let b = 0; b < batch; b++) {
-      const row = mask ? (b % (mask.dims[0] ?? 1)) * keys : 0;
       let first = 0;
-      if (elements && site.keyMask) {
-        const visible = site.keyMask.visible === 'nonzero';
-        while (first < keys && (elements[row + first] !== 0) !== visible) first++;
-      }
+      while (first < keys && isVisible?.(b, first) === false) first++;
       for (let i = 0; i < rows; i++) {
         const seesAny = first < keys && (!site.causal || first <= i + offset);
         if (!seesAny) empty[b * rows + i] = 1;
@@ -74,8 +71,11 @@ export class RowsWithoutKeys {
 
 type Axes = (typeof LAYOUT_AXES)[Layout];
 
-function axesOfOutput({ output }: Site): Axes {
-  return 'axes' in output ? { ...output.axes, headsWithBatch: false } : LAYOUT_AXES[output.layout];
+/** @throws RangeError for single tokens, from which no key can be hidden */
+function axesOfOutput({ id, output }: Site): Axes {
+  if (!('axes' in output)) return LAYOUT_AXES[output.layout];
+  if (output.axes === null) throw new RangeError(`the output of site ${id} has no axis of rows`);
+  return { ...output.axes, headsWithBatch: false };
 }
 
 /**
@@ -85,7 +85,8 @@ function axesOfOutput({ output }: Site): Axes {
  */
 export function keyLength(site: Site, tensorOf: (name: string) => TensorValue): number | null {
   if (site.computation === 'softmax') {
-    return tensorOf(site.key.value).dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0;
+    const past = site.cache?.past ? (tensorOf(site.cache.past.key).dims.at(-2) ?? 0) : 0;
+    return past + (tensorOf(site.key.value).dims[LAYOUT_AXES[site.key.layout].sequence] ?? 0);
   }
   return site.keyMask === null ? null : (tensorOf(site.keyMask.value).dims[1] ?? 0);
 }

@@ -1,7 +1,9 @@
 import type { Graph } from '../graph/graph.js';
 import type { Value } from '../graph/value.js';
+import { DataType } from '../onnx/spec.js';
 import type { Feed } from '../probe/feed.js';
 import type { Trial } from '../probe/laboratory.js';
+import type { Sample } from '../probe/sample.js';
 import type { KeyMask } from '../site.js';
 import type { MaskRule } from './mask-rule.js';
 import type { Table } from './table.js';
@@ -37,8 +39,8 @@ export function paddedKeys(present: Table, absent: Table): PaddedKeys['keys'] | 
 }
 
 /**
- * The value [B,S] of `slice` that tells hidden keys from visible ones in all trials and feeds: a graph input
- * where there is one, else the one furthest upstream.
+ * The value of `slice`, [B,S] or with a length for each batch row, that tells hidden keys from visible ones in all
+ * trials and feeds: a graph input where there is one, else the one furthest upstream.
  */
 export function findKeyMask(
   slice: ReadonlySet<Value>,
@@ -49,7 +51,7 @@ export function findKeyMask(
   let best: { value: Value; mask: KeyMask } | null = null;
   for (const value of slice) {
     if (!isVisibleFrom(value, graph) || best?.value.fed === true) continue;
-    for (const visible of ['nonzero', 'zero'] as const) {
+    for (const visible of ['nonzero', 'zero', 'count', 'last'] as const) {
       const mask = matchKeyMask(value, visible, padded, extents);
       if (mask !== null) best = { value, mask };
     }
@@ -63,6 +65,31 @@ function isVisibleFrom(value: Value, graph: Graph): boolean {
   return false;
 }
 
+/** Which keys a value would hide as a mask; null where it has not the shape or type for that. */
+function hiddenBy(
+  { dims, dataType, at }: Sample,
+  visible: KeyMask['visible'],
+  batch: number,
+  columns: number,
+): ((b: number, j: number) => boolean) | null {
+  if (dims[0] !== batch) return null;
+  const byRow = dims.length === 1 || (dims.length === 2 && dims[1] === 1);
+  switch (visible) {
+    case 'count':
+      return byRow && isLength(dataType) ? (b, j) => j >= at(b) : null;
+    case 'last':
+      return byRow && isLength(dataType) ? (b, j) => j > at(b) : null;
+    default:
+      return dims.length === 2 && dims[1] === columns
+        ? (b, j) => (at(b * columns + j) === 0) !== (visible === 'zero')
+        : null;
+  }
+}
+
+function isLength(dataType: DataType): boolean {
+  return dataType === DataType.INT64 || dataType === DataType.INT32;
+}
+
 function matchKeyMask(
   value: Value,
   visible: KeyMask['visible'],
@@ -73,11 +100,8 @@ function matchKeyMask(
   for (const { trial, feed, keys } of padded) {
     const sample = trial.probe(feed).tryToSample(value);
     const { batch, columns } = extents.get(trial)!;
-    if (sample?.dims.length !== 2 || sample.dims[0] !== batch || sample.dims[1] !== columns) return null;
-    for (const { b, j, hidden } of keys) {
-      const zero = sample.at(b * columns + j) === 0;
-      if ((visible === 'zero') !== (zero !== hidden)) return null;
-    }
+    const isHidden = sample && hiddenBy(sample, visible, batch, columns);
+    if (!isHidden || keys.some(({ b, j, hidden }) => isHidden(b, j) !== hidden)) return null;
     dataType = sample.dataType;
   }
   return dataType === null ? null : { value: value.name, dataType, visible };

@@ -1,12 +1,22 @@
 import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
 import { FusedLogits, type FusedMask } from '../masks/fused-logits.js';
-import { headOperand } from '../match/operands.js';
-import { PLAIN } from '../probe/laboratory.js';
-import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
+import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+import {
+  type Attention,
+  cacheOf,
+  type FormContext,
+  type FormPositions,
+  type Miss,
+  type SourceForm,
+  scoresOutput,
+} from './source-form.js';
+import { takenOperands } from './taken-operands.js';
 
 /**
  * com.microsoft GroupQueryAttention: causal decoder attention with a cache, [B,N,H*D] queries, fewer key heads,
- * and often rotary positions inside the operator.
+ * often all three operands side by side in one tensor and rotary positions inside the operator. Batch rows begin
+ * at the first key of the cache, whatever their lengths.
  */
 export const groupQueryAttention: SourceForm = {
   name: 'ms-group-query-attention',
@@ -14,45 +24,28 @@ export const groupQueryAttention: SourceForm = {
   recognize,
 };
 
+/** Where GatherND knows batches, by which the caches of rows of different lengths are joined. */
+const OLDEST_OPSET = 12;
+
 function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
-  const [query, key, value, pastKey, , lastKeys] = node.inputs;
+  const [query, key, value, pastKey, pastValue, last, total] = node.inputs;
   const bias = node.inputs[10];
   const output = node.outputs[0];
-  if (query == null || output == null || lastKeys == null) {
+  if (query == null || output == null || last == null || total == null) {
     return { node, reason: 'it lacks an input or its output', near: true, nodes: [node] };
   }
-  const queryHeads = node.int('num_heads', 1);
-  const kvHeads = node.int('kv_num_heads', 1);
-  const packed = key == null || value == null;
-  const hidden = laboratory.trials[0]!.probe(PLAIN).sample(query).dims.at(-1)!;
-  const headDim = hidden / (packed ? queryHeads + 2 * kvHeads : queryHeads);
+  const heads = { query: node.int('num_heads', 1), kv: node.int('kv_num_heads', 1) };
+  const isPacked = key == null || value == null;
+  const headDim = widthOf(query, laboratory) / (isPacked ? heads.query + 2 * heads.kv : heads.query);
   const scale = node.float('scale', 0);
   const window = node.int('local_window_size', -1);
   const away = Number.NEGATIVE_INFINITY;
-  const masks: FusedMask[] = [{ value: lastKeys, axes: ['b'], meaning: 'last', hidden: away }];
+  const masks: FusedMask[] = [{ value: last, axes: ['b'], meaning: 'last', hidden: away }];
   if (bias != null) masks.push({ value: bias, axes: ['b', 'h', 'i', 'j'], meaning: 'add', hidden: away });
-  const whole = { value: query, projection: null };
-  const queries = { value: query, heads: queryHeads };
   return {
-    operands: packed
-      ? {
-          kind: 'projected',
-          query: whole,
-          key: whole,
-          value: whole,
-          queryHeads,
-          kvHeads,
-          headDim,
-          valueDim: headDim,
-        }
-      : {
-          kind: 'read',
-          query: headOperand(queries, queries),
-          key: headOperand({ value: key, heads: kvHeads }, queries),
-          value: headOperand({ value, heads: kvHeads }, queries),
-        },
+    operands: takenOperands(operandsOf(query, [key, value], heads, headDim), heads, laboratory),
     output,
-    result: { heads: queryHeads },
+    result: { heads: heads.query },
     productFactor: 1,
     logits: new FusedLogits(node, {
       scale: scale === 0 ? null : scale,
@@ -65,20 +58,64 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
       masks,
     }),
     emptyRow: { infinite: 'unknown', equal: 'unknown' },
-    pastKey: pastKey ?? null,
+    rotary: rotaryOf(node, headDim, laboratory),
+    cache: cacheOf(node, [pastKey, pastValue], { last, total }),
     named: node,
-    interior: [],
+    interior: scoresOutput(node),
     nodes: new Set([node]),
-    refusals: refusalsOf(node, packed),
+    refusals: refusalsOf(node),
   };
 }
 
-function refusalsOf(node: Node, packed: boolean): string[] {
-  const refusals = ['it keeps its own cache and counts visible keys by batch row'];
-  if (packed) refusals.push('it takes query, key and value packed into one tensor');
-  if (node.int('do_rotary', 0) === 1) refusals.push('it applies rotary positions inside the operator');
-  if (node.int('smooth_softmax', 0) === 1 || node.inputs[11] != null)
-    refusals.push('its softmax has an extra term');
-  if (node.inputs[14] != null) refusals.push('it normalizes query and key inside the operator');
+/** Query, key and value of their own, or runs of columns of one tensor [B,N,(H+2G)*D]. */
+function operandsOf(
+  query: Value,
+  [key, value]: readonly (Value | null | undefined)[],
+  heads: { readonly query: number; readonly kv: number },
+  headDim: number,
+): Parameters<typeof takenOperands>[0] {
+  if (key != null && value != null) {
+    const whole = (operand: Value) => ({ value: operand, projection: null });
+    return { query: whole(query), key: whole(key), value: whole(value) };
+  }
+  const columns = (from: number, to: number) => ({
+    value: query,
+    projection: { weights: null, bias: null, columns: [from * headDim, to * headDim] as const },
+  });
+  const values = heads.query + heads.kv;
+  return {
+    query: columns(0, heads.query),
+    key: columns(heads.query, values),
+    value: columns(values, values + heads.kv),
+  };
+}
+
+function rotaryOf(node: Node, headDim: number, laboratory: Laboratory): FormPositions | null {
+  const cosines = node.inputs[7];
+  const sines = node.inputs[8];
+  if (node.int('do_rotary', 0) !== 1 || cosines == null || sines == null) return null;
+  const rotated = 2 * widthOf(cosines, laboratory);
+  return {
+    cosines,
+    sines,
+    channels: rotated === headDim ? null : rotated,
+    interleaved: node.int('rotary_interleaved', 0) === 1,
+    positions: node.inputs[9] ?? null,
+  };
+}
+
+function widthOf(value: Value, laboratory: Laboratory): number {
+  return laboratory.trials[0]!.probe(PLAIN).sample(value).dims.at(-1)!;
+}
+
+function refusalsOf(node: Node): string[] {
+  const [headSink, keyScale, valueScale, queryNorm, keyNorm] = node.inputs.slice(11);
+  const refusals: string[] = [];
+  if ((node.graph.opsets.get('') ?? OLDEST_OPSET) < OLDEST_OPSET)
+    refusals.push(`its cache takes opset ${OLDEST_OPSET} or newer to be joined outside the operator`);
+  if (node.int('smooth_softmax', 0) === 1 || headSink != null) refusals.push('its softmax has an extra term');
+  if (keyScale != null || valueScale != null) refusals.push('its cache is quantized');
+  if (queryNorm != null || keyNorm != null) refusals.push('it normalizes query and key inside the operator');
+  if (node.int('sliding_window_cache', 0) === 1) refusals.push('its cache holds a sliding window only');
   return refusals;
 }

@@ -5,7 +5,7 @@ import { upstreamOf } from '../match/operands.js';
 import type { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { UnknownSample } from '../probe/sample.js';
-import type { Layout, Operand, Projection } from '../site.js';
+import { LAYOUT_AXES, type Layout, type Operand, type Projection } from '../site.js';
 import type { Attention, ProjectedOperand, ProjectedOperands, ReadOperands } from './source-form.js';
 
 /** Where a site's operands are, and what their shapes say. */
@@ -39,7 +39,7 @@ export function locateOperands(
 
 function locateRead(
   operands: ReadOperands,
-  { output, result, pastKey }: Attention,
+  { output, result, cache }: Attention,
   dataType: DataType,
   laboratory: Laboratory,
 ): LocatedOperands | string {
@@ -71,7 +71,7 @@ function locateRead(
         batch: q.batch,
         heads: q.heads,
         rows: q.length,
-        columns: k.length + pastLength(pastKey, trial),
+        columns: k.length + pastLength(cache, trial),
       };
     },
   };
@@ -79,15 +79,16 @@ function locateRead(
 
 function locateProjected(
   { query, key, value, queryHeads, kvHeads, headDim, valueDim }: ProjectedOperands,
-  { output, pastKey }: Attention,
+  { output, cache }: Attention,
   dataType: DataType,
 ): LocatedOperands {
-  const packed = (operand: ProjectedOperand) => operandOf({ ...operand, layout: 'BN(HD)', dataType });
+  const located = (operand: ProjectedOperand) => operandOf({ ...operand, dataType });
+  const axes = { query: LAYOUT_AXES[query.layout], key: LAYOUT_AXES[key.layout] };
   return {
-    query: packed(query),
-    key: packed(key),
-    value: packed(value),
-    output: packed({ value: output, projection: null }),
+    query: located(query),
+    key: located(key),
+    value: located(value),
+    output: located({ value: output, layout: query.layout, projection: null }),
     queryHeads,
     kvHeads,
     headDim,
@@ -95,9 +96,14 @@ function locateProjected(
     carried: 1,
     missing: 1,
     extent: trial => {
-      const [batch = 1, rows = 1] = trial.probe(PLAIN).sample(query.value).dims;
-      const keys = trial.probe(PLAIN).sample(key.value).dims[1] ?? 1;
-      return { batch, heads: queryHeads, rows, columns: keys + pastLength(pastKey, trial) };
+      const { dims } = trial.probe(PLAIN).sample(query.value);
+      const keys = trial.probe(PLAIN).sample(key.value).dims[axes.key.sequence] ?? 1;
+      return {
+        batch: dims[axes.query.batch] ?? 1,
+        heads: queryHeads,
+        rows: dims[axes.query.sequence] ?? 1,
+        columns: keys + pastLength(cache, trial),
+      };
     },
   };
 }
@@ -113,8 +119,9 @@ function operandOf(located: {
 }
 
 /** Keys of earlier steps: the axis before the head size. */
-function pastLength(pastKey: Attention['pastKey'], trial: Trial): number {
-  return pastKey === null ? 0 : (trial.probe(PLAIN).sample(pastKey).dims.at(-2) ?? 0);
+function pastLength(cache: Attention['cache'], trial: Trial): number {
+  const keys = cache?.past?.key;
+  return keys === undefined ? 0 : (trial.probe(PLAIN).sample(keys).dims.at(-2) ?? 0);
 }
 
 /** The size that all trials have in common; null for a size of the input. */

@@ -6,12 +6,14 @@ import { headOperand } from '../match/operands.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import {
   type Attention,
+  cacheOf,
   type FormContext,
-  furtherOutputs,
   type Miss,
   type ProjectedOperands,
   type SourceForm,
+  scoresOutput,
 } from './source-form.js';
+import { takenOperands } from './taken-operands.js';
 
 /** com.microsoft MultiHeadAttention: query, key and value [B,N,H*D], or key and value [B,H,S,D]. */
 export const multiHeadAttention: SourceForm = {
@@ -21,7 +23,8 @@ export const multiHeadAttention: SourceForm = {
 };
 
 function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
-  const [query, key, value, bias, paddingMask, attentionBias, pastKey] = node.inputs;
+  const [query, key, value, bias, paddingMask, attentionBias, pastKey, pastValue, shared, beams] =
+    node.inputs;
   const output = node.outputs[0];
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
   if (query == null || output == null) return miss('it lacks its query or its output');
@@ -33,6 +36,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const masks = contribMasks(node, paddingMask ?? null, attentionBias ?? null, laboratory);
   if (typeof masks === 'string') return miss(masks);
   const scale = node.float('scale', 0);
+  const cache = cacheOf(node, [pastKey, pastValue]);
   const queries = { value: query, heads };
   const read = {
     kind: 'read',
@@ -41,7 +45,8 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     value: headOperand({ value, heads }, queries),
   } as const;
   return {
-    operands: bias == null ? read : biased({ query, key, value }, bias, heads, laboratory),
+    operands:
+      bias == null && cache === null ? read : taken({ query, key, value }, bias ?? null, heads, laboratory),
     output,
     result: { heads },
     productFactor: 1,
@@ -55,18 +60,25 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
       masks,
     }),
     emptyRow: { infinite: 'nan', equal: 'mean' },
-    pastKey: pastKey ?? null,
+    rotary: null,
+    cache,
     named: node,
-    interior: furtherOutputs(node, ['keys so far', 'values so far', 'attention scores']),
+    interior: scoresOutput(node),
     nodes: new Set([node]),
-    refusals: [],
+    refusals: [
+      ...(shared == null ? [] : ['it writes its keys into a buffer of fixed length']),
+      ...(beams == null ? [] : ['its keys are those of several beams']),
+    ],
   };
 }
 
-/** The biases of the three projections, one behind the other, are added inside the operator. */
-function biased(
+/**
+ * The biases of the three projections, one behind the other, are added inside the operator; without them the
+ * operands are what it takes.
+ */
+function taken(
   values: Readonly<Record<'query' | 'key' | 'value', Value>>,
-  bias: Value,
+  bias: Value | null,
   heads: number,
   laboratory: Laboratory,
 ): ProjectedOperands {
@@ -74,16 +86,15 @@ function biased(
   const [queryWidth, valueWidth] = [width(values.query), width(values.value)];
   const operand = (value: Value, start: number, size: number) => ({
     value,
-    projection: { weights: null, bias: bias.name, columns: [start, start + size] as const },
+    projection: bias && { weights: null, bias: bias.name, columns: [start, start + size] as const },
   });
-  return {
-    kind: 'projected',
-    query: operand(values.query, 0, queryWidth),
-    key: operand(values.key, queryWidth, queryWidth),
-    value: operand(values.value, 2 * queryWidth, valueWidth),
-    queryHeads: heads,
-    kvHeads: heads,
-    headDim: queryWidth / heads,
-    valueDim: valueWidth / heads,
-  };
+  return takenOperands(
+    {
+      query: operand(values.query, 0, queryWidth),
+      key: operand(values.key, queryWidth, queryWidth),
+      value: operand(values.value, 2 * queryWidth, valueWidth),
+    },
+    { query: heads, kv: heads },
+    laboratory,
+  );
 }

@@ -1,7 +1,16 @@
 import type { Node } from '../graph/node.js';
+import type { Value } from '../graph/value.js';
 import { FusedLogits, type FusedMask } from '../masks/fused-logits.js';
 import { headOperand } from '../match/operands.js';
-import { type Attention, furtherOutputs, type Miss, type SourceForm } from './source-form.js';
+import {
+  type Attention,
+  cacheOf,
+  type FormContext,
+  type Miss,
+  type SourceForm,
+  scoresOutput,
+} from './source-form.js';
+import { takenOperands } from './taken-operands.js';
 
 /**
  * ai.onnx Attention, opset 23 to 25: inputs [B,H,N,D] or [B,N,H*D], fewer key heads than query heads for
@@ -9,8 +18,8 @@ import { type Attention, furtherOutputs, type Miss, type SourceForm } from './so
  */
 export const onnxAttention: SourceForm = { name: 'onnx-attention', anchors: ['Attention'], recognize };
 
-function recognize(node: Node): Attention | Miss {
-  const [query, key, value, mask, pastKey, , lengths] = node.inputs;
+function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
+  const [query, key, value, mask, pastKey, pastValue, lengths] = node.inputs;
   const output = node.outputs[0];
   if (query == null || key == null || value == null || output == null) {
     return { node, reason: 'it lacks an input or its output', near: true, nodes: [node] };
@@ -23,13 +32,22 @@ function recognize(node: Node): Attention | Miss {
   if (lengths != null) masks.push({ value: lengths, axes: ['b'], meaning: 'count', hidden });
   const bound = (name: string) => (node.int(name, -1) < 0 ? null : node.int(name, -1));
   const queries = { value: query, heads: queryHeads };
+  const whole = (operand: Value) => ({ value: operand, projection: null });
+  const cache = cacheOf(node, [pastKey, pastValue]);
   return {
-    operands: {
-      kind: 'read',
-      query: headOperand(queries, queries),
-      key: headOperand({ value: key, heads: kvHeads }, queries),
-      value: headOperand({ value, heads: kvHeads }, queries),
-    },
+    operands:
+      cache === null
+        ? {
+            kind: 'read',
+            query: headOperand(queries, queries),
+            key: headOperand({ value: key, heads: kvHeads }, queries),
+            value: headOperand({ value, heads: kvHeads }, queries),
+          }
+        : takenOperands(
+            { query: whole(query), key: whole(key), value: whole(value) },
+            { query: queryHeads, kv: kvHeads },
+            laboratory,
+          ),
     output,
     result: { heads: queryHeads },
     productFactor: 1,
@@ -50,9 +68,10 @@ function recognize(node: Node): Attention | Miss {
     }),
     // The operator defines rows without a visible key as zeros; runtimes differ for finite masks.
     emptyRow: { infinite: 'zeros', equal: 'unknown' },
-    pastKey: pastKey ?? null,
+    rotary: null,
+    cache,
     named: node,
-    interior: furtherOutputs(node, ['keys so far', 'values so far', 'attention scores']),
+    interior: scoresOutput(node),
     nodes: new Set([node]),
     refusals: [],
   };

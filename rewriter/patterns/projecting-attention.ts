@@ -2,13 +2,8 @@ import type { Node } from '../graph/node.js';
 import { contribMasks } from '../masks/contrib-masks.js';
 import { FusedLogits } from '../masks/fused-logits.js';
 import { PLAIN } from '../probe/laboratory.js';
-import {
-  type Attention,
-  type FormContext,
-  furtherOutputs,
-  type Miss,
-  type SourceForm,
-} from './source-form.js';
+import type { Attention, FormCache, FormContext, Miss, SourceForm } from './source-form.js';
+import { takenOperands } from './taken-operands.js';
 
 /** com.microsoft Attention: projects its input [B,N,X] to query, key and value inside the operator. */
 export const projectingAttention: SourceForm = {
@@ -18,7 +13,7 @@ export const projectingAttention: SourceForm = {
 };
 
 function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
-  const [input, weights, bias, mask, past, attentionBias] = node.inputs;
+  const [input, weights, bias, mask, , attentionBias] = node.inputs;
   const output = node.outputs[0];
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
   if (input == null || weights == null || output == null) return miss('it lacks an input or its output');
@@ -34,16 +29,15 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     projection: { weights: weights.name, bias: bias?.name ?? null, columns: [start, start + size] as const },
   });
   return {
-    operands: {
-      kind: 'projected',
-      query: operand(0, queryWidth),
-      key: operand(queryWidth, queryWidth),
-      value: operand(2 * queryWidth, valueWidth),
-      queryHeads: heads,
-      kvHeads: heads,
-      headDim,
-      valueDim: valueWidth / heads,
-    },
+    operands: takenOperands(
+      {
+        query: operand(0, queryWidth),
+        key: operand(queryWidth, queryWidth),
+        value: operand(2 * queryWidth, valueWidth),
+      },
+      { query: heads, kv: heads },
+      laboratory,
+    ),
     output,
     result: { heads },
     productFactor: 1,
@@ -57,10 +51,29 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
       masks,
     }),
     emptyRow: { infinite: 'nan', equal: 'mean' },
-    pastKey: past ?? null,
+    rotary: null,
+    cache: stackedCache(node),
     named: node,
-    interior: furtherOutputs(node, ['keys and values so far']),
+    interior: [],
     nodes: new Set([node]),
-    refusals: node.int('do_rotary', 0) === 1 ? ['it applies rotary positions inside the operator'] : [],
+    refusals: [
+      ...(node.int('do_rotary', 0) === 1 ? ['it applies rotary positions inside the operator'] : []),
+      ...(node.int('past_present_share_buffer', 0) === 1
+        ? ['it writes its keys into a buffer of fixed length']
+        : []),
+    ],
+  };
+}
+
+/** Keys and values of earlier steps, and those of all, are one value each. */
+function stackedCache(node: Node): FormCache | null {
+  const past = node.inputs[4] ?? null;
+  const present = node.outputs[1] ?? null;
+  if (past === null && present === null) return null;
+  return {
+    past: past && { key: past, value: past },
+    present: { key: present, value: present },
+    stacked: true,
+    lengths: null,
   };
 }

@@ -12,8 +12,11 @@ import type {
   FusedComputation,
   FusionSite,
   KeyMask,
+  KeysAndValues,
   Move,
+  OperatorCache,
   Projection,
+  RotaryPositions,
   SequenceAxes,
 } from '../site.js';
 
@@ -32,7 +35,7 @@ export interface ReadOperands {
   readonly value: OperandAxes;
 }
 
-/** Query, key and value that an operator makes inside itself from inputs [B,N,X], to be packed heads. */
+/** Query, key and value that an operator takes as they are, or makes inside itself from inputs [B,N,X]. */
 export interface ProjectedOperands {
   readonly kind: 'projected';
   readonly query: ProjectedOperand;
@@ -46,8 +49,10 @@ export interface ProjectedOperands {
 
 export interface ProjectedOperand {
   readonly value: Value;
-  /** Null where the operator makes it in a way that cannot be repeated outside. */
+  /** Null where the value is the operand. */
   readonly projection: Projection | null;
+  /** Once projected. */
+  readonly layout: 'BHND' | 'BN(HD)';
 }
 
 /** Attention as one form found it, before its operands, scale and mask are worked out. */
@@ -64,8 +69,10 @@ export interface Attention {
     readonly infinite: AttentionSite['emptyRow'];
     readonly equal: AttentionSite['emptyRow'];
   };
-  /** Keys of earlier steps [B,G,P,D], where they are an operand of the form itself. */
-  readonly pastKey: Value | null;
+  /** Positions that the form applies to query and key itself; null where it does not. */
+  readonly rotary: FormPositions | null;
+  /** Cache that the form keeps itself; null where it keeps none. */
+  readonly cache: FormCache | null;
   /** Node that names the layer. */
   readonly named: Node;
   /** Nodes between which no value may be used by anything else, with what such a use would take. */
@@ -75,11 +82,38 @@ export interface Attention {
   readonly refusals: readonly string[];
 }
 
+/** See `RotaryPositions`. */
+export interface FormPositions extends Pick<RotaryPositions, 'channels' | 'interleaved'> {
+  readonly cosines: Value;
+  readonly sines: Value;
+  readonly positions: Value | null;
+}
+
+/** See `OperatorCache`. */
+export interface FormCache extends Pick<OperatorCache, 'stacked'> {
+  readonly past: KeysAndValues<Value> | null;
+  readonly present: KeysAndValues<Value | null>;
+  readonly lengths: { readonly last: Value; readonly total: Value } | null;
+}
+
 /** A value that a custom operator takes or gives, with the moves between it and the operator's layout. */
 export interface MovedValue {
   readonly value: Value;
   /** None when left out. */
   readonly moves?: readonly Move[];
+}
+
+/** Values one after the other along axis 1, and the moves from all of them to the operator's layout. */
+export interface JoinedValues {
+  readonly parts: readonly MovedValue[];
+  readonly moves: readonly Move[];
+}
+
+/** Zeros in float32 of the sizes that a value has along some axes, and the moves from them. */
+export interface Zeros {
+  readonly sizesOf: Value;
+  readonly axes: readonly number[];
+  readonly moves: readonly Move[];
 }
 
 /**
@@ -90,9 +124,11 @@ export interface MovedValue {
 export interface Fusion {
   readonly computation: FusedComputation;
   /** By name of the operator's input, but for the key mask. */
-  readonly operands: Readonly<Record<string, MovedValue>>;
+  readonly operands: Readonly<Record<string, MovedValue | JoinedValues | Zeros>>;
   /** Moves lead from the operator's output to `value`. */
-  readonly output: MovedValue & { readonly axes: SequenceAxes };
+  readonly output: MovedValue & { readonly axes: SequenceAxes | null };
+  /** By name of the operator's output, the values that hold it; none when left out. */
+  readonly furtherOutputs?: Readonly<Record<string, readonly MovedValue[]>>;
   /** Attributes of the operator as the graph has them, by name: order, ranks, block, scales and the like. */
   readonly parameters: Attributes;
   readonly causal: boolean;
@@ -111,12 +147,30 @@ export interface Fusion {
   readonly refusals: readonly string[];
 }
 
-/** Outputs of an operator besides its first, by what they hold: a use of one keeps the operator alive. */
-export function furtherOutputs(node: Node, holds: readonly string[]): Attention['interior'] {
-  return holds.flatMap((what, i) => {
-    const value = node.outputs[i + 1];
-    return value == null ? [] : [{ value, holds: what }];
-  });
+/** The attention scores that an operator gives as its fourth output: a use of them keeps it alive. */
+export function scoresOutput(node: Node): Attention['interior'] {
+  const scores = node.outputs[3];
+  return scores == null ? [] : [{ value: scores, holds: 'attention scores' }];
+}
+
+/**
+ * The cache of an operator whose second and third outputs are the keys and values so far [B,G,P+N,D].
+ * @param past keys and values of earlier steps, both or none
+ */
+export function cacheOf(
+  node: Node,
+  past: readonly (Value | null | undefined)[],
+  lengths: FormCache['lengths'] = null,
+): FormCache | null {
+  const [pastKey, pastValue] = past;
+  const [, key = null, value = null] = node.outputs;
+  if (pastKey == null && key === null && value === null) return null;
+  return {
+    past: pastKey == null || pastValue == null ? null : { key: pastKey, value: pastValue },
+    present: { key, value },
+    stacked: false,
+    lengths,
+  };
 }
 
 /** An attempt that did not become a site. */

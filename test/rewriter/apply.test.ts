@@ -84,6 +84,8 @@ function site(
     headDim: SIZE,
     valueDim: SIZE,
     scale: SCALE,
+    rotary: null,
+    cache: null,
     operatorScale: SCALE,
     mask: 'none',
     causal: false,
@@ -364,6 +366,7 @@ describe('applyRewrite', () => {
           ]),
         ),
         output: { value: 'y', dataType: DataType.FLOAT, moves: joined, axes: { batch: 0, sequence: 1 } },
+        furtherOutputs: {},
         parameters: { scale: SCALE, label: '', per_head: [] },
       };
       return [{ site: fusion, operator, attributes: fusion.parameters }];

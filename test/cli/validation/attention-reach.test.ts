@@ -39,6 +39,8 @@ function site({ heads, kvHeads, causal = false, layout = 'BHND', visible }: Case
     headDim: null,
     valueDim: null,
     scale: SCALE,
+    rotary: null,
+    cache: null,
     operatorScale: SCALE,
     mask: 'none',
     causal,

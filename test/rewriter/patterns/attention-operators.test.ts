@@ -97,7 +97,15 @@ describe('ai.onnx Attention', () => {
     ];
     const cached = attention(SELF, causal, past, ['y', 'present_key', 'present_value']);
     assert.deepEqual([cached.kind, cached.past, cached.alignment], ['cached', true, 'bottom-right']);
-    assert.equal(cached.replaceable, false);
+    assert.equal(cached.replaceable, true);
+    assert.deepEqual(cached.cache, {
+      past: { key: 'past_key', value: 'past_value' },
+      present: { key: 'present_key', value: 'present_value' },
+      stacked: false,
+      lengths: null,
+    });
+    const acausal = attention(SELF, {}, past, ['y', 'present_key', 'present_value']);
+    assert.match(acausal.reason!, /cache.*not causal/);
   });
 
   it('with masks of each sort', () => {
@@ -114,11 +122,18 @@ describe('ai.onnx Attention', () => {
     assert.deepEqual([bias.mask, bias.replaceable], ['additive-bias', false]);
 
     const lengths = attention(SELF, {}, net => ['', '', '', net.input('lengths', ['batch'], DataType.INT64)]);
-    assert.deepEqual([lengths.mask, lengths.keyMask], ['key-padding', null]);
-    assert.match(lengths.reason!, /which keys are hidden/);
+    assert.deepEqual(
+      [lengths.mask, lengths.keyMask],
+      ['key-padding', { value: 'lengths', dataType: DataType.INT64, visible: 'count' }],
+    );
+    const causal = attention(SELF, { is_causal: 1 }, net => [
+      ...['', '', ''],
+      net.input('lengths', ['batch'], DataType.INT64),
+    ]);
+    assert.match(causal.reason!, /depends on data/, 'the diagonal of each row starts elsewhere');
   });
 
-  it('is kept with a cap, a window, or an output of its scores or keys', () => {
+  it('is kept with a cap, a window, or an output of its scores', () => {
     const capped = attention(SELF, { softcap: 30.5 });
     assert.deepEqual([capped.mask, capped.scale, capped.replaceable], ['other', SCALE, false]);
     const window = attention(SELF, { is_causal: 1, left_window_size: 100 });
@@ -127,8 +142,20 @@ describe('ai.onnx Attention', () => {
     assert.deepEqual([both.mask, both.causal], ['sliding-window', false]);
     const scores = attention(SELF, {}, undefined, ['y', '', '', 'scores']);
     assert.match(scores.reason!, /attention scores are an output/);
-    const present = attention(SELF, {}, undefined, ['y', 'present_key', 'present_value']);
-    assert.match(present.reason!, /keys so far are an output/);
+  });
+
+  it('gives keys and values without a cache, just as it takes them', () => {
+    const net = new Net();
+    net.input('query', headed(HEADS, 'n'));
+    const key = net.op('Mul', [net.input('key', headed(HEADS, 'n')), net.scalar(2)]);
+    const outputs = ['y', 'present_key', 'present_value'];
+    net.op('Attention', ['query', key, 'key'], {}, outputs);
+    for (const name of outputs) net.output(name);
+    const [site] = inspectNet(net, OPSETS).sites;
+    assert.deepEqual(
+      [site!.key.value, site!.scale, site!.past, site!.replaceable],
+      [key, SCALE, false, true],
+    );
   });
 });
 
@@ -161,7 +188,7 @@ describe('com.microsoft MultiHeadAttention', () => {
     ]);
     assert.deepEqual([mask.mask, mask.keyMask!.value, mask.emptyRow], ['causal+padding', 'mask', 'unknown']);
     const lengths = attention(PACKED, {}, net => ['', net.input('lengths', ['batch'], DataType.INT32)]);
-    assert.deepEqual([lengths.mask, lengths.replaceable], ['key-padding', false]);
+    assert.deepEqual([lengths.mask, lengths.keyMask!.visible], ['key-padding', 'count']);
     const bias = attention(PACKED, {}, net => ['', '', net.input('bias', [1, HEADS, 'n', 'n'])]);
     assert.equal(bias.mask, 'additive-bias');
   });
@@ -178,6 +205,25 @@ describe('com.microsoft MultiHeadAttention', () => {
       [2 * WIDTH, 3 * WIDTH],
     ]);
     assert.equal(query.projection!.weights, null);
+  });
+
+  it('is kept with a buffer of fixed length or the keys of beams', () => {
+    const past = (net: Net) => [
+      ...['', '', ''],
+      net.input('past_key', headed(HEADS, 'p')),
+      net.input('past_value', headed(HEADS, 'p')),
+    ];
+    const length = (net: Net) => net.input('past_sequence_length', [1], DataType.INT32);
+    const causal = { unidirectional: 1 };
+    assert.equal(attention(PACKED, causal, past).replaceable, true);
+    const shared = attention(PACKED, causal, net => [...past(net), length(net)]);
+    assert.match(shared.reason!, /buffer of fixed length/);
+    const beams = attention(PACKED, causal, net => [
+      ...past(net),
+      '',
+      net.input('cache_indirection', ['batch', 'beams', 'p'], DataType.INT32),
+    ]);
+    assert.match(beams.reason!, /beams/);
   });
 });
 
@@ -210,11 +256,11 @@ describe('com.microsoft Attention', () => {
     assert.ok(site.key.projection!.weights !== null && site.key.projection!.bias !== null);
   });
 
-  it('with masks of two axes, and with the other forms, which are no key mask', () => {
+  it('with masks of two axes, lengths, and masks of pairs, which are no key mask', () => {
     const mask = (...dims: (string | number)[]) =>
       attention({}, net => [net.input('mask', dims, DataType.INT32)]);
     assert.equal(mask('batch', 'n').keyMask!.value, 'mask');
-    assert.equal(mask('batch').keyMask, null);
+    assert.equal(mask('batch').keyMask!.visible, 'count');
     assert.equal(mask('batch', 'n', 'n').mask, 'other');
   });
 
@@ -224,7 +270,11 @@ describe('com.microsoft Attention', () => {
 });
 
 describe('com.microsoft GroupQueryAttention', () => {
-  const attention = (attributes: Attributes = {}): AttentionSite =>
+  const attention = (
+    attributes: Attributes = {},
+    more: (net: Net) => string[] = () => [],
+    outputs: readonly string[] = ['y', 'present_key', 'present_value'],
+  ): AttentionSite =>
     oneOperator(
       'com.microsoft::GroupQueryAttention',
       { query: packed(HEADS, 'n'), key: packed(2, 'n') },
@@ -234,16 +284,52 @@ describe('com.microsoft GroupQueryAttention', () => {
         '',
         net.input('seqlens_k', ['batch'], DataType.INT32),
         net.input('total_sequence_length', [], DataType.INT32),
+        ...more(net),
       ],
+      outputs,
     );
+  const tables = (net: Net) => ['cosines', 'sines'].map(name => net.input(name, [64, SIZE / 4]));
+  const scales = (net: Net) => net.tensor([1], [0.1]);
 
-  it('is described and kept', () => {
-    const site = attention({ do_rotary: 1 });
+  it('says what it does besides attention', () => {
+    const site = attention({ do_rotary: 1, rotary_interleaved: 1 }, tables);
     assert.deepEqual(
       [site.queryHeads, site.kvHeads, site.headDim, site.causal, site.mask, site.replaceable],
-      [HEADS, 2, SIZE, true, 'causal+padding', false],
+      [HEADS, 2, SIZE, true, 'causal+padding', true],
     );
-    assert.match(site.reason!, /cache.*rotary/s);
+    assert.deepEqual(site.keyMask, { value: 'seqlens_k', dataType: DataType.INT32, visible: 'last' });
+    assert.deepEqual(site.rotary, {
+      cosines: 'cosines',
+      sines: 'sines',
+      channels: SIZE / 2,
+      interleaved: true,
+      positions: null,
+    });
+    assert.deepEqual(site.cache!.lengths, { last: 'seqlens_k', total: 'total_sequence_length' });
+  });
+
+  it('is kept where attention is not all that differs', () => {
+    const reasonOf = (attributes: Attributes, more?: (net: Net) => string[], outputs?: readonly string[]) =>
+      attention(attributes, more, outputs).reason!;
+    const behind = (count: number) => Array<string>(count).fill('');
+    assert.match(reasonOf({ smooth_softmax: 1 }), /extra term/);
+    assert.match(
+      reasonOf({}, net => [...behind(4), net.tensor([HEADS], [1, 1, 1, 1])]),
+      /extra term/,
+    );
+    assert.match(reasonOf({ softcap: 30.5 }), /capped/);
+    assert.match(
+      reasonOf({}, net => [...behind(5), scales(net), scales(net)]),
+      /cache is quantized/,
+    );
+    const norm = (net: Net) => net.tensor([SIZE], Array(SIZE).fill(1));
+    assert.match(
+      reasonOf({}, net => [...behind(7), norm(net), norm(net)]),
+      /normalizes/,
+    );
+    assert.match(reasonOf({}, undefined, ['y', '', '', 'scores']), /attention scores are an output/);
+    const bias = (net: Net) => [...behind(3), net.input('bias', [1, HEADS, 'n', 'n'])];
+    assert.match(reasonOf({}, bias), /additive bias/);
   });
 
   it('counts the query’s own key into its window', () => {

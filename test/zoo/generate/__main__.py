@@ -26,7 +26,7 @@ import modules
 import operators
 from architectures import ARCHITECTURES, SIZES
 from exporting import DYNAMO_18, DYNAMO_23, LEGACY_11, LEGACY_14, LEGACY_17, export, strip_metadata
-from kept import FIXED_SIZES, KEPT, NOT_RUNNABLE, ROTARY_NEEDS_ONE_BATCH
+from kept import FIXED_SIZES, KEPT, NOT_RUNNABLE, NEED_ONE_BATCH
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def expectation(fixture):
     limit = NOT_RUNNABLE.get(fixture.name)
     if limit is not None:
         entry["not_runnable"] = limit
-    elif fixture.name in ROTARY_NEEDS_ONE_BATCH:
+    elif fixture.name in NEED_ONE_BATCH:
         entry["most_batches"] = 1
     elif fixture.name in FIXED_SIZES:
         entry["sizes"] = {symbol: SIZES[symbol] for symbol in ("batch", "sequence", "encoder_sequence", "past_sequence")}

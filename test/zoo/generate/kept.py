@@ -60,9 +60,11 @@ NOT_RUNNABLE = {
     "onnx-attention25-window": "ONNX Runtime does not know the window attributes of Attention 25",
 }
 
-# Exported with RotaryEmbedding tables of one batch row, which ONNX Runtime refuses for larger batches.
-ROTARY_NEEDS_ONE_BATCH = {
+# ONNX Runtime refuses larger batches: of RotaryEmbedding with the tables of one batch row that exporters give it,
+# and of GroupQueryAttention with several queries behind a cache.
+NEED_ONE_BATCH = {
     "llama-eager-dynamo23", "llama-sdpa-dynamo23", "llama-cached-sdpa-dynamo23", "llama-half-sdpa-dynamo23", "modernbert-sdpa-dynamo23-nomask",
+    "ms-group-query-past",
 }
 
 # Batch and length of the example are baked in.

@@ -105,7 +105,7 @@ def ms_attention(name, extra_inputs=(), extra=(), sites=None, constants=None, ou
     """
     built = node("Attention", ["x", "weights", "bias", *extra_inputs], list(outputs), "attention", "com.microsoft", num_heads=HEADS, **attributes)
     held = {"weights": weights(MODEL_WIDTH, 3 * WIDTH), "bias": weights(3 * WIDTH), **(constants or {})}
-    return Built(f"ms-attention-{name}", [built], [packed("x", "sequence", MODEL_WIDTH), *extra], outputs, sites or site(**OPEN), 17, held)
+    return Built(f"ms-attention-{name}", [built], [packed("x", "sequence", MODEL_WIDTH), *extra], outputs, sites or site(), 17, held)
 
 
 def grouped(name, extra_inputs, extra, sites, operands=None, outputs=None, constants=None, packed_qkv=False, **attributes):
@@ -138,25 +138,25 @@ MICROSOFT = [
     multi_head("plain"),
     multi_head("cross", operands=CROSS_OPERANDS, sites=site(**CROSS)),
     multi_head("scale", sites=site(scale=0.5), scale=0.5),
-    multi_head("projection-bias", ["qkv_bias"], sites=site(**OPEN), constants={"qkv_bias": weights(3 * WIDTH)}),
+    multi_head("projection-bias", ["qkv_bias"], constants={"qkv_bias": weights(3 * WIDTH)}),
     multi_head("key-mask", ["", "key_mask"], [KEY_MASK_INT], PADDED),
     multi_head("cross-key-mask", ["", "key_mask"], [CROSS_MASK_INT], site("key-padding", **CROSS), CROSS_OPERANDS),
-    multi_head("lengths", ["", "lengths"], [LENGTHS], site("key-padding", **OPEN)),
+    multi_head("lengths", ["", "lengths"], [LENGTHS], site("key-padding")),
     multi_head("additive-bias", ["", "", "attention_bias"], [BIAS], site("additive-bias", **KEPT)),
     multi_head("causal", sites=site("causal", **CAUSAL), unidirectional=1),
     multi_head("causal-key-mask", ["", "key_mask"], [KEY_MASK_INT], site("causal+padding", **CAUSAL), unidirectional=1),
-    multi_head("past", ["", "", "", "past_key", "past_value"], PAST, site(kind="cached", past=True, alignment="bottom-right", **OPEN), outputs={**Y, **PRESENT}),
+    multi_head("past", ["", "", "", "past_key", "past_value"], PAST, site(kind="cached", past=True, alignment="bottom-right", **KEPT), outputs={**Y, **PRESENT}),
     ms_attention("plain"),
-    ms_attention("key-mask", ["key_mask"], [KEY_MASK_INT], site("key-padding", **OPEN)),
-    ms_attention("lengths", ["lengths"], [LENGTHS], site("key-padding", **OPEN)),
-    ms_attention("causal", sites=site("causal", **CAUSAL, **OPEN), unidirectional=1),
+    ms_attention("key-mask", ["key_mask"], [KEY_MASK_INT], site("key-padding")),
+    ms_attention("lengths", ["lengths"], [LENGTHS], site("key-padding")),
+    ms_attention("causal", sites=site("causal", **CAUSAL), unidirectional=1),
     ms_attention("additive-bias", ["", "", "attention_bias"], [BIAS], site("additive-bias", **KEPT)),
-    grouped("prompt", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, **OPEN)),
-    grouped("rotary", ["", "", "seqlens_k", "total_sequence_length", "cos", "sin"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, **OPEN), constants=rotary_tables(), do_rotary=1),
-    grouped("past", ["past_key", "past_value", "seqlens_k", "total_sequence_length"], [*KV_PAST, LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, kind="cached", past=True, alignment="bottom-right", **OPEN)),
+    grouped("prompt", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA)),
+    grouped("rotary", ["", "", "seqlens_k", "total_sequence_length", "cos", "sin"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA), constants=rotary_tables(), do_rotary=1),
+    grouped("past", ["past_key", "past_value", "seqlens_k", "total_sequence_length"], [*KV_PAST, LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, kind="cached", past=True, alignment="bottom-right")),
     grouped("window", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("sliding-window", **CAUSAL, **GQA, **KEPT), local_window_size=4),
     grouped("softcap", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("other", **CAUSAL, **GQA, **KEPT), softcap=5.0),
-    grouped("packed", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, **OPEN), operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True),
+    grouped("packed", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA), operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True),
 ]
 
 
@@ -204,10 +204,10 @@ STANDARD = [
     standard("row-mask-input", SELF_4D, site("other", **KEPT), ["mask"], [VISIBLE_ROWS]),
     standard("float-mask", SELF_4D, site("additive-bias", **KEPT), ["mask"], [FLOAT_BIAS]),
     standard("softcap", SELF_4D, site("other", **KEPT), softcap=2.0),
-    standard("past", SELF_4D, site("causal", **CAUSAL, kind="cached", past=True, alignment="bottom-right", **OPEN), ["", "past_key", "past_value"], PAST, {**Y4, **PRESENT}, is_causal=1),
+    standard("past", SELF_4D, site("causal", **CAUSAL, kind="cached", past=True, alignment="bottom-right"), ["", "past_key", "past_value"], PAST, {**Y4, **PRESENT}, is_causal=1),
     standard("scores-out", SELF_4D, site(**KEPT), outputs={**Y4, "scores": ("batch", HEADS, "sequence", "sequence")}, output_names=["y", "", "", "scores"]),
     standard("plain", SELF_4D, opset=24),
-    standard("lengths", SELF_4D, site("key-padding", **OPEN), ["", "", "", "nonpad"], [NONPAD], opset=24),
+    standard("lengths", SELF_4D, site("key-padding"), ["", "", "", "nonpad"], [NONPAD], opset=24),
     standard("plain", SELF_4D, opset=25),
     standard("window", SELF_4D, site("sliding-window", **CAUSAL, **KEPT), opset=25, is_causal=1, left_window_size=4, right_window_size=0),
 ]
