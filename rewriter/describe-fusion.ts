@@ -1,9 +1,9 @@
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
 import type { Value } from './graph/value.js';
-import type { Fusion, MovedValue } from './patterns/source-form.js';
+import type { Fusion, JoinedValues, MovedValue, Zeros } from './patterns/source-form.js';
 import { type Laboratory, PLAIN } from './probe/laboratory.js';
-import type { FusionOperand, FusionSite, MaskKind } from './site.js';
+import type { FusionInput, FusionOperand, FusionSite, MaskKind } from './site.js';
 import { dtypeOf, pathOf, refusalsOfPlace } from './site-facts.js';
 
 /**
@@ -17,9 +17,17 @@ export function describeFusion(form: string, fusion: Fusion, laboratory: Laborat
     const { dataType } = laboratory.trials[0]!.probe(PLAIN).sample(value);
     return { value: value.name, dataType, moves };
   };
-  const read = Object.values(fusion.operands).map(({ value }) => value);
+  const input = (operand: MovedValue | JoinedValues | Zeros): FusionInput => {
+    if ('parts' in operand) return { parts: operand.parts.map(placed), moves: operand.moves };
+    return 'sizesOf' in operand ? { ...operand, sizesOf: operand.sizesOf.name } : placed(operand);
+  };
+  const further = mapped(fusion.furtherOutputs ?? {}, parts => parts.map(placed));
+  const computed = Object.values(fusion.furtherOutputs ?? {}).flatMap(parts =>
+    parts.map(({ value }) => value),
+  );
+  const read = Object.values(fusion.operands).flatMap(valuesOf);
   if (keyMask !== null) read.push(scope.resolve(keyMask.value)!);
-  const nodes = deadNodes([output.value], new Set<Value>(read));
+  const nodes = deadNodes([output.value, ...computed], new Set<Value>(read));
   const placedOutput = { ...placed(output), axes: output.axes };
   const dtype = dtypeOf(placedOutput.dataType);
   const reasons = [...fusion.refusals, ...refusalsOfPlace(fusion, nodes, fusion.interior, dtype)];
@@ -30,10 +38,9 @@ export function describeFusion(form: string, fusion: Fusion, laboratory: Laborat
     graphPath: pathOf(scope),
     pattern: form,
     nodes,
-    operands: Object.fromEntries(
-      Object.entries(fusion.operands).map(([name, operand]) => [name, placed(operand)]),
-    ),
+    operands: mapped(fusion.operands, input),
     output: placedOutput,
+    furtherOutputs: further,
     parameters: fusion.parameters,
     queryHeads: heads?.queryHeads ?? null,
     kvHeads: heads?.kvHeads ?? null,
@@ -50,6 +57,15 @@ export function describeFusion(form: string, fusion: Fusion, laboratory: Laborat
     replaceable: reasons.length === 0,
     reason: reasons.length === 0 ? null : reasons.join('; '),
   };
+}
+
+function valuesOf(operand: MovedValue | JoinedValues | Zeros): readonly Value[] {
+  if ('parts' in operand) return operand.parts.map(({ value }) => value);
+  return ['sizesOf' in operand ? operand.sizesOf : operand.value];
+}
+
+function mapped<T, U>(record: Readonly<Record<string, T>>, map: (value: T) => U): Record<string, U> {
+  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, map(value)]));
 }
 
 function maskOf(causal: boolean, padding: boolean): MaskKind {

@@ -49,13 +49,18 @@ export function ancestors(root: Value, follow: (value: Value) => boolean = () =>
   return seen;
 }
 
-/** Everything computed from the elements of a value, itself included; what only reads its shape is not. */
-export function descendants(root: Value): Set<Value> {
+/**
+ * Everything computed from the elements of a value, itself included; what only reads its shape is not.
+ * @param within values that are followed; all where null
+ */
+export function descendants(root: Value, within: ReadonlySet<Value> | null = null): Set<Value> {
   const seen = new Set([root]);
   for (const value of seen) {
     for (const { node } of value.uses) {
       if (node.type === 'Shape' || node.type === 'Size') continue;
-      for (const output of node.outputs) if (output !== null) seen.add(output);
+      for (const output of node.outputs) {
+        if (output !== null && (within === null || within.has(output))) seen.add(output);
+      }
     }
   }
   return seen;

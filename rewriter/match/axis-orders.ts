@@ -28,13 +28,14 @@ export function axisOrders(dims: readonly number[], sizes: readonly number[]): r
         extend([...order, next], axis, rest / sizes[next]!);
       }
     } else if (axis + 1 < dims.length) extend(order, axis + 1, dims[axis + 1]!);
-    else if (order.length === moving.length) found.push(orderOf(sizes, [...order, ...unit]));
+    else if (order.length === moving.length) found.push(axisOrder(sizes, [...order, ...unit]));
   };
   extend([], -1, 1);
   return found;
 }
 
-function orderOf(sizes: readonly number[], order: readonly number[]): AxisOrder {
+/** Axes of these sizes in this order. */
+export function axisOrder(sizes: readonly number[], order: readonly number[]): AxisOrder {
   const strides = new Array<number>(sizes.length).fill(0);
   let stride = 1;
   for (const axis of [...order].reverse()) {

@@ -10,8 +10,14 @@ import type { Sample } from '../probe/sample.js';
  * agreement at random numbers is no accident, and none elsewhere.
  */
 export class Experiment {
-  /** @param probe of what the model is fed where nothing is put in place */
-  constructor(private probe: Probe) {}
+  /**
+   * @param probe of what the model is fed where nothing is put in place
+   * @param within the values that are looked at, where not all are: what else depends on numbers put in place is left
+   */
+  constructor(
+    private probe: Probe,
+    private readonly within: ReadonlySet<Value> | null = null,
+  ) {}
 
   /** Shape of a value; null where it cannot be followed. */
   dims(value: Value): readonly number[] | null {
@@ -21,7 +27,7 @@ export class Experiment {
   /** Puts `at` in the place of a value's elements, by row-major index. */
   set(value: Value, at: (index: number) => number): void {
     const { dims, dataType } = this.probe.sample(value);
-    this.probe = this.probe.withSample(value, { dims, dataType, at }, descendants(value));
+    this.probe = this.probe.withSample(value, { dims, dataType, at }, descendants(value, this.within));
   }
 
   /** What a value holds. @throws UnknownSample where an operator before it cannot be followed */

@@ -1,15 +1,18 @@
+import { coefficients } from '../../custom-ops/elementwise-attention/parameters.js';
 import { isFloating } from '../graph/data-type.js';
 import type { Node } from '../graph/node.js';
 import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { dominatorsOf } from '../match/dominators.js';
 import { Experiment } from '../match/experiment.js';
+import { fedBy } from '../match/fed-by.js';
 import { isStored } from '../match/operands.js';
 import { PRODUCTS } from '../match/product.js';
 import { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf, UnknownSample } from '../probe/sample.js';
-import type { FusionSite, KeyMask, Move, SequenceAxes } from '../site.js';
+import type { FusionSite, KeyMask, Move } from '../site.js';
+import { type Addition, additionsOf, ElementwiseState, queryAt, type Sums } from './elementwise-state.js';
 import { inverse, transposed } from './moves.js';
 import type { FormContext, Fusion, Miss } from './source-form.js';
 
@@ -26,7 +29,9 @@ export interface Ending {
   /** The attention. */
   readonly output: Value;
   /** What the weights are made of, and the values are not: sums of weights, or logits. */
-  readonly normalizer: Value;
+  readonly normalizers: readonly Value[];
+  /** The sums of weighted values that the only normalizer divides; null where a softmax does, or there are several. */
+  readonly numerator: Value | null;
   /** The softmax on the way, where there is one. */
   readonly softmax: Node | null;
   readonly interior: Fusion['interior'];
@@ -59,26 +64,34 @@ interface Operands {
   readonly key: Value;
   readonly value: Value;
   readonly mask: Value | null;
+  /** Where sums of earlier tokens come in. */
+  readonly additions: readonly Addition[];
 }
 
 /** What an experiment found; all other axes than batch and sequence hold channels. */
 interface Finding {
   readonly order: number;
   readonly causal: boolean;
-  readonly axes: SequenceAxes;
+  readonly axes: Axes;
   readonly visible: KeyMask['visible'];
+  readonly state: ElementwiseState | null;
 }
+
+/** Where batch and rows are; tokens of a decoding step may have no axis of rows. */
+type Axes = { readonly batch: number; readonly sequence: number | null };
 
 /** Ranks of query, key, value and output: channels are one axis, or heads and their channels are two. */
 const RANKS: readonly (number | null)[] = [3, 4];
+/** Rank of single tokens [batch, channels], which have sums of earlier ones. */
+const RANK_OF_STEPS = 2;
 
 /** Element-wise attention that ends like this, or why there is none. */
 export function elementwiseFusion(ending: Ending, context: FormContext): Fusion | Miss {
-  const { anchor, output, normalizer, softmax } = ending;
+  const { anchor, output, normalizers, softmax } = ending;
   const { laboratory } = context;
   const followed = isFollowedIn(laboratory);
   const slice = ancestors(output, followed);
-  const data = dataOf();
+  const data = (value: Value) => fedBy(value) === 'elements';
   const dataInputs = (node: Node) => node.inputs.filter(value => value !== null).filter(data);
   const through = (start: Iterable<Value>) =>
     dominatorsOf(start, dataInputs, node => node.outputs.some(value => value !== null && followed(value)));
@@ -93,31 +106,50 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
   const miss = (reason: string, near: boolean): Miss => ({ node: anchor, reason, near, nodes: producers });
   const exponentials = producers.filter(producer => producer.type === 'Exp' || producer === softmax);
   const bases = exponentials.flatMap(({ inputs }) => squaresBehind(inputs[0]!, slice, followed, laboratory));
-  if (bases.length === 0 || !RANKS.includes(rank(output))) return miss('no weights exp(-k^2)', false);
-  const keys = new Set(bases.flatMap(base => [base, ...differenceOf(base)]).flatMap(base => through([base])));
+  const ranks = ending.numerator === null ? RANKS : [...RANKS, RANK_OF_STEPS];
+  if (bases.length === 0 || !ranks.includes(rank(output))) return miss('no weights exp(-k^2)', false);
+  const exponents = new Set(
+    exponentials.flatMap(({ inputs }) => [...ancestors(inputs[0]!, value => slice.has(value))]),
+  );
+  const keys = new Set([
+    ...bases.flatMap(base => [base, ...differenceOf(base)]).flatMap(base => through([base])),
+    ...(normalizers.length > 1 ? through(bases) : []),
+  ]);
 
+  let problem: string | null = null;
   for (const key of [...keys].filter(isOperand)) {
-    const used = boundary(output, key, slice, followed, data);
-    const weighing = boundary(normalizer, key, slice, followed, data);
-    const vectors = (value: Value) => through([value]).filter(found => rank(found) === 2);
-    const masking = [...weighing].filter(value => vectors(value).length > 0);
-    const queries = through([...weighing].filter(value => !masking.includes(value))).filter(isOperand);
-    const values = through([...used].filter(value => !weighing.has(value))).filter(isOperand);
+    const additions = ending.numerator === null ? [] : additionsOf(key, slice, exponents, data);
+    if (additions.length === 0 && rank(output) === RANK_OF_STEPS) continue;
+    const earlier = new Set(additions.map(({ before }) => before));
+    const met = (targets: readonly Value[]) =>
+      [...boundary(targets, key, slice, followed, data)].filter(value => !earlier.has(value));
+    const [used, weighing] = [met([output]), met(normalizers)];
+    const vectors = (value: Value) =>
+      additions.length > 0 ? [] : through([value]).filter(found => rank(found) === 2);
+    const masking = weighing.filter(value => vectors(value).length > 0);
+    const plain = weighing.filter(value => !masking.includes(value));
+    const weighted = used.filter(value => !weighing.includes(value));
+    // Where one tensor holds numerators and denominators, what meets them meets both.
+    const both = weighted.length > 0 ? [] : plain.flatMap(value => through([value])).filter(isOperand);
+    const queries = weighted.length > 0 ? through(plain).filter(isOperand) : [...new Set(both)];
+    const values = weighted.length > 0 ? through(weighted).filter(isOperand) : [...new Set(both)];
     // The furthest back is what tells keys apart, whatever it is turned into on its way.
     const masks = new Set(masking.map(value => vectors(value).at(-1)!));
     if (masks.size > 1) continue;
     for (const query of queries) {
       for (const value of values) {
-        const operands = { query, key, value, mask: [...masks][0] ?? null };
+        if (value === query) continue;
+        const operands = { query, key, value, mask: [...masks][0] ?? null, additions };
         const finding = examine(ending, operands, slice, context);
-        if (finding === null) continue;
+        if (typeof finding === 'string') problem ??= finding;
+        if (finding === null || typeof finding === 'string') continue;
         const fusion = fusionOf(ending, operands, finding, slice, context);
         return typeof fusion === 'string' ? miss(fusion, true) : fusion;
       }
     }
   }
   const sums = producers.some(({ type }) => ['Softmax', 'CumSum', 'ReduceSum', 'ReduceMean'].includes(type));
-  return miss(explanation(normalizer, context), sums);
+  return miss(problem ?? explanation(normalizers[0]!, context), sums || problem !== null);
 }
 
 function explanation(normalizer: Value, { laboratory }: FormContext): string {
@@ -129,24 +161,6 @@ function explanation(normalizer: Value, { laboratory }: FormContext): string {
     return `its denominator has ${Number(constant.toPrecision(6))} added, which element-wise attention has not`;
   }
   return 'its weights exp(-k^2) are multiplied by something else than exp(2 q k), a series of it up to order 16, or a mask of keys';
-}
-
-/** Whether a value depends on what the model is fed, other than by its shape. */
-function dataOf(): (value: Value) => boolean {
-  const known = new Map<Value, boolean>();
-  return value => {
-    let result = known.get(value);
-    if (result === undefined) {
-      const shapes = ['Shape', 'Size'];
-      const behind = ancestors(value, ({ producer }) => producer !== null && !shapes.includes(producer.type));
-      result = [...behind].some(
-        ({ fed, producer, uses }) =>
-          fed && producer === null && uses.some(({ node }) => !shapes.includes(node.type)),
-      );
-      known.set(value, result);
-    }
-    return result;
-  };
 }
 
 /** Values whose squares the exponent is made of, without a product of matrices in between. */
@@ -201,9 +215,9 @@ function differenceOf({ producer }: Value): Value[] {
   return [...producer.inputs].reverse().filter(value => value !== null);
 }
 
-/** Data that meets what is computed from the keys on its way to `target`. */
+/** Data that meets what is computed from the keys on its way to `targets`. */
 function boundary(
-  target: Value,
+  targets: readonly Value[],
   key: Value,
   slice: ReadonlySet<Value>,
   followed: (value: Value) => boolean,
@@ -221,8 +235,10 @@ function boundary(
     return known;
   };
   const found = new Set<Value>();
-  for (const value of ancestors(target, value => value !== key && dependsOn(value))) {
-    if (value !== key && !dependsOn(value) && data(value)) found.add(value);
+  for (const target of targets) {
+    for (const value of ancestors(target, value => value !== key && dependsOn(value))) {
+      if (value !== key && !dependsOn(value) && data(value)) found.add(value);
+    }
   }
   return found;
 }
@@ -248,28 +264,77 @@ function examine(
   operands: Operands,
   slice: ReadonlySet<Value>,
   { laboratory }: FormContext,
-): Finding | null {
+): Finding | string | null {
   const first = laboratory.trials[0]!;
   const { length: rank } = first.probe(PLAIN).sample(ending.output).dims;
   const axes = Array.from({ length: rank }, (_, axis) => axis);
+  if (operands.additions.length > 0) return examineSteps(ending, operands, axes, slice, laboratory);
   const choices: Finding[] = [];
   for (const sequence of axes) {
     const others = axes.filter(axis => axis !== sequence);
     for (const batch of operands.mask === null ? others.slice(0, 1) : others) {
       for (const visible of operands.mask === null ? (['nonzero'] as const) : VISIBLE) {
         for (const causal of [false, true]) {
-          for (const order of ORDERS) choices.push({ order, causal, axes: { batch, sequence }, visible });
+          for (const order of ORDERS) {
+            choices.push({ order, causal, axes: { batch, sequence }, visible, state: null });
+          }
         }
       }
     }
   }
-  const best = closest(choices, ending, operands, first);
-  if (best === null) return null;
+  const best = closest(choices, ending, operands, slice, first);
+  return best !== null && holds(best, ending, operands, slice, laboratory) ? best : null;
+}
+
+/** Whether what one trial showed holds for all others. */
+function holds(
+  finding: Finding,
+  ending: Ending,
+  operands: Operands,
+  slice: ReadonlySet<Value>,
+  laboratory: Laboratory,
+): boolean {
   const others = [...laboratory.trials.slice(1), beyondWindows(slice, laboratory)];
-  for (const trial of others) {
-    if (trial !== null && closest([best], ending, operands, trial) === null) return null;
+  return others.every(trial => trial === null || closest([finding], ending, operands, slice, trial) !== null);
+}
+
+/** As {@link examine}, with sums of earlier tokens; a string says why they are not those of the operator. */
+function examineSteps(
+  ending: Ending,
+  operands: Operands,
+  axes: readonly number[],
+  slice: ReadonlySet<Value>,
+  laboratory: Laboratory,
+): Finding | string | null {
+  const { trials } = laboratory;
+  const formula = { ...operands, numerator: ending.numerator!, denominator: ending.normalizers[0]!, slice };
+  const { dims } = trials[0]!.probe(PLAIN).sample(ending.output);
+  const same = (value: Value) => trials[0]!.probe(PLAIN).tryToSample(value)?.dims.join() === dims.join();
+  if (![operands.query, formula.numerator, formula.denominator].every(same)) return null;
+  let problem: string | null = null;
+  for (const batch of axes) {
+    const others = axes.filter(axis => axis !== batch);
+    for (const sequence of [...(others.length > 1 ? others : []), null]) {
+      const channels = others.filter(axis => axis !== sequence);
+      const state = ElementwiseState.of(operands.additions, formula, { batch, sequence, channels }, trials);
+      if (typeof state === 'string') {
+        problem ??= state;
+        continue;
+      }
+      const choices = [false, true].map(
+        (causal): Finding => ({
+          order: state.order,
+          causal,
+          axes: { batch, sequence },
+          visible: 'nonzero',
+          state,
+        }),
+      );
+      const best = closest(choices, ending, operands, slice, trials[0]!);
+      if (best !== null && holds(best, ending, operands, slice, laboratory)) return best;
+    }
   }
-  return best;
+  return problem;
 }
 
 const VISIBLE = ['nonzero', 'zero'] as const;
@@ -301,10 +366,12 @@ function closest(
   choices: readonly Finding[],
   ending: Ending,
   operands: Operands,
+  slice: ReadonlySet<Value>,
   trial: Trial,
 ): Finding | null {
   const { output } = ending;
-  const experiment = new Experiment(trial.probe(PLAIN));
+  const state = choices[0]?.state ?? null;
+  const experiment = new Experiment(trial.probe(PLAIN), state === null ? slice : null);
   const [queryDims, keyDims, valueDims, outputDims] = [
     operands.query,
     operands.key,
@@ -318,9 +385,10 @@ function closest(
   }
   try {
     experiment.set(operands.key, index => number(KEY, index));
-    experiment.set(operands.query, index => number(QUERY, index));
+    experiment.set(operands.query, state === null ? index => number(QUERY, index) : queryAt);
     experiment.set(operands.value, index => number(VALUE, index));
     if (operands.mask !== null) experiment.set(operands.mask, shown);
+    state?.fill(experiment);
     const count = outputDims.reduce((product, dim) => product * dim, 1);
     const places = Array.from({ length: SAMPLES }, (_, n) => Math.floor(((n + 0.5) * count) / SAMPLES));
     places.push(count - 1);
@@ -333,12 +401,18 @@ function closest(
       const maskDims = operands.mask === null ? null : experiment.dims(operands.mask);
       const { batch, sequence } = choice.axes;
       if (keyDims.some((dim, axis) => axis !== sequence && dim !== queryDims[axis])) continue;
-      if (maskDims && !same(maskDims, [keyDims[batch]!, keyDims[sequence]!])) continue;
+      if (maskDims && !same(maskDims, [keyDims[batch]!, sequence === null ? 1 : keyDims[sequence]!]))
+        continue;
       let error = 0;
       for (const [n, place] of places.entries()) {
-        const expected = definition(choice, place, queryDims, keyDims, operands.mask !== null);
+        const position = coordinates(place, queryDims);
+        const earlier = state?.earlier(trial, position) ?? null;
+        const { mean, sums } = definition(choice, place, queryDims, keyDims, operands.mask !== null, earlier);
         // Rows without keys have no right answer.
-        if (expected !== null) error = Math.max(error, Math.abs(found[n]! - expected));
+        if (mean !== null) error = Math.max(error, Math.abs(found[n]! - mean));
+        state?.later(experiment, trial, position).forEach((sum, of) => {
+          error = Math.max(error, Math.abs(sum / sums[of]! - 1));
+        });
       }
       // NaN compares false.
       if (error <= 2 * rounding && (best === null || error < best.error)) best = { choice, error };
@@ -355,30 +429,46 @@ function shown(index: number): number {
   return number(MASK, index) > -0.7 ? 1 : 0;
 }
 
-/** An element of the output by the definition; null where its row sees no key. */
+/**
+ * An element of the output by the definition, null where its row sees no key, and with a state the sums over all
+ * keys of its channel.
+ * @param earlier the sums of earlier tokens; null without a state
+ */
 function definition(
   { order, causal, axes, visible }: Finding,
   place: number,
   queryDims: readonly number[],
   keyDims: readonly number[],
   masked: boolean,
-): number | null {
+  earlier: Sums | null,
+): { readonly mean: number | null; readonly sums: Sums } {
   const position = coordinates(place, queryDims);
-  const [b, i] = [position[axes.batch]!, position[axes.sequence]!];
-  const q = number(QUERY, place);
-  const keys = keyDims[axes.sequence]!;
-  let numerator = 0;
-  let denominator = 0;
-  for (let j = 0; j < (causal ? i + 1 : keys); j++) {
-    if (masked && (shown(b * keys + j) === 1) !== (visible === 'nonzero')) continue;
-    position[axes.sequence] = j;
-    const index = indexOf(position, keyDims);
-    const k = number(KEY, index);
-    const weight = Math.exp(-k * k) * (order === 0 ? Math.exp(2 * q * k) : series(order, 2 * q * k));
-    numerator += weight * number(VALUE, index);
-    denominator += weight;
+  const { batch, sequence } = axes;
+  const b = position[batch]!;
+  const [i, keys] = sequence === null ? [0, 1] : [position[sequence]!, keyDims[sequence]!];
+  const q = earlier === null ? number(QUERY, place) : queryAt(place);
+  const sums = [...(earlier ?? [])];
+  let [numerator, denominator] = [0, 0];
+  for (const [n, factor] of coefficients(order).entries()) {
+    numerator += factor * q ** n * (sums[n] ?? 0);
+    denominator += factor * q ** n * (sums[order + 1 + n] ?? 0);
   }
-  return denominator === 0 ? null : numerator / denominator;
+  for (let j = 0; j < keys; j++) {
+    if (masked && (shown(b * keys + j) === 1) !== (visible === 'nonzero')) continue;
+    if (sequence !== null) position[sequence] = j;
+    const index = indexOf(position, keyDims);
+    const [k, v] = [number(KEY, index), number(VALUE, index)];
+    const weight = Math.exp(-k * k);
+    for (let n = 0; earlier !== null && n <= order; n++) {
+      sums[n]! += k ** n * weight * v;
+      sums[order + 1 + n]! += k ** n * weight;
+    }
+    if (causal && j > i) continue;
+    const similarity = order === 0 ? Math.exp(2 * q * k) : series(order, 2 * q * k);
+    numerator += weight * similarity * v;
+    denominator += weight * similarity;
+  }
+  return { mean: denominator === 0 ? null : numerator / denominator, sums };
 }
 
 function series(order: number, x: number): number {
@@ -395,7 +485,7 @@ function series(order: number, x: number): number {
 function fusionOf(
   { anchor, output, interior }: Ending,
   { query, key, value, mask }: Operands,
-  { order, causal, axes, visible }: Finding,
+  { order, causal, axes, visible, state }: Finding,
   slice: ReadonlySet<Value>,
   { laboratory }: FormContext,
 ): Fusion | string {
@@ -407,35 +497,70 @@ function fusionOf(
     return 'the number of its channels is not fixed';
   }
   if (sizes.every(size => size === 1)) return 'its channels are merged with the batch';
-  const operands = [query, key, value, ...(mask === null ? [] : [mask])];
+  const { before, after } = state?.values ?? { before: [], after: [] };
+  if (after.some(value => isUsedBefore(value, output, slice))) {
+    return 'its state is used before its output is computed';
+  }
+  const operands = [query, key, value, ...(mask === null ? [] : [mask]), ...before];
   const inner = ancestors(output, found => slice.has(found) && !operands.includes(found));
   const nodes = new Set(
     [...inner].filter(found => !operands.includes(found)).map(({ producer }) => producer),
   );
   nodes.delete(null);
-  const places = [axes.batch, axes.sequence, ...channels];
+  const { batch, sequence } = axes;
+  const places = [batch, ...(sequence === null ? [] : [sequence]), ...channels];
   const maskType = mask && trials[0]!.probe(PLAIN).sample(mask).dataType;
   const cross = trials.some(trial => {
-    const [rows, keys] = [query, key].map(operand => trial.probe(PLAIN).sample(operand).dims[axes.sequence]);
-    return rows !== keys;
+    const [rows, keys] = [query, key].map(operand => trial.probe(PLAIN).sample(operand).dims);
+    return sequence !== null && rows![sequence] !== keys![sequence];
   });
-  const joined: readonly Move[] = channels.length === 1 ? [] : [{ reshape: [0, 0, -1] }];
-  const apart: readonly Move[] = channels.length === 1 ? [] : [{ reshape: [0, 0, ...sizes] }];
+  const same = sequence !== null && channels.length === 1;
+  const joined: readonly Move[] = same ? [] : [{ reshape: [0, sequence === null ? 1 : 0, -1] }];
+  const apart: readonly Move[] = same ? [] : [{ reshape: [0, ...(sequence === null ? [] : [0]), ...sizes] }];
   const moves = [...transposed(places), ...joined];
+  // Sums as the graph keeps them are those under an offset of zero.
+  const past = state && {
+    past_state: state.pastState(trials),
+    past_offset: {
+      sizesOf: query,
+      axes: [batch, ...channels],
+      moves: channels.length === 1 ? [] : [{ reshape: [0, -1] }],
+    },
+  };
+  const present = after.length === 0 ? {} : { present_state: state!.presentStates(trials) };
   return {
     computation: 'elementwise',
-    operands: { query: { value: query, moves }, key: { value: key, moves }, value: { value, moves } },
-    output: { value: output, moves: [...apart, ...transposed(inverse(places))], axes },
+    operands: {
+      query: { value: query, moves },
+      key: { value: key, moves },
+      value: { value, moves },
+      ...past,
+    },
+    output: {
+      value: output,
+      moves: [...apart, ...transposed(inverse(places))],
+      axes: sequence === null ? null : { batch, sequence },
+    },
+    furtherOutputs: present,
     parameters: { order, causal: Number(causal) },
     causal,
     keyMask: mask === null ? null : { value: mask.name, dataType: maskType!, visible },
     emptyRow: mask === null ? 'never' : emptyRow(output, operands, visible, trials[0]!),
-    kind: cross ? 'cross' : 'self',
+    kind: state !== null ? 'cached' : cross ? 'cross' : 'self',
     named: anchor,
     interior,
     nodes: nodes as ReadonlySet<Node>,
     refusals: [],
   };
+}
+
+/** Whether something outside of the attention reads a value before the node that computes `output`. */
+function isUsedBefore(value: Value, output: Value, slice: ReadonlySet<Value>): boolean {
+  const { nodes } = output.graph;
+  const end = nodes.indexOf(output.producer!);
+  return value.uses.some(
+    ({ node }) => !node.outputs.some(each => each !== null && slice.has(each)) && nodes.indexOf(node) < end,
+  );
 }
 
 /** What the graph gives for a row that sees no key: 0 / 0 unless something provides for it. */

@@ -22,7 +22,10 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   if (softmax == null) return { node: anchor, reason: 'it sums no weighted values', near: false, nodes: [] };
   const interior = [{ value: softmax.outputs[0]!, holds: 'attention probabilities' }];
   const output = withoutUnitAxis(anchor.outputs[0]!, context.laboratory);
-  return elementwiseFusion({ anchor, output, normalizer: softmax.inputs[0]!, softmax, interior }, context);
+  return elementwiseFusion(
+    { anchor, output, normalizers: [softmax.inputs[0]!], numerator: null, softmax, interior },
+    context,
+  );
 }
 
 /** The softmax that a value is, moved around or not. */

@@ -1,4 +1,5 @@
 import { bilinearAttention } from './bilinear-attention.js';
+import { butterflyMatMul } from './butterfly-matmul.js';
 import { elementwiseSeries } from './elementwise-series.js';
 import { elementwiseSoftmax } from './elementwise-softmax.js';
 import { groupQueryAttention } from './group-query-attention.js';
@@ -22,4 +23,5 @@ export const SOURCE_FORMS: readonly SourceForm[] = [
   elementwiseSeries,
   elementwiseSoftmax,
   structuredMatMul,
+  butterflyMatMul,
 ];
