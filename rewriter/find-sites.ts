@@ -46,10 +46,11 @@ export function findSites(graph: ModelGraph): Findings {
   );
   const counts = new Map(SOURCE_FORMS.map(form => [form, { attempts: 0, hits: 0 }]));
   const sites: Site[] = [];
-  const nearMisses: NearMiss[] = [];
+  const nearMisses: (NearMiss & { readonly at: Node })[] = [];
   const explained = new Set<Node>();
   const tell = (form: SourceForm, miss: Miss) => {
-    nearMisses.push({ node: miss.node.name || miss.node.label, pattern: form.name, reason: miss.reason });
+    const { node, reason } = miss;
+    nearMisses.push({ node: node.name || node.label, pattern: form.name, reason, at: node });
     for (const node of miss.nodes) explained.add(node);
   };
   for (const node of nodes) {
@@ -79,7 +80,13 @@ export function findSites(graph: ModelGraph): Findings {
     }
   }
   const statistics = [...counts].map(([form, count]) => ({ pattern: form.name, ...count }));
-  return { sites: withUniqueIds(outermost(sites)), nearMisses, statistics };
+  const replaced = new Set(sites.filter(({ replaceable }) => replaceable).flatMap(site => site.nodes));
+  return {
+    sites: withUniqueIds(outermost(sites)),
+    // What a site around it replaces needs no explanation.
+    nearMisses: nearMisses.filter(({ at }) => !replaced.has(at)).map(({ at: _, ...miss }) => miss),
+    statistics,
+  };
 }
 
 type Found = { readonly site: Site; readonly nodes: Iterable<Node> } | Miss;

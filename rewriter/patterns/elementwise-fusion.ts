@@ -8,6 +8,7 @@ import { Experiment } from '../match/experiment.js';
 import { fedBy } from '../match/fed-by.js';
 import { isStored } from '../match/operands.js';
 import { PRODUCTS } from '../match/product.js';
+import { movedBy } from '../match/weight-chain.js';
 import { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf, UnknownSample } from '../probe/sample.js';
@@ -43,7 +44,7 @@ const FOLLOWED: ReadonlySet<string> = new Set([
   ...['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Exp', 'Pow', 'Sum', 'Reciprocal', 'Softmax', 'Where'],
   ...['CumSum', 'ReduceSum', 'ReduceMean', 'ReduceMin', 'ReduceMax'],
   ...['Identity', 'Cast', 'CastLike', 'Dropout', 'Reshape', 'Flatten', 'Unsqueeze', 'Squeeze', 'Transpose'],
-  ...['Expand', 'Tile', 'Concat', 'Slice', 'Split', 'Gather', 'Not'],
+  ...['Expand', 'Tile', 'Concat', 'Slice', 'Split', 'Gather', 'Not', 'And', 'Or'],
 ]);
 
 /** Of whole numbers and truth values: what masks are made by. */
@@ -116,6 +117,9 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
     ...(normalizers.length > 1 ? through(bases) : []),
   ]);
 
+  if (normalizers.some(normalizer => softmax === null && addedTo(normalizer, laboratory) !== null)) {
+    return miss(explanation(normalizers[0]!, context), true);
+  }
   let problem: string | null = null;
   for (const key of [...keys].filter(isOperand)) {
     const additions = ending.numerator === null ? [] : additionsOf(key, slice, exponents, data);
@@ -153,14 +157,21 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
 }
 
 function explanation(normalizer: Value, { laboratory }: FormContext): string {
-  const { producer } = normalizer;
-  const added =
-    producer?.type === 'Add' ? producer.inputs.map(value => value && laboratory.scalar(value)) : [];
-  const constant = added.find(number => number !== null && number !== undefined);
-  if (constant !== undefined) {
-    return `its denominator has ${Number(constant.toPrecision(6))} added, which element-wise attention has not`;
+  const added = addedTo(normalizer, laboratory);
+  if (added !== null) {
+    return `its denominator has ${Number(added.toPrecision(6))} added, which element-wise attention has not`;
   }
   return 'its weights exp(-k^2) are multiplied by something else than exp(2 q k), a series of it up to order 16, or a mask of keys';
+}
+
+/** The constant that is added last to a value, behind moves; null where there is none or it is zero. */
+function addedTo(value: Value, laboratory: Laboratory): number | null {
+  const { producer } = value;
+  const moved = producer && movedBy(producer);
+  if (moved) return addedTo(moved, laboratory);
+  if (producer?.type !== 'Add') return null;
+  const constants = producer.inputs.map(input => input && laboratory.scalar(input));
+  return constants.find(constant => constant !== null && constant !== 0) ?? null;
 }
 
 /** Values whose squares the exponent is made of, without a product of matrices in between. */
@@ -254,6 +265,9 @@ function number(role: number, index: number): number {
   return 4 * (wave - Math.floor(wave)) - 2;
 }
 
+/** Keys about as large as this weigh less than anything that a denominator is kept from zero by. */
+const FAINT = 5.5;
+
 const QUERY = 1;
 const KEY = 2;
 const VALUE = 3;
@@ -295,7 +309,12 @@ function holds(
   laboratory: Laboratory,
 ): boolean {
   const others = [...laboratory.trials.slice(1), beyondWindows(slice, laboratory)];
-  return others.every(trial => trial === null || closest([finding], ending, operands, slice, trial) !== null);
+  const agrees = (trial: Trial, faint: boolean) =>
+    closest([finding], ending, operands, slice, trial, faint) !== null;
+  const [first] = laboratory.trials as [Trial, ...Trial[]];
+  const { dataType } = first.probe(PLAIN).sample(ending.output);
+  if (dataType === DataType.FLOAT && !agrees(first, true)) return false;
+  return others.every(trial => trial === null || agrees(trial, false));
 }
 
 /** As {@link examine}, with sums of earlier tokens; a string says why they are not those of the operator. */
@@ -361,13 +380,17 @@ function isProjection({ type }: Node): boolean {
   return type === 'MatMul' || type === 'Gemm';
 }
 
-/** The choice that the graph computes; null where it computes none of them, or cannot be followed. */
+/**
+ * The choice that the graph computes; null where it computes none of them, or cannot be followed.
+ * @param faint whether keys are such that all weights are tiny, which shows what is added to denominators
+ */
 function closest(
   choices: readonly Finding[],
   ending: Ending,
   operands: Operands,
   slice: ReadonlySet<Value>,
   trial: Trial,
+  faint = false,
 ): Finding | null {
   const { output } = ending;
   const state = choices[0]?.state ?? null;
@@ -384,11 +407,15 @@ function closest(
     return null;
   }
   try {
-    experiment.set(operands.key, index => number(KEY, index));
-    experiment.set(operands.query, state === null ? index => number(QUERY, index) : queryAt);
+    const key = (index: number) => (faint ? FAINT + number(KEY, index) / 8 : number(KEY, index));
+    // Where sums are all positive, so have queries to be: nothing may cancel.
+    const query = state === null && !faint ? (index: number) => number(QUERY, index) : queryAt;
+    const numbers = { query, key, sums: faint ? Math.exp(-FAINT * FAINT) : 1 };
+    experiment.set(operands.key, key);
+    experiment.set(operands.query, query);
     experiment.set(operands.value, index => number(VALUE, index));
     if (operands.mask !== null) experiment.set(operands.mask, shown);
-    state?.fill(experiment);
+    state?.fill(experiment, numbers.sums);
     const count = outputDims.reduce((product, dim) => product * dim, 1);
     const places = Array.from({ length: SAMPLES }, (_, n) => Math.floor(((n + 0.5) * count) / SAMPLES));
     places.push(count - 1);
@@ -406,8 +433,9 @@ function closest(
       let error = 0;
       for (const [n, place] of places.entries()) {
         const position = coordinates(place, queryDims);
-        const earlier = state?.earlier(trial, position) ?? null;
-        const { mean, sums } = definition(choice, place, queryDims, keyDims, operands.mask !== null, earlier);
+        const earlier = state?.earlier(trial, position).map(sum => sum * numbers.sums) ?? null;
+        const masked = operands.mask !== null;
+        const { mean, sums } = definition(choice, numbers, place, queryDims, keyDims, masked, earlier);
         // Rows without keys have no right answer.
         if (mean !== null) error = Math.max(error, Math.abs(found[n]! - mean));
         state?.later(experiment, trial, position).forEach((sum, of) => {
@@ -436,6 +464,7 @@ function shown(index: number): number {
  */
 function definition(
   { order, causal, axes, visible }: Finding,
+  { query, key }: { readonly query: (index: number) => number; readonly key: (index: number) => number },
   place: number,
   queryDims: readonly number[],
   keyDims: readonly number[],
@@ -446,7 +475,7 @@ function definition(
   const { batch, sequence } = axes;
   const b = position[batch]!;
   const [i, keys] = sequence === null ? [0, 1] : [position[sequence]!, keyDims[sequence]!];
-  const q = earlier === null ? number(QUERY, place) : queryAt(place);
+  const q = query(place);
   const sums = [...(earlier ?? [])];
   let [numerator, denominator] = [0, 0];
   for (const [n, factor] of coefficients(order).entries()) {
@@ -457,7 +486,7 @@ function definition(
     if (masked && (shown(b * keys + j) === 1) !== (visible === 'nonzero')) continue;
     if (sequence !== null) position[sequence] = j;
     const index = indexOf(position, keyDims);
-    const [k, v] = [number(KEY, index), number(VALUE, index)];
+    const [k, v] = [key(index), number(VALUE, index)];
     const weight = Math.exp(-k * k);
     for (let n = 0; earlier !== null && n <= order; n++) {
       sums[n]! += k ** n * weight * v;

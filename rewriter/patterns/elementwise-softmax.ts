@@ -6,8 +6,8 @@ import { elementwiseFusion } from './elementwise-fusion.js';
 import type { FormContext, Fusion, Miss, SourceForm } from './source-form.js';
 
 /**
- * Element-wise attention by its definition: the softmax over the keys of -(q - k)^2, channel by channel, times
- * the values and summed, be it by a product and a sum or by a product of matrices.
+ * Element-wise attention by its definition: the softmax over the keys of -(q - k)^2, channel by channel, by that
+ * operator or written out, times the values and summed, be it by a product and a sum or by a product of matrices.
  */
 export const elementwiseSoftmax: SourceForm = {
   name: 'elementwise-softmax',
@@ -18,23 +18,29 @@ export const elementwiseSoftmax: SourceForm = {
 function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   const weighted = anchor.type === 'ReduceSum' ? (anchor.inputs[0]?.producer ?? null) : anchor;
   const multiplies = weighted !== null && (weighted !== anchor ? weighted.type === 'Mul' : true);
-  const softmax = multiplies ? weighted.inputs.map(softmaxBehind).find(found => found !== null) : null;
-  if (softmax == null) return { node: anchor, reason: 'it sums no weighted values', near: false, nodes: [] };
-  const interior = [{ value: softmax.outputs[0]!, holds: 'attention probabilities' }];
-  const output = withoutUnitAxis(anchor.outputs[0]!, context.laboratory);
-  return elementwiseFusion(
-    { anchor, output, normalizers: [softmax.inputs[0]!], numerator: null, softmax, interior },
-    context,
-  );
+  const weights = multiplies ? weighted.inputs.map(weightsBehind).find(found => found !== null) : null;
+  if (weights == null) return { node: anchor, reason: 'it sums no weighted values', near: false, nodes: [] };
+  const softmax = weights.type === 'Softmax' ? weights : null;
+  const ending = {
+    anchor,
+    output: withoutUnitAxis(anchor.outputs[0]!, context.laboratory),
+    normalizers: [softmax === null ? weights.inputs[1]! : softmax.inputs[0]!],
+    numerator: null,
+    softmax,
+    interior: [{ value: weights.outputs[0]!, holds: 'attention probabilities' }],
+  };
+  return elementwiseFusion(ending, context);
 }
 
-/** The softmax that a value is, moved around or not. */
-function softmaxBehind(value: Value | null): Node | null {
+/** The softmax that a value is, or the quotient that stands for one, moved around or not. */
+function weightsBehind(value: Value | null): Node | null {
   const producer = value?.producer ?? null;
   if (producer === null) return null;
-  if (producer.type === 'Softmax') return producer;
+  const [numerator, sums] = producer.inputs;
+  const divides = producer.type === 'Div' && numerator?.producer?.type === 'Exp' && sums?.producer != null;
+  if (producer.type === 'Softmax' || divides) return producer;
   const moves = ['Identity', 'Cast', 'Dropout', 'Unsqueeze', 'Squeeze', 'Transpose'];
-  return moves.includes(producer.type) ? softmaxBehind(producer.inputs[0] ?? null) : null;
+  return moves.includes(producer.type) ? weightsBehind(producer.inputs[0] ?? null) : null;
 }
 
 /** What a value with a last axis of size 1 becomes where its only use drops that axis. */

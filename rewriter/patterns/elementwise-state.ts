@@ -129,12 +129,14 @@ export class ElementwiseState {
     return { before: this.past.map(({ value }) => value), after: this.present.map(({ value }) => value) };
   }
 
-  /** Puts numbers in the place of the sums of earlier tokens. */
-  fill(experiment: Experiment): void {
-    for (const [n, { value }] of this.past.entries()) experiment.set(value, index => sumAt(n, index));
+  /** Puts numbers in the place of the sums of earlier tokens, times `factor`. */
+  fill(experiment: Experiment, factor = 1): void {
+    for (const [n, { value }] of this.past.entries()) {
+      experiment.set(value, index => factor * sumAt(n, index));
+    }
   }
 
-  /** What {@link fill} puts there, for an element of the output. */
+  /** What {@link fill} puts there without a factor, for an element of the output. */
   earlier(trial: Trial, position: readonly number[]): Sums {
     return this.read(this.past, trial, position, (_, n, index) => sumAt(n, index));
   }

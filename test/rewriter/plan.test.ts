@@ -72,6 +72,7 @@ describe('decisions', () => {
       computation: 'elementwise',
       operands: {},
       output: { value: 'fused', dataType: 1, moves: [], axes: { batch: 0, sequence: 1 } },
+      furtherOutputs: {},
       parameters: { rank: 3 },
     };
     const fusion: OperatorDefinition = {
