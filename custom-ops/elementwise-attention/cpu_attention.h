@@ -57,7 +57,7 @@ class Attention {
     const size_t parts = shape_.batch * blocks_;
     const size_t most = std::max<size_t>(1, std::max(shape_.keys, shape_.rows) / kLeastChunk);
     const size_t chunks = std::clamp<size_t>(parts == 0 ? 1 : pieces() / parts, 1, most);
-    const size_t stateSize = stateRows(order) * kBlock;
+    const size_t stateSize = stateRows(order) * std::min(kBlock, stride_);
     Buffer<float> memory(environment_.allocator, std::max<size_t>(1, (chunks + 1) * parts * stateSize));
     // The sums before chunk n, and after the last.
     const auto state = [&](size_t chunk, size_t part) { return memory.data() + (chunk * parts + part) * stateSize; };
@@ -68,7 +68,7 @@ class Attention {
     environment_.parallel.forEach(summed * parts, [&](size_t item, size_t) {
       const size_t chunk = item / parts, part = item % parts;
       clear(state(chunk + 1, part), part, order);
-      inTiles(cut(chunk, shape_.keys), cut(chunk + 1, shape_.keys), [&](size_t first, size_t count) {
+      inTiles(part, cut(chunk, shape_.keys), cut(chunk + 1, shape_.keys), [&](size_t first, size_t count) {
         kernels().absorb(state(chunk + 1, part), lanes(part), order, rows(part, first, count, shape_.keys));
       });
     });
@@ -80,7 +80,7 @@ class Attention {
     environment_.parallel.forEach(chunks * parts, [&](size_t item, size_t) {
       const size_t chunk = item / parts, part = item % parts;
       float* sums = state(causal ? chunk : chunks, part);
-      inTiles(cut(chunk, shape_.rows), cut(chunk + 1, shape_.rows), [&](size_t first, size_t count) {
+      inTiles(part, cut(chunk, shape_.rows), cut(chunk + 1, shape_.rows), [&](size_t first, size_t count) {
         const Tile tile = rows(part, first, count, shape_.rows);
         (causal ? kernels().attend : kernels().means)(sums, lanes(part), order, tile);
       });
@@ -90,9 +90,12 @@ class Attention {
   }
 
  private:
-  // Channels that one thread works on: rows of a tile, some of them, stay in the first-level cache.
-  static constexpr size_t kBlock = 64;
-  static constexpr size_t kTileRows = 64;
+  // Most channels that one thread works on. Whole rows, where they are no longer, lie one after the other: reading
+  // pieces of them takes twice as long.
+  static constexpr size_t kBlock = 512;
+  // Numbers of each operand in a tile, which stay in the first-level cache, and rows worth loading sums for.
+  static constexpr size_t kTileSize = 2048;
+  static constexpr size_t kLeastTileRows = 8;
   static constexpr size_t kExactRows = 32;
   static constexpr size_t kLeastChunk = 256;
 
@@ -115,8 +118,9 @@ class Attention {
   }
 
   template <class Body>
-  static void inTiles(size_t first, size_t last, const Body& body) {
-    for (; first < last; first += kTileRows) body(first, std::min(kTileRows, last - first));
+  void inTiles(size_t part, size_t first, size_t last, const Body& body) const {
+    const size_t rows = std::max(kLeastTileRows, kTileSize / lanes(part));
+    for (; first < last; first += rows) body(first, std::min(rows, last - first));
   }
 
   void clear(float* state, size_t part, int order) const {

@@ -89,11 +89,18 @@ struct Sums {
 
 template <int Order, bool Keys, bool Means>
 static void sweep(float* state, size_t lanes, const Tile& tile) {
+  // Rows of some channels are no stream that a processor would follow: what the next tile takes is asked for here.
+  const size_t next = tile.rows * tile.stride;
   for (size_t lane = 0; lane < lanes; lane += kWidth) {
     Sums<Order> sums;
     sums.read(state + lane, lanes);
     for (size_t n = 0; n < tile.rows; n++) {
       const size_t at = n * tile.stride + lane;
+      if (lane % kLanes == 0) {
+        if (Keys) __builtin_prefetch(tile.key + at + next, 0, 2);
+        if (Keys) __builtin_prefetch(tile.value + at + next, 0, 2);
+        if (Means) __builtin_prefetch(tile.query + at + next, 0, 2);
+      }
       if (Keys && (!tile.visible || tile.visible[n])) sums.add(load(tile.key + at), load(tile.value + at));
       if (Means) store(tile.output + at, sums.mean(load(tile.query + at)));
     }
