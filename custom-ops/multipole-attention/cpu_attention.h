@@ -301,13 +301,15 @@ class Attention {
 
   // ---- near and far field ----
 
+  // Items of work that keep all processors busy to the end.
+  static size_t wantedItems() { return 2 * std::max(1u, std::thread::hardware_concurrency()); }
+
   // Heads whose summaries are alive together: enough for all processors, few enough for the caches.
   size_t headsAtOnce(size_t heads) const {
     const size_t perHead = queryClusterCount() * static_cast<size_t>(std::max<int64_t>(geometry_.clusters(), 1)) *
                            (problem_.depth + problem_.size);
-    const size_t processors = std::max(1u, std::thread::hardware_concurrency());
     const size_t batches = rowCount() / kBatchRows + 1;
-    const size_t wanted = std::max(kSummaryFloats / perHead, 2 * processors / batches);
+    const size_t wanted = std::max(kSummaryFloats / perHead, wantedItems() / batches);
     return std::clamp<size_t>(wanted, 1, heads);
   }
 
@@ -469,7 +471,8 @@ class Attention {
     std::vector<CarriedMasses> kept(heads.size());
     std::vector<Batch> batches;
     const size_t columns = std::max<size_t>(1, usedPanels_ * kLanes);
-    const size_t batchRows = std::clamp<size_t>(kBatchScores / columns, kTile, kBatchRows);
+    const size_t share = (static_cast<size_t>(rows.end - rows.begin) * heads.size() + wantedItems() - 1) / wantedItems();
+    const size_t batchRows = std::clamp<size_t>(std::min(kBatchScores / columns, share), kTile, kBatchRows);
     fields.reserve(heads.size());
     for (size_t h = 0; h < heads.size(); h++) {
       const Head& head = *heads[h];

@@ -70,8 +70,12 @@ class FarField {
     TileSoftmax tile;
     Moments moments;
     std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, slots, keys, takers;
-    std::vector<size_t> groups, takersFrom, length;  // length: of the unit of each column, in segments
+    std::vector<size_t> groups, takersFrom;
     std::vector<float> max, sum, nearScale, weights;
+    // Dyadic: length of each column's unit in segments, by column and of a pool's candidates; its reciprocal, 0
+    // where that alone is more than a pool may choose.
+    std::vector<int32_t> length, candidateBits, candidateLength;
+    std::vector<float> perLength;
     std::vector<std::vector<Span>> hidden;  // hidden columns by own segment, from firstSegment on
     std::vector<std::vector<int32_t>> chosen;
     int64_t firstSegment = 0;
@@ -152,9 +156,12 @@ class FarField {
     work.columns = work.panels.size() * kLanes;
     if (geometry_.dyadic) {
       work.length.resize(work.columns);
+      work.perLength.resize(work.columns);
       for (size_t c = 0; c < work.columns; c++) {
         const int64_t unit = std::min(clusterAt(work, c) / clusters, geometry_.units() - 1);
-        work.length[c] = size_t{1} << geometry_.levelOf(unit);
+        work.length[c] = int32_t{1} << geometry_.levelOf(unit);
+        work.perLength[c] =
+            work.length[c] > problem_.retrieveOf(head_) ? 0.f : 1.f / static_cast<float>(work.length[c]);
       }
     }
     for (size_t s = 0; s < shown.size(); s++) {
@@ -309,17 +316,15 @@ class FarField {
   }
 
   // `mean` holds sums of masses over `members` rows.
-  void chooseLargest(float* mean, size_t members, const Workspace& work, std::vector<int32_t>& chosen) const {
+  void chooseLargest(float* mean, size_t members, Workspace& work, std::vector<int32_t>& chosen) const {
     const float limit = problem_.parameters.retrieveMass;
     if (limit <= 0) {
-      const auto wanted = static_cast<size_t>(problem_.retrieveOf(head_));
+      const int64_t wanted = problem_.retrieveOf(head_);
       if (geometry_.dyadic) {
-        for (size_t c = 0; c < work.columns; c++) {
-          mean[c] = work.length[c] > wanted ? 0.f : mean[c] / static_cast<float>(work.length[c]);
-        }
+        for (size_t c = 0; c < work.columns; c++) mean[c] *= work.perLength[c];
       }
       chosen.resize(work.columns);
-      chosen.resize(simd_.selectLargest(chosen.data(), mean, work.columns, wanted));
+      chosen.resize(simd_.selectLargest(chosen.data(), mean, work.columns, static_cast<size_t>(wanted)));
       if (geometry_.dyadic) keepUpTo(wanted, mean, work, chosen);
       return;
     }
@@ -339,17 +344,37 @@ class FarField {
   }
 
   // Keeps the first of the chosen clusters, by descending mean, that together are at most `wanted` segments long.
-  static void keepUpTo(size_t wanted, const float* mean, const Workspace& work, std::vector<int32_t>& chosen) {
-    size_t total = 0;
-    for (const int32_t column : chosen) total += work.length[static_cast<size_t>(column)];
-    if (total <= wanted) return;
-    std::sort(chosen.begin(), chosen.end(),
-              [&](int32_t a, int32_t b) { return mean[a] > mean[b] || (mean[a] == mean[b] && a < b); });
-    total = 0;
+  static void keepUpTo(int64_t wanted, const float* mean, Workspace& work, std::vector<int32_t>& chosen) {
+    const size_t count = chosen.size();
+    // Nonnegative floats order like their bit patterns.
+    work.candidateBits.resize(count);
+    work.candidateLength.resize(count);
+    for (size_t n = 0; n < count; n++) {
+      const auto column = static_cast<size_t>(chosen[n]);
+      std::memcpy(&work.candidateBits[n], mean + column, sizeof(float));
+      work.candidateLength[n] = work.length[column];
+    }
+    const int32_t *bits = work.candidateBits.data(), *length = work.candidateLength.data();
+    const auto lengthFrom = [&](int32_t bound) {
+      int32_t total = 0;
+      for (size_t n = 0; n < count; n++) total += length[n] & -static_cast<int32_t>(bits[n] >= bound);
+      return total;
+    };
+    if (lengthFrom(0) <= wanted) return;
+    // lengthFrom(low) > wanted >= lengthFrom(high)
+    int32_t low = 0, high = std::numeric_limits<int32_t>::max();
+    while (high - low > 1) {
+      const int32_t middle = low + (high - low) / 2;
+      (lengthFrom(middle) > wanted ? low : high) = middle;
+    }
+    // Of those that equal `low`, the first ones as long as they fit.
+    int64_t left = wanted - lengthFrom(high);
     size_t kept = 0;
-    while ((total += work.length[static_cast<size_t>(chosen[kept])]) <= wanted) kept++;
+    for (size_t n = 0; n < count; n++) {
+      if (bits[n] == low) left -= length[n];
+      if (bits[n] > low || (bits[n] == low && left >= 0)) chosen[kept++] = chosen[n];
+    }
     chosen.resize(kept);
-    std::sort(chosen.begin(), chosen.end());
   }
 
   // Chosen clusters of a row as columns, none for past rows; clusters that the batch does not use cannot matter.

@@ -38,8 +38,9 @@ import { relativeSquaredError } from './relative-squared-error.js';
  * the attention of the layers before is exact up to 16384 tokens, else `hierarchy=dyadic retrieve=0`. Errors are relative
  * squared errors of 1024 rows: evenly spaced, or the last ones when causal. `--fused` times
  * com.microsoft.MultiHeadAttention too; `--memory` adds what one run, in a process of its own, adds to the largest
- * resident set. Exponents are those of a power of the length, fitted to all lengths. With --heads, queries, keys and
- * values of the largest length are recorded in that file (.npz), and once it is there read from it.
+ * resident set; `--runs 0` measures errors only. Exponents are those of a power of the length, fitted to all
+ * lengths. With --heads, queries, keys and values of the largest length are recorded in that file (.npz), and once
+ * it is there read from it.
  */
 const { values: options } = parseArgs({
   options: {
@@ -64,7 +65,8 @@ const SAMPLED_ROWS = 1024;
 interface Measured {
   readonly length: number;
   readonly variant: string;
-  readonly median_ms: number;
+  /** Null without runs. */
+  readonly median_ms: number | null;
   readonly error: number | null;
   /** Times faster than com.microsoft.MultiHeadAttention. */
   readonly speed: number | null;
@@ -133,7 +135,7 @@ async function measure(
   }
   const timed = await timeInTurns(contenders, Number(options.runs));
   await Promise.all(contenders.map(contender => contender.release()));
-  const ms = timed.map(result => median(result.ms));
+  const ms = timed.map(result => (result.ms.length > 0 ? median(result.ms) : null));
   const measured: Measured[] = [];
   for (const [c, { name }] of contenders.entries()) {
     const variant = variants.find(candidate => candidate.name === name);
@@ -143,7 +145,7 @@ async function measure(
       variant: name,
       median_ms: ms[c]!,
       error: rows ? relativeSquaredError(rows, exact) : null,
-      speed: options.fused ? ms[0]! / ms[c]! : null,
+      speed: options.fused && ms[0] && ms[c] ? ms[0] / ms[c] : null,
       added_bytes: variant && options.memory ? await addedMemory(heads, variant.parameters, folder) : null,
     });
   }
@@ -252,7 +254,7 @@ function report(results: readonly Measured[], lengths: readonly number[]): void 
   }
   const cell = ({ median_ms, error, speed, added_bytes }: Measured) =>
     [
-      `${median_ms.toFixed(0)} ms`,
+      ...(median_ms === null ? [] : [`${median_ms.toFixed(0)} ms`]),
       ...(error === null ? [] : [`err ${error.toPrecision(2)}`]),
       ...(speed === null ? [] : [`${speed.toFixed(2)}x`]),
       ...(added_bytes === null ? [] : [`${(added_bytes / 2 ** 20).toFixed(0)} MiB`]),
