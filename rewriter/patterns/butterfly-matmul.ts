@@ -36,13 +36,19 @@ const LINEAR: ReadonlySet<string> = new Set([
 const LEAST_STAGES = 3;
 /** Rows that are compared. */
 const ROWS = 2;
+/** Indices that every floating type tells apart. */
+const ORDERED = 2048;
 const ROUNDING = { float32: 2e-5, float16: 5e-3 } as const;
 
-/**
- * The blocks of a stage as they are stored: in one tensor [pairs / 2^stage, 2^stage, output, input], its axes in some
- * order, or in four [pairs / 2^stage, 2^stage], by output and input.
- */
-type Stage = readonly StoredBlocks[];
+interface Stage {
+  /** The entries after it, in order. */
+  readonly after: Value;
+  /**
+   * Its blocks as they are stored: in one tensor [pairs / 2^stage, 2^stage, output, input], its axes in some order, or
+   * in four [pairs / 2^stage, 2^stage], by output and input.
+   */
+  readonly blocks: readonly StoredBlocks[];
+}
 
 interface StoredBlocks {
   readonly value: Value;
@@ -59,7 +65,8 @@ function recognize(anchor: Node, { laboratory }: FormContext): Fusion | Miss {
   const meeting = dominatorsOf([anchor.outputs[0]!], data, isLinear);
   if ([...slice].filter(value => isFactor(value, slice)).length < LEAST_STAGES)
     return far('it has no stages');
-  for (const end of endsOf(anchor)) {
+  const ends = endsOf(anchor);
+  for (const [n, end] of ends.entries()) {
     const features = dims(end).at(-1) ?? 0;
     const count = Math.log2(features);
     if (!Number.isInteger(count) || count < LEAST_STAGES) continue;
@@ -72,9 +79,11 @@ function recognize(anchor: Node, { laboratory }: FormContext): Fusion | Miss {
       value => dims(value).join() === dims(end).join() && numbers(value) === 2 * features * count,
     );
     if (x === undefined) continue;
-    const stages = stagesOf(x, [...meeting].reverse(), end, features, slice, trial);
+    const cuts = [...meeting.slice(0, meeting.indexOf(x)).reverse(), ...ends.slice(1, n + 1)];
+    const stages = stagesOf(x, cuts, features, slice, trial);
     if (typeof stages === 'string') return { ...far(stages), near: true, nodes: [anchor] };
-    const kinds = new Set(stages.map(({ length }) => length));
+    if (stages.length < count || !keepsOrder(stages.at(-1)!.after, end, trial)) continue;
+    const kinds = new Set(stages.map(({ blocks }) => blocks.length));
     if (kinds.size > 1) return { ...far('its stages store their blocks in different ways'), near: true };
     return fusionOf(anchor, x, end, stages, butterfly(features), laboratory.trials);
   }
@@ -149,44 +158,42 @@ function pickedFrom({ type, inputs }: Node): Value | null {
   return ['Gather', 'Slice', 'Split'].includes(type) ? (inputs[0] ?? null) : null;
 }
 
-/** The stages between two values, by cutting where all entries meet; a string says why there are none. */
+/**
+ * The stages from `x` on, by cutting where all entries meet, as far as there are any; a string says why they make up
+ * no butterfly.
+ */
 function stagesOf(
   x: Value,
-  meeting: readonly Value[],
-  end: Value,
+  cuts: readonly Value[],
   features: number,
   slice: ReadonlySet<Value>,
   trial: Trial,
 ): readonly Stage[] | string {
   const stages: Stage[] = [];
   let before = x;
-  const cuts = [...meeting.slice(meeting.indexOf(x) + 1), end];
-  const inner = new Set([...slice, ...cuts, end]);
+  const inner = new Set([...slice, ...cuts]);
   for (const after of cuts) {
-    if (stages.length === Math.log2(features)) break;
     const blocks = blocksBetween(before, after, inner, features, trial);
     if (blocks.length === 0) continue;
     const bits = [stages.length, ...Array.from({ length: Math.log2(features) }, (_, bit) => bit)];
-    const found = bits.find(bit => stageAt(bit, before, after, blocks, features, trial) !== null);
+    const found = bits.find(bit => blocksAt(bit, before, after, blocks, features, trial) !== null);
     if (found === undefined) continue;
     if (found !== stages.length) return `stage ${stages.length} pairs entries at a distance of ${2 ** found}`;
-    stages.push(stageAt(found, before, after, blocks, features, trial)!);
+    stages.push({ after, blocks: blocksAt(found, before, after, blocks, features, trial)! });
     before = after;
   }
-  return stages.length === Math.log2(features)
-    ? stages
-    : 'what it does is not a stage of 2 x 2 blocks for each bit';
+  return stages;
 }
 
-/** Reads what lies between two values as the stage of a bit; null where it is something else. */
-function stageAt(
+/** Reads what lies between two values as the stage of a bit: how its blocks lie; null where it is something else. */
+function blocksAt(
   bit: number,
   before: Value,
   after: Value,
   blocks: readonly Value[],
   features: number,
   trial: Trial,
-): Stage | null {
+): Stage['blocks'] | null {
   const probe = trial.probe(PLAIN);
   const { dims, dataType } = probe.sample(before);
   const count = sizeOf(dims);
@@ -200,7 +207,7 @@ function stageAt(
   const numbers = new Map(blocks.map(value => [value, elements(probe.sample(value))]));
   const rounding = ROUNDING[dataType === DataType.FLOAT16 ? 'float16' : 'float32'];
   const rows = [...new Set([0, count / features - 1])].slice(0, ROWS);
-  const fits = (stage: Stage) =>
+  const fits = (stage: Stage['blocks']) =>
     rows.every(row =>
       Array.from({ length: features }, (_, entry) => entry).every(entry => {
         const output = Math.floor(entry / stride) % 2;
@@ -218,8 +225,13 @@ function stageAt(
   return candidatesOf(blocks, features / (2 * stride), stride, trial).find(fits) ?? null;
 }
 
-/** Stages that stored tensors may be the blocks of. */
-function candidatesOf(blocks: readonly Value[], outer: number, stride: number, trial: Trial): Stage[] {
+/** Ways in which stored tensors may hold the blocks of a stage. */
+function candidatesOf(
+  blocks: readonly Value[],
+  outer: number,
+  stride: number,
+  trial: Trial,
+): Stage['blocks'][] {
   const ordered = (value: Value, sizes: readonly number[]) => {
     const { dims } = trial.probe(PLAIN).sample(value);
     return axisOrders(dims, sizes).map(order => ({ value, order }));
@@ -240,6 +252,16 @@ function permutations<T>(items: readonly T[]): T[][] {
   );
 }
 
+/** Whether the elements of one value are those of another, in the same order. */
+function keepsOrder(from: Value, to: Value, trial: Trial): boolean {
+  const experiment = new Experiment(trial.probe(PLAIN));
+  experiment.set(from, index => index % ORDERED);
+  const { dims, at } = experiment.sample(to);
+  return Array.from({ length: Math.min(sizeOf(dims), ORDERED) }, (_, index) => index).every(
+    index => at(index) === index,
+  );
+}
+
 function fusionOf(
   anchor: Node,
   x: Value,
@@ -250,10 +272,12 @@ function fusionOf(
 ): Fusion {
   const { inFeatures } = structure;
   const dimsOf = (value: Value) => trials[0]!.probe(PLAIN).sample(value).dims;
-  const blocks = stages.flat().map(({ value, order }): MovedValue => {
-    const dims = dimsOf(value);
-    return { value, moves: movesTo(order, dims, [1, sizeOf(dims)]) };
-  });
+  const blocks = stages
+    .flatMap(({ blocks }) => blocks)
+    .map(({ value, order }): MovedValue => {
+      const dims = dimsOf(value);
+      return { value, moves: movesTo(order, dims, [1, sizeOf(dims)]) };
+    });
   const shape = [stages.length, inFeatures / 2, 2, 2];
   const apart = [{ reshape: [stages.length, 4, inFeatures / 2] }, { transpose: [0, 2, 1] }];
   const moves = [...(blocks.length === stages.length ? [] : apart), { reshape: shape }];

@@ -118,6 +118,7 @@ const PICKS: ReadonlySet<string> = new Set([
   'Flatten',
   'Transpose',
   'Expand',
+  'Concat',
   'Mul',
   'Div',
 ]);
