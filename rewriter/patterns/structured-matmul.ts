@@ -19,6 +19,7 @@ import { movedBy, scaledBy, storedTensor, type WeightProduct, weightProduct } fr
 import { DataType } from '../onnx/spec.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { elements } from '../probe/sample.js';
+import type { Move } from '../site.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
 
 /**
@@ -57,6 +58,8 @@ interface Chain {
 interface StoredLevel {
   readonly kind: StructureKind;
   readonly level: Level;
+  /** Whether output pieces of a permuted level lie one after the other, and not interleaved as the operator's. */
+  readonly apart: boolean;
   readonly left: StoredFactor;
   readonly right: StoredFactor;
 }
@@ -192,6 +195,8 @@ function levelsOf(
     if (level === undefined) return DIFFERENT;
     levels.push(level);
   }
+  // One order of outputs for all of them.
+  if (new Set(levels.map(({ apart, level }) => (apart ? level.outputPieces : 1))).size > 1) return DIFFERENT;
   return levels.sort((one, other) => one.level.inputPieces - other.level.inputPieces);
 }
 
@@ -235,9 +240,14 @@ function* candidatesOf(
     const structure: Structure = { kind, inFeatures, outFeatures, levels: [level] };
     if (structureProblem(structure) !== null || multiplyAdds(structure) >= inFeatures * outFeatures) return;
     const rightOrders = axisOrders(dimsOf(right), rightAxes);
+    const { permuted, outputPieces } = level;
+    const layouts = permuted && outputPieces > 1 && outputPieces < outFeatures ? [false, true] : [false];
     for (const order of axisOrders(dimsOf(left), leftAxes)) {
       for (const rightOrder of rightOrders) {
-        yield { kind, level, left: { value: left, order }, right: { value: right, order: rightOrder } };
+        for (const apart of layouts) {
+          const factors = { left: { value: left, order }, right: { value: right, order: rightOrder } };
+          yield { kind, level, apart, ...factors };
+        }
       }
     }
   };
@@ -289,7 +299,7 @@ function* candidatesOf(
 type Definition = (x: Float32Array, start: number, feature: number) => { sum: number; magnitude: number };
 
 function definition(
-  { kind, level, left, right }: StoredLevel,
+  { kind, level, apart, left, right }: StoredLevel,
   weights: ReadonlyMap<Value, Float64Array>,
   inFeatures: number,
   outFeatures: number,
@@ -304,9 +314,10 @@ function definition(
   const [piece, outputPiece] = [inFeatures / inputPieces, outFeatures / outputPieces];
   return (x, start, feature) => {
     let [sum, magnitude] = [0, 0];
-    const [alpha, beta] = permuted
-      ? [Math.floor(feature / outputPieces), feature % outputPieces]
-      : [feature % outputPiece, Math.floor(feature / outputPiece)];
+    const [alpha, beta] =
+      permuted && !apart
+        ? [Math.floor(feature / outputPieces), feature % outputPieces]
+        : [feature % outputPiece, Math.floor(feature / outputPiece)];
     for (let gamma = 0; gamma < inputPieces; gamma++) {
       if (!permuted && gamma !== beta) continue;
       for (let sigma = 0; sigma < rank; sigma++) {
@@ -342,6 +353,17 @@ function structureOf(levels: readonly StoredLevel[], inFeatures: number, outFeat
   return { kind, inFeatures, outFeatures, levels: levels.map(({ level }) => level) };
 }
 
+/** The moves from interleaved output pieces, the last of `rank` axes, to pieces one after the other. */
+function piecesApart({ outputPieces }: Level, outFeatures: number, rank: number): readonly Move[] {
+  const leading = Array.from({ length: rank - 1 }, () => 0);
+  const axes = leading.map((_, axis) => axis);
+  return [
+    { reshape: [...leading, outFeatures / outputPieces, outputPieces] },
+    { transpose: [...axes, rank, rank - 1] },
+    { reshape: [...leading, -1] },
+  ];
+}
+
 function fusionOf(
   anchor: Node,
   x: Value,
@@ -368,7 +390,11 @@ function fusionOf(
   return {
     computation: 'structured-matmul',
     operands,
-    output: { value: end, axes: { batch: 0, sequence: dimsOf(end).length - 2 } },
+    output: {
+      value: end,
+      moves: levels[0]!.apart ? piecesApart(levels[0]!.level, structure.outFeatures, dimsOf(end).length) : [],
+      axes: { batch: 0, sequence: dimsOf(end).length - 2 },
+    },
     parameters: attributesOf(structure),
     causal: false,
     keyMask: null,
