@@ -31,6 +31,7 @@ export function beginFile(file: string): PendingFile {
     };
   } catch (error) {
     transaction.rollback();
-    throw error;
+    // The user knows nothing of temporary names.
+    throw error instanceof Error ? Object.assign(error, { path: file }) : error;
   }
 }

@@ -5,7 +5,7 @@ import { generateInputs, isConventional, takesPadding } from './generate-inputs.
 import { decodeJsonTensors } from './json-tensors.js';
 import type { ModelInput } from './model-inputs.js';
 import { decodeNpz } from './npz.js';
-import { type TensorValue, tensorFrom } from './tensor.js';
+import { type TensorValue, tensorFrom, toNumbers } from './tensor.js';
 import { TokenText } from './token-text.js';
 import { readTokenizer } from './tokenizer.js';
 
@@ -187,7 +187,7 @@ function checkTakesBytes(file: string, ids: ModelInput): ModelInput {
 
 /**
  * Adds the inputs that follow from the others by convention, and checks the rest against the model.
- * @throws InputError when an input is missing, unknown, or of another type or shape
+ * @throws InputError when an input is missing, unknown, of another type or shape, or has ids that the model lacks
  */
 export function completeInputs(
   file: string,
@@ -222,9 +222,24 @@ export function completeInputs(
           'Give it in the shape of the model.',
         );
       }
+      const { vocabulary } = input;
+      const largest = vocabulary === null ? 0 : largestOf(tensor);
+      if (vocabulary !== null && largest >= vocabulary) {
+        throw fail(
+          `input "${input.name}" has the id ${largest}, and the model knows ids up to ${vocabulary - 1}`,
+          'Give ids of the tokenizer that belongs to the model.',
+        );
+      }
       return [input.name, tensor];
     }),
   );
+}
+
+function largestOf(tensor: TensorValue): number {
+  const values = toNumbers(tensor);
+  let largest = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < values.length; i++) largest = Math.max(largest, values[i]!);
+  return largest;
 }
 
 function fits(dims: readonly number[], declared: ModelInput['dims']): boolean {

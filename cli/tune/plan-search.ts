@@ -4,6 +4,8 @@ import type { ShareOfProgress } from './workload.js';
 
 /** Rounds in which the forms of a plan that look best are measured, until they all are. */
 const MOST_ROUNDS = 8;
+/** A plan has to promise this much less time than one whose forms are all measured to be worth measuring. */
+const WORTHWHILE_GAIN = 1.02;
 
 /**
  * Searches for plans while forms are still being measured: what a search picks by what is foretold of it is looked
@@ -24,7 +26,9 @@ export class PlanSearch {
     for (let round = 0; round < MOST_ROUNDS; round++) {
       const plan = within(this.plans(), cost);
       const pending = this.studies.filter(study => !study.isVerified(plan.sites.get(study.id)!.form));
-      if (pending.length === 0) return plan;
+      const isExplored = pending.every(study => !study.mayExplore(plan.sites.get(study.id)!.form));
+      const verified = this.verifiedWithin(cost);
+      if (isExplored && verified.ms <= WORTHWHILE_GAIN * plan.ms) return verified;
       for (const [s, study] of pending.entries()) {
         const { form } = plan.sites.get(study.id)!;
         // Each round gets half of what is left of the bar: how many there will be is not known.
@@ -36,6 +40,10 @@ export class PlanSearch {
       }
       this.rounds++;
     }
+    return this.verifiedWithin(cost);
+  }
+
+  private verifiedWithin(cost: number): PlanEstimate {
     const verified = this.studies.map(study => optionsOf(study, ({ form }) => study.isVerified(form)));
     return within(searchPlans(verified), cost);
   }

@@ -112,10 +112,25 @@ function pickWindows(
     [picked[i], picked[j]] = [picked[j]!, picked[i]!];
   }
   const read = picked.map(index => {
-    const window = places[index]!.read();
+    const window = withNumbers(places[index]!.read());
     return hide === null ? window : hideSpans(window, hide, new SeededRandom(seed + index), inputs);
   });
   return { length: lengths[0] ?? null, windows: read };
+}
+
+/** @throws InputError when the window has elements that are no numbers: nothing that a model makes of them is one */
+function withNumbers(window: DataWindow): DataWindow {
+  for (const [name, tensor] of window.feeds) {
+    if (!tensor.type.startsWith('float')) continue;
+    const values = toNumbers(tensor);
+    for (let i = 0; i < values.length; i++) {
+      if (!Number.isNaN(values[i])) continue;
+      throw new InputError(`${window.name}: input "${name}" has NaN among its elements`, {
+        remedy: 'Leave this window out of the data, or repair it.',
+      });
+    }
+  }
+  return window;
 }
 
 function tooShort({ files, length }: DataRequest, windows: number, needed: string): InputError {

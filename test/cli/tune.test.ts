@@ -57,7 +57,13 @@ describe('onnx-rewrite tune', function () {
       ['blocks.0.attn'],
     );
     assert.ok(sites[0]!.forms.length > 10);
-    assert.ok(plan.tuning.measured.loss_increase <= 0.02);
+    const { predicted, measured, expected } = plan.tuning;
+    assert.ok(measured.loss_increase <= 0.02);
+    assert.ok(predicted.ms > 0 && measured.ms > 0 && expected.standard_error >= 0);
+    const ends = [predicted.loss_increase, measured.loss_increase].sort((a, b) => a - b);
+    assert.ok(
+      Math.abs(expected.loss_increase) <= Math.max(...ends.map(Math.abs)) + 3 * expected.standard_error,
+    );
     assert.equal(frontier.filter(({ chosen }) => chosen).length, 1);
     assert.ok(frontier.every(({ speed }) => speed > 0));
     assert.equal(frontier.at(-1)!.loss_increase, 0);
@@ -186,6 +192,17 @@ describe('onnx-rewrite tune', function () {
     await refused(/missing\.mjs: cannot be read/, ...args, '--metric', 'missing.mjs');
   });
 
+  it('knows before it begins that an output cannot be written', async () => {
+    writeFileSync(path('file'), '');
+    // The data is bad as well: that is looked at later.
+    const args = ['causal.onnx', '--data', 'missing.npz', '--max-loss-increase', '1%'];
+    for (const option of ['-o', '--report', '--cache']) {
+      await refused(/file\/x\.html: a part of the path is not a folder/, ...args, option, 'file/x.html');
+    }
+    await refused(/error: \.: this is a folder/, ...args, '-o', '.');
+    assert.deepEqual(readdirSync(folder()).sort(), ['causal.onnx', 'encoder.onnx', 'file', 'text.txt']);
+  });
+
   it('says what is wrong with its arguments', async () => {
     const data = ['--data', 'text.txt', '--length', `${LENGTH}`];
     const loss = ['--max-loss-increase', '1%'];
@@ -220,6 +237,14 @@ describe('onnx-rewrite tune', function () {
     await refused(/--mask-span says/, 'encoder.onnx', ...data, ...loss, '--mask-span', '3');
     await refused(/unknown operator "magic"/, 'causal.onnx', ...data, ...loss, '--op', 'magic');
     await refused(/no attention to tune.*not selected/, 'causal.onnx', ...data, ...loss, '--sites', 'x*');
+    await refused(/--mask-share says/, 'encoder.onnx', ...data, ...loss, '--mask-share', '20%');
+    await refused(
+      /missing\.npz: no such file\n {2}Check the path/,
+      'causal.onnx',
+      '--data',
+      'missing.npz',
+      ...loss,
+    );
     await refused(/would overwrite another file/, 'causal.onnx', ...data, ...loss, '-o', 'text.txt');
     assert.deepEqual(readdirSync(folder()).sort(), ['causal.onnx', 'encoder.onnx', 'text.txt']);
   });

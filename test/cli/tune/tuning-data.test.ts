@@ -113,6 +113,14 @@ describe('data for tuning', () => {
       }
     }
     assert.notEqual(data.hash, plain.hash);
+    const more = read([text('a.txt', 8000)], {
+      length: 2000,
+      windows: 2,
+      hide: { id: 256, span: 5, share: 0.6 },
+    });
+    const hiddenIn = ({ calibration }: typeof data) =>
+      calibration.flatMap(idsOf).filter(id => id === 256).length;
+    assert.ok(hiddenIn(more) > 2 * hiddenIn(data));
   });
 
   it('says what is wrong with data', () => {
@@ -124,6 +132,12 @@ describe('data for tuning', () => {
     const files = [arrays('a.npz', { ids: ids(10) }), arrays('b.npz', { ids: ids(20) })];
     assert.throws(() => read(files), refused(/different lengths \(10, 20\)/));
     assert.throws(() => read(files, { length: 15 }), refused(/have 10 tokens, not 15/));
+    const unknown = arrays('unknown.npz', { ids: tensorFrom('int64', [2, 2], [0, 1, 257, 2]) });
+    assert.throws(() => read([unknown]), refused(/has the id 257, and the model knows ids up to 256/));
+    const pixels: ModelInput = { name: 'pixels', type: 'float32', dims: ['batch', 2], vocabulary: null };
+    const broken = arrays('broken.npz', { pixels: tensorFrom('float32', [2, 2], [1, 2, Number.NaN, 4]) });
+    const request = { files: [broken], tokenizer: null, length: null, windows: 1, seed: 1, hide: null };
+    assert.throws(() => readTuningData(request, [pixels]), refused(/row 1 at 0: input "pixels" has NaN/));
     assert.throws(() => read([arrays('c.npz', { labels: ids(10) })]), refused(/input "ids" is missing/));
     assert.throws(
       () => read([short], { length: 50, hide: { id: 257, span: 1, share: 0.15 } }),
