@@ -5,6 +5,7 @@ import type { ModelGraph } from './graph/model-graph.js';
 import { tensorBytes } from './onnx/element-size.js';
 import { allTensors, externalLocations } from './onnx/external-data.js';
 import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
+import type { NodeSpec } from './onnx/spec.js';
 import type { MaskKind, NearMiss, Site } from './site.js';
 
 /** What `inspect` tells of one model: the document that it prints with `--json`. */
@@ -127,7 +128,7 @@ export function operatorsAfter(before: OperatorCounts, rewrite: Rewrite): Operat
   const counts = { ...before };
   for (const node of allNodes({ nodes: rewrite.removed.map(({ info }) => info) })) add(counts, node, -1);
   for (const edit of rewrite.edits) {
-    if (edit.kind === 'insert-nodes') for (const node of edit.nodes) add(counts, node, 1);
+    if (edit.kind === 'insert-nodes') for (const node of withSubgraphs(edit.nodes)) add(counts, node, 1);
   }
   return counts;
 }
@@ -139,6 +140,16 @@ function add(
 ): void {
   const type = domain === '' ? opType : `${domain}.${opType}`;
   counts[type] = (counts[type] ?? 0) + change;
+}
+
+/** New nodes and those of their subgraphs. */
+function* withSubgraphs(nodes: readonly NodeSpec[]): Generator<NodeSpec> {
+  for (const node of nodes) {
+    yield node;
+    for (const attribute of Object.values(node.attributes ?? {})) {
+      if (attribute.type === 'graph') yield* withSubgraphs(attribute.value.nodes);
+    }
+  }
 }
 
 /** Nodes of a graph and of all subgraphs inside. */

@@ -10,6 +10,7 @@ import { projectingAttention } from './projecting-attention.js';
 import { softmaxAttention } from './softmax-attention.js';
 import type { SourceForm } from './source-form.js';
 import { structuredMatMul } from './structured-matmul.js';
+import { unreplacedOperators } from './unreplaced-operators.js';
 
 /** Every source form. Where several take the same anchors, special ones come before general ones. */
 export const SOURCE_FORMS: readonly SourceForm[] = [
@@ -20,6 +21,7 @@ export const SOURCE_FORMS: readonly SourceForm[] = [
   multiHeadAttention,
   projectingAttention,
   groupQueryAttention,
+  unreplacedOperators,
   elementwiseSeries,
   elementwiseSoftmax,
   structuredMatMul,

@@ -2,6 +2,7 @@ import { isFloating } from '../../graph/data-type.js';
 import { DataType } from '../../onnx/spec.js';
 import type { NodeInputs } from '../probe.js';
 import {
+  axisOf,
   broadcastDims,
   remembered,
   rounded,
@@ -15,7 +16,7 @@ import type { Rule, Rules } from './rule.js';
 /** Operators of networks: their shapes are followed; their results count as data. */
 
 /** Output shaped and typed like an input. */
-function like(slot = 0): Rule {
+export function like(slot = 0): Rule {
   return inputs => {
     const { dims, dataType } = inputs.sample(slot);
     return [inputs.data(dims, dataType)];
@@ -25,7 +26,7 @@ function like(slot = 0): Rule {
 /** Longest inner product of integers or small floats that is carried out, as masks make them. */
 const MOST_TERMS = 4096;
 
-function matMul(inputs: NodeInputs): readonly Sample[] {
+export function matMul(inputs: NodeInputs): readonly Sample[] {
   return [product(inputs, inputs.sample(0), inputs.sample(1), false, false)];
 }
 
@@ -81,7 +82,7 @@ function product(
   );
 }
 
-function gemm(inputs: NodeInputs): readonly Sample[] {
+export function gemm(inputs: NodeInputs): readonly Sample[] {
   const a = inputs.sample(0);
   const b = inputs.sample(1);
   if (a.dims.length !== 2 || b.dims.length !== 2) throw new UnknownSample('operands of other ranks than 2');
@@ -92,7 +93,7 @@ function gemm(inputs: NodeInputs): readonly Sample[] {
 }
 
 /** Products with quantized weights `[columns, blocks, ...]`, whose sizes are attributes. */
-function matMulNBits(inputs: NodeInputs): readonly Sample[] {
+export function matMulNBits(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
   return [inputs.data([...x.dims.slice(0, -1), inputs.node.int('N', 0)], x.dataType)];
 }
@@ -164,11 +165,46 @@ function windowed(inputs: NodeInputs, spatial: readonly number[], kernel: readon
   });
 }
 
-function convolution(inputs: NodeInputs): readonly Sample[] {
+export function convolution(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
   const weights = inputs.sample(1);
   const spatial = windowed(inputs, x.dims.slice(2), weights.dims.slice(2));
   return [inputs.data([x.dims[0]!, weights.dims[0]!, ...spatial], x.dataType)];
+}
+
+/** Weights are [input channels, output channels of a group, ...]. */
+function transposedConvolution(inputs: NodeInputs): readonly Sample[] {
+  const { node } = inputs;
+  const x = inputs.sample(0);
+  const weights = inputs.sample(1);
+  const spatial = x.dims.slice(2);
+  const strides = node.ints('strides') ?? spatial.map(() => 1);
+  const dilations = node.ints('dilations') ?? spatial.map(() => 1);
+  const pads = node.ints('pads') ?? spatial.flatMap(() => [0, 0]);
+  const more = node.ints('output_padding') ?? spatial.map(() => 0);
+  if (node.has('output_shape') || node.has('auto_pad')) throw new UnknownSample(`the size of ${node.label}`);
+  const sizes = spatial.map((size, i) => {
+    const reach = dilations[i]! * (weights.dims[i + 2]! - 1) + 1;
+    return strides[i]! * (size - 1) + more[i]! + reach - pads[i]! - pads[i + spatial.length]!;
+  });
+  return [inputs.data([x.dims[0]!, weights.dims[1]! * node.int('group', 1), ...sizes], x.dataType)];
+}
+
+/** Sizes, or factors of them that lead to the whole numbers below, of all axes or of those named. */
+function resize(inputs: NodeInputs): readonly Sample[] {
+  const { node } = inputs;
+  const x = inputs.sample(0);
+  if (node.text('keep_aspect_ratio_policy', 'stretch') !== 'stretch')
+    throw new UnknownSample(`the size of ${node.label}`);
+  const axes = node.ints('axes') ?? x.dims.map((_, axis) => axis);
+  const sizes = inputs.integers(3);
+  const scales = sizes === null ? inputs.sample(node.opset < 11 ? 1 : 2) : null;
+  const dims = [...x.dims];
+  for (const [i, axis] of axes.entries()) {
+    const at = axisOf(axis, dims.length);
+    dims[at] = sizes?.[i] ?? Math.floor(dims[at]! * scales!.at(i));
+  }
+  return [inputs.data(dims, x.dataType)];
 }
 
 function pooling(inputs: NodeInputs): readonly Sample[] {
@@ -308,6 +344,8 @@ export const networks: Rules = {
   Gemm: gemm,
   Einsum: einsum,
   Conv: convolution,
+  ConvTranspose: transposedConvolution,
+  Resize: resize,
   MaxPool: pooling,
   AveragePool: pooling,
   GlobalAveragePool: globalPooling,
