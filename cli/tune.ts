@@ -155,12 +155,11 @@ function share(text: string): number {
   throw new InvalidArgumentError(`Write ${value}% or, for so large a share, ${100 * value}%.`);
 }
 
-/** Parser of the share of tokens to hide. */
+/** Parser of the share of tokens to hide: some, and not all. */
 function maskShare(text: string): number {
-  const match = /^(\d*\.?\d+)%$/.exec(text.trim());
-  const value = match === null ? Number.NaN : Number(match[1]) / 100;
+  const value = share(text);
   if (value > 0 && value < 1) return value;
-  throw new InvalidArgumentError('Expected a percentage below 100%, such as 20%.');
+  throw new InvalidArgumentError('Expected a percentage between 0% and 100%.');
 }
 
 function budgetOf({ maxLossIncrease, maxError, metric }: TuneOptions): Budget {

@@ -109,7 +109,7 @@ export function describeTuning(findings: Findings): Tuning {
         },
         measured: {
           ...outcome(chosen.heldOut.mean, times.plan),
-          standard_error: chosen.heldOut.error,
+          standard_error: data.heldOut.length > 1 ? chosen.heldOut.error : null,
           rejected: chosen.rejected,
         },
         expected: { loss_increase: elsewhere.mean, standard_error: elsewhere.error },

@@ -40,7 +40,8 @@ export function expectedChange(
 ): Estimate {
   const divergence = meanOf(observations.map(one => one.divergence));
   if (divergence.mean === 0) return observedChange(observations, unit);
-  const slope = slopeOf(observations, prior);
+  const telling = prior === null || observations.length >= TELLING_WINDOWS;
+  const slope = telling ? slopeOf(observations, prior) : prior;
   const error = Math.hypot(slope.mean * divergence.error, slope.error * divergence.mean);
   return scaled({ mean: slope.mean * divergence.mean, error }, 1 / unit);
 }
@@ -57,6 +58,8 @@ export function slopeOf(observations: readonly Observation[], prior: Estimate | 
   };
 }
 
+/** Fewer windows may agree by chance, and seem certain. */
+const TELLING_WINDOWS = 4;
 /** Of a ratio: windows that agree by chance are not certain. */
 const SMALLEST_ERROR = 0.01;
 

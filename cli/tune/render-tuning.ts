@@ -1,4 +1,4 @@
-import { formatDuration } from '../../rewriter/format.js';
+import { formatDuration, plural } from '../../rewriter/format.js';
 import { describeRuntime } from '../runtime/describe-runtime.js';
 import { colors, table } from '../terminal.js';
 import { describeForm } from './site-form.js';
@@ -15,7 +15,7 @@ export function renderTuning(tuning: Tuning, output: string | null): string {
     `${colors.bold('Frontier')}: what plans are expected to cost and to gain`,
     frontierTable(tuning),
     '',
-    `${colors.bold('The plan')}, checked on ${tuning.data.held_out_windows} windows held out`,
+    `${colors.bold('The plan')}, checked on ${plural(tuning.data.held_out_windows, 'window', 'windows')} held out`,
     outcomeTable(tuning),
     '',
     ...conclusion(tuning, output),
@@ -27,7 +27,7 @@ function heading(tuning: Tuning): string[] {
   const value = metric.kind === 'loss' ? `, ${baseline.metric.toFixed(4)} with exact attention` : '';
   return [
     `${tuning.model}: the fastest plan with ${budgetText(tuning)}`,
-    `${data.calibration_windows} windows to calibrate on and ${data.held_out_windows} held out, ` +
+    `${plural(data.calibration_windows, 'window', 'windows')} to calibrate on and ${data.held_out_windows} held out, ` +
       `${data.length === null ? 'as they are' : `${data.length} tokens each`}, seed ${data.seed}`,
     `Metric: ${metric.name}${value}`,
     `Runtime: ${describeRuntime(runtime)}`,

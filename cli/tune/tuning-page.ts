@@ -277,7 +277,7 @@ ${dataTable(
 function methodText({ data, metric, runtime, correction }: TuningReport): string {
   const length = data.length === null ? 'as they are' : `of ${data.length} tokens`;
   return (
-    `${data.calibration_windows} windows ${length} to calibrate on, ${data.held_out_windows} held out, seed ${data.seed}. ` +
+    `${plural(data.calibration_windows, 'window', 'windows')} ${length} to calibrate on, ${data.held_out_windows} held out, seed ${data.seed}. ` +
     `Metric: ${metric.name}. Forms of a site were timed and compared with exact attention by themselves, on ` +
     `${plural(data.searched_windows, 'window', 'windows')}; what some of them, and single heads, do to the metric was ` +
     'measured by running the rest of the model, and what the others do is foretold from their errors. Whole plans, ' +

@@ -6,15 +6,16 @@ export function changeText({ metric }: Pick<Tuning, 'metric'>, value: number): s
   return `${value < 0 ? '−' : '+'}${(100 * Math.abs(value)).toFixed(3)}%`;
 }
 
-/** A standard error of a change, to stand behind `±`. */
-export function estimateText({ metric }: Pick<Tuning, 'metric'>, error: number): string {
+/** A standard error of a change, to stand behind `±`; null is of a single window. */
+export function estimateText({ metric }: Pick<Tuning, 'metric'>, error: number | null): string {
+  if (error === null) return 'unknown';
   return metric.kind === 'error' ? error.toPrecision(2) : `${(100 * error).toFixed(3)}%`;
 }
 
 /** A change with its standard error: `+0.270% ± 0.030%`. */
 export function estimateWithError(
   tuning: Pick<Tuning, 'metric'>,
-  change: { readonly loss_increase: number; readonly standard_error: number },
+  change: { readonly loss_increase: number; readonly standard_error: number | null },
 ): string {
   return `${changeText(tuning, change.loss_increase)} ± ${estimateText(tuning, change.standard_error)}`;
 }

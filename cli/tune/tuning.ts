@@ -66,7 +66,8 @@ export interface TunedPlan extends Plan {
     readonly predicted: Outcome & { readonly standard_error: number };
     /** On the windows held out, and of the model as a whole. */
     readonly measured: Outcome & {
-      readonly standard_error: number;
+      /** Null for a single window. */
+      readonly standard_error: number | null;
       /** Faster plans that were over the budget on the windows held out. */
       readonly rejected: number;
     };

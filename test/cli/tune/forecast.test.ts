@@ -65,9 +65,12 @@ describe('forecasts', () => {
     near(slopeOf(seen, { mean: 1, error: 0.3 }).mean, 2, 0.05);
   });
 
-  it('take one window for no more than it is', () => {
-    const seen = [{ change: -3, divergence: 1 }];
-    assert.deepEqual(slopeOf(seen, { mean: 1, error: 0.3 }), { mean: 1, error: 0.3 });
+  it('take few windows for no more than they are', () => {
+    const prior = { mean: 1, error: 0.3 };
+    const seen = [-3, -3.1, -3].map(change => ({ change, divergence: 1 }));
+    assert.deepEqual(slopeOf(seen.slice(0, 1), prior), prior);
+    assert.deepEqual(expectedChange(seen, prior, 1), prior);
+    assert.ok(expectedChange([...seen, ...seen], prior, 1).mean < -2);
     assert.equal(expectedChange([{ change: 0.1, divergence: 0 }], null, 1).mean, 0.1);
   });
 });
