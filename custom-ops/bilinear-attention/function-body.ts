@@ -166,7 +166,9 @@ function attention(
       logits = inner.add(logits, inner.where(visible, 0, inner.constant(HIDDEN, DataType.FLOAT)));
     }
     const { output, lse } = softmaxPart(inner, logits, inner.slice(value, 2, 0, seen));
-    return { state: [], stacked: [inner.where(inner.greater(lse, VISIBLE_ABOVE), output, 0)] };
+    // Without a mask every row sees a key.
+    const visible = keyBias && inner.where(inner.greater(lse, VISIBLE_ABOVE), output, 0);
+    return { state: [], stacked: [visible ?? output] };
   });
   const byHead = b.transpose(stacked[0]!, [1, 2, 0, 3, 4]);
   return b.slice(b.reshape(byHead, [batch, heads, -1, valueDim]), 2, 0, length);
