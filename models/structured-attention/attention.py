@@ -283,20 +283,41 @@ class ElementwiseAttention(nn.Module):
         return products / products.sum(-1, keepdim=True)
 
 
+def attend_with_wide_scores(q, k, v, causal):
+    """
+    Attention whose queries and keys [B, H, T, D] have more dimensions than its values; scores are not scaled.
+    Values are padded, since fast kernels take one size only.
+    """
+    padded = functional.pad(v, (0, q.shape[-1] - v.shape[-1]))
+    mixed = functional.scaled_dot_product_attention(q, k, padded, is_causal=causal, scale=1.0)
+    return mixed[..., : v.shape[-1]]
+
+
 class BilinearAttention(nn.Module):
-    """Scores x_i . f_h(x_j) on the tokens themselves; subclasses say what stands for f_h."""
+    """
+    Scores x_i . f_h(x_j) on the tokens themselves; subclasses say what stands for f_h. In training the structured
+    matrices are multiplied out, which costs more operations and less time than many small products.
+    """
 
     def __init__(self, width, heads, causal):
         super().__init__()
         self.width, self.heads, self.causal = width, heads, causal
         self.value, self.output = Projection(width, width), Projection(width, width, zero=True)
 
+    def operands(self, x):
+        """Queries and keys [B, H, T, D] whose products are the scores."""
+        raise NotImplementedError
+
     def forward(self, x):
         v = self.value(x).unflatten(-1, (self.heads, self.width // self.heads)).transpose(1, 2)
-        scores = self.scores(x)
-        if self.causal:
-            scores = scores.masked_fill(~causal_mask(x.shape[1], x.device), -torch.inf)
-        return self.output((scores.float().softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2))
+        if self.training:
+            mixed = attend_with_wide_scores(*self.operands(x), v, self.causal)
+        else:
+            scores = self.scores(x)
+            if self.causal:
+                scores = scores.masked_fill(~causal_mask(x.shape[1], x.device), -torch.inf)
+            mixed = scores.float().softmax(-1).to(v.dtype) @ v
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
 
 class BilinearBlockTensorTrain(BilinearAttention):
@@ -313,15 +334,28 @@ class BilinearBlockTensorTrain(BilinearAttention):
         self.left = weight(heads * self.outer, self.inner, self.inner, fan_in=self.inner)
         self.norm = Norm(width)
 
-    def scores(self, x):
+    def keys(self, x):
         batch, length, _ = x.shape
         pieces = x.reshape(batch * length, self.inner, self.outer).transpose(0, 1)
         middle = torch.bmm(pieces, self.right.to(x.dtype))
         keys = torch.bmm(middle.permute(2, 1, 0), self.left.to(x.dtype))
         keys = keys.reshape(self.heads, self.outer, batch, length, self.inner)
         keys = keys.permute(2, 0, 3, 4, 1).reshape(batch, self.heads, length, self.width)
-        keys = self.norm(keys).to(x.dtype)
-        return (x[:, None] @ keys.transpose(-1, -2)) * self.width**-0.5
+        return self.norm(keys).to(x.dtype)
+
+    def matrix(self):
+        """All M_h, transposed, side by side [X, H X]."""
+        right = self.right.view(self.inner, self.outer, self.heads, 1, self.outer)
+        left = self.left.view(self.heads, self.outer, self.inner, self.inner).permute(2, 0, 3, 1)
+        return (right * left[:, None]).reshape(self.width, -1)
+
+    def operands(self, x):
+        queries = (x * self.width**-0.5)[:, None].expand(-1, self.heads, -1, -1)
+        keys = (x @ self.matrix().to(x.dtype)).unflatten(-1, (self.heads, self.width))
+        return queries, self.norm(keys).to(x.dtype).transpose(1, 2)
+
+    def scores(self, x):
+        return (x[:, None] @ self.keys(x).transpose(-1, -2)) * self.width**-0.5
 
 
 class BilinearMultiLevel(BilinearAttention):
@@ -348,10 +382,34 @@ class BilinearMultiLevel(BilinearAttention):
         images = images.permute(1, 3, 2, 0, 4).reshape(batch, self.heads, length, pieces * rank)
         return norm(images).to(x.dtype)
 
-    def scores(self, x):
-        total = 0
+    def levels(self, x):
+        """Per level: q_l, k_l and what their products are scaled by."""
         for level, rank in enumerate(self.ranks):
             q = self.level(x, self.query[level], self.query_norm[level], rank)
             k = self.level(x, self.key[level], self.key_norm[level], rank)
-            total = total + (q @ k.transpose(-1, -2)) * (rank << level) ** -0.5
+            yield q, k, (rank << level) ** -0.5
+
+    def matrix(self, levels):
+        """The maps of all levels side by side, pieces on the diagonal: [X, H * sum of p_l r_l], ordered by head."""
+        dense = []
+        for weights in levels:
+            pieces = weights.shape[0]
+            by_head = weights.view(pieces, -1, self.heads, 1, weights.shape[2] // self.heads)
+            diagonal = torch.eye(pieces, device=weights.device)[:, None, None, :, None]
+            dense.append((by_head * diagonal).flatten(3).flatten(0, 1))
+        return torch.cat(dense, -1).flatten(1)
+
+    def operands(self, x):
+        sides = []
+        for weights, norms, exponent in (self.query, self.query_norm, -0.5), (self.key, self.key_norm, 0.0):
+            images = (x @ self.matrix(weights).to(x.dtype)).unflatten(-1, (self.heads, -1))
+            parts = images.split([norm.size for norm in norms], -1)
+            scaled = [norm(part) * norm.size**exponent for norm, part in zip(norms, parts)]
+            sides.append(torch.cat(scaled, -1).to(x.dtype).transpose(1, 2))
+        return sides
+
+    def scores(self, x):
+        total = 0
+        for q, k, scale in self.levels(x):
+            total = total + (q @ k.transpose(-1, -2)) * scale
         return total

@@ -10,7 +10,7 @@ import sys
 
 #: Points that a training curve is averaged to.
 POINTS = 18
-UNCOUNTED = ("ms_per_step", "curve", "peakedness", "seed", "kind")
+UNCOUNTED = ("ms_per_step", "curve", "losses", "peakedness", "seed", "kind")
 
 
 def rounded(value, digits=5):
@@ -34,8 +34,10 @@ def entry(result):
     for layer in result.get("peakedness", []):
         for key, value in layer.items():
             kept.setdefault(key, []).append(value)
-    if "horizon" not in result:
-        kept["curve"] = averaged(result["curve"]) if "peakedness" in result else result["curve"]
+    if "peakedness" in result:
+        kept["curve"] = averaged(result["curve"])
+    elif "horizon" not in result:
+        kept["curve"] = rounded(result["curve"], 3)
     return {"attention": result["kind"], **rounded(kept)}
 
 

@@ -9,6 +9,8 @@ import { tables } from './tables.js';
  *
  *   node dist/models/structured-attention/render-results.js models/structured-attention/results/
  */
+/** Regressions are no wider than this, but one. */
+const COMMON_WIDTH = 256;
 const folder = pathToFileURL(`${process.argv[2] ?? 'models/structured-attention/results'}/`);
 const results = readResults(folder);
 for (const [name, drawn] of Object.entries(plotsOf(results))) {
@@ -19,6 +21,12 @@ process.stdout.write(`${Object.values(tables(results)).join('\n\n')}\n`);
 function plotsOf({ language, regression }: Results): Readonly<Record<string, Plot>> {
   const bits: Axis = { label: 'bits per byte', scale: 'log', ticks: [1, 1.5, 2, 3], format: String };
   const kinds = [...new Set(ordered(language).map(({ attention }) => attention))];
+  const squaredError: Omit<Axis, 'ticks'> = {
+    label: 'squared error / dimension',
+    scale: 'log',
+    format: String,
+  };
+  const learners = learnersOf(regression);
   const spent: Axis = {
     label: 'multiply-adds in training, forward',
     scale: 'log',
@@ -58,26 +66,47 @@ function plotsOf({ language, regression }: Results): Readonly<Record<string, Plo
           })),
         })),
     },
-    regression: {
-      title: 'In-context regression: error at the last example',
-      description: 'Squared error by step of training, for 16 and 32 dimensions and three kinds of attention',
-      x: { label: 'step', scale: 'linear', format: String },
-      y: {
-        label: 'squared error / dimension',
-        scale: 'log',
-        ticks: [0.01, 0.03, 0.1, 0.3, 1],
-        format: String,
-      },
-      series: ordered(regression)
-        .filter(({ dimension }) => dimension <= 32)
-        .map(({ attention, dimension, curve }) => ({
-          name: `${NAMES[attention]}, ${dimension} dimensions`,
-          mark: 'line',
-          points: curve.map(([step, error]) => ({ x: step, y: error })),
-        })),
+    'regression-by-dimension': {
+      title: 'In-context regression by dimension',
+      description: 'Squared error after training by dimension and kind of attention',
+      x: { label: 'dimensions', scale: 'log', ticks: [16, 32, 64, 128], format: String },
+      y: { ...squaredError, ticks: [0.01, 0.03, 0.1] },
+      series: learners.map(({ name, runs }, look) => ({
+        name,
+        look,
+        mark: 'line',
+        points: runs.map(({ dimension, last_error }) => ({ x: dimension, y: last_error })),
+      })),
+    },
+    'regression-by-step': {
+      title: 'In-context regression in 128 dimensions',
+      description: 'Squared error by step of training, of examples with all dimensions',
+      x: { label: 'step', scale: 'linear', ticks: [0, 10000, 20000], format: String },
+      y: { ...squaredError, ticks: [0.1, 0.3, 1] },
+      series: learners.map(({ name, runs }, look) => ({
+        name,
+        look,
+        mark: 'line',
+        points: runs
+          .filter(({ dimension }) => dimension === 128)
+          .flatMap(({ curve }) => curve.map(([step, error]) => ({ x: step, y: error }))),
+      })),
       guides: [{ axis: 'y', at: 1, label: 'predicting zero' }],
     },
   };
+}
+
+/** Kinds of attention, with the width where it is larger than that of the others, and their runs by dimension. */
+function learnersOf(regression: Results['regression']) {
+  const byName = new Map<string, Results['regression'][number][]>();
+  for (const run of ordered(regression)) {
+    const name = `${NAMES[run.attention]}${run.width > COMMON_WIDTH ? `, width ${run.width}` : ''}`;
+    byName.set(name, [...(byName.get(name) ?? []), run]);
+  }
+  return [...byName].map(([name, runs]) => ({
+    name,
+    runs: runs.sort((a, b) => a.dimension - b.dimension),
+  }));
 }
 
 function exponent(value: number): string {

@@ -1,10 +1,11 @@
 """
-Trains every model of this folder's tables within a time budget, on all GPUs, several models at a time.
+Trains the models of this folder's tables, on all GPUs, several at a time.
 
-    python train_all.py --data DIR --seconds 480 --out results/
+    python train_all.py --data DIR --out trained/
+    python train_all.py --data DIR --out trained/ --families regression --gpus 4 --seconds 370
 
-DIR holds corpus.bin (or corpus.bin.xz), held_out.bin and ETTh1.csv. Short trials of every model come first, one
-that compiles and one that is timed; from the times per step it chooses one number of steps for all models of a family.
+DIR holds corpus.bin (or corpus.bin.xz), held_out.bin and ETTh1.csv. All models of a family take the same number of
+steps.
 """
 
 import argparse
@@ -17,134 +18,87 @@ import shutil
 import time
 import traceback
 
-TRIAL_STEPS = 60
 PER_GPU = 3
-#: The longest job's part of the time after the trials.
-LONGEST = 0.85
-#: Families of models and their parts of the budget.
-PARTS = {"language": 10, "regression": 9, "small": 1, "forecasting": 4}
+LANGUAGE_STEPS = 8100
+REGRESSION_STEPS = 26000
 
 
-def language_jobs():
+def language_jobs(data):
     import byte_lm
 
+    corpus = data / "corpus.bin"
+    if not corpus.exists():
+        corpus = pathlib.Path("/dev/shm/corpus.bin")
+        with lzma.open(data / "corpus.bin.xz") as packed, open(corpus, "wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 24)
+    texts = ["--corpus", str(corpus), "--held-out", str(data / "held_out.bin"), "--steps", str(LANGUAGE_STEPS)]
     for kind in byte_lm.KINDS:
-        yield "byte_lm", [kind, "--width", "256"]
+        yield "byte_lm", [kind, "--width", "256", *texts]
     for kind in ("softmax", "multi-level", "elementwise-6", "linear"):
-        yield "byte_lm", [kind, "--width", "128"]
+        yield "byte_lm", [kind, "--width", "128", *texts]
 
 
-def regression_jobs():
+def regression_jobs(seconds):
     import regression
 
-    for dimension in (128, 64, 32):
-        for kind in regression.KINDS:
-            yield "regression", [kind, "--dimension", str(dimension)]
-    yield "regression", ["softmax", "--dimension", "128", "--width", "512"]
+    sizes = [(128, 256, 6), (64, 256, 6), (32, 256, 6), (16, 128, 4)]
+    models = [(kind, *size) for size in sizes for kind in regression.KINDS]
+    for kind, dimension, width, layers in [("softmax", 128, 512, 6), *models]:
+        shape = ["--dimension", str(dimension), "--width", str(width), "--layers", str(layers)]
+        budget = ["--steps", str(REGRESSION_STEPS), *(["--seconds", str(seconds)] if seconds else [])]
+        yield "regression", [kind, *shape, *budget]
 
 
-def small_jobs():
-    """The models that are small enough to be kept beside the recipes."""
-    for kind in ("softmax", "bilinear-btt", "bilinear-mlr"):
-        yield "regression", [kind, "--dimension", "16", "--width", "128", "--layers", "4"]
-
-
-def forecasting_jobs():
+def forecasting_jobs(data):
     import time_series
 
     for horizon in (96, 192, 336):
         for kind in time_series.KINDS:
-            yield "time_series", [kind, "--horizon", str(horizon)]
+            yield "time_series", [kind, "--horizon", str(horizon), "--data", str(data / "ETTh1.csv")]
 
 
-def work(gpu, jobs, results):
+def work(gpu, jobs):
     """Runs jobs until there are none; one process, so that Python, CUDA and the data are loaded once."""
     os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     import torch
 
-    for number, module, arguments in iter(jobs.get, None):
+    for module, arguments in iter(jobs.get, None):
         try:
-            result = importlib.import_module(module).main(arguments)
-            results.put((number, result["ms_per_step"]))
+            importlib.import_module(module).main(arguments)
         except Exception:
+            print("failed:", module, *arguments, flush=True)
             traceback.print_exc()
-            results.put((number, float("nan")))
         torch.cuda.empty_cache()
 
 
-def run(jobs, queue, results):
-    """Runs (module, arguments) jobs on the workers; returns milliseconds per step by job, NaN where one failed."""
-    for number, (module, arguments) in enumerate(jobs):
-        queue.put((number, module, arguments))
-    times = dict(results.get() for _ in jobs)
-    failed = [jobs[number] for number, ms in times.items() if ms != ms]
-    if failed:
-        print("failed:", *failed, sep="\n  ", flush=True)
-    return [times[number] for number in range(len(jobs))]
-
-
-def rounded_down(steps):
-    unit = 10 ** max(1, len(str(int(steps))) - 2)
-    return int(steps) // unit * unit
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--families", nargs="+", default=[*PARTS])
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="stop a regression after so many, wherever it is")
+    families = ["language", "regression", "forecasting"]
+    parser.add_argument("--families", nargs="+", choices=families, default=families)
     options = parser.parse_args()
     start = time.time()
-    corpus = options.data / "corpus.bin"
-    if not corpus.exists():
-        corpus = pathlib.Path("/dev/shm/corpus.bin")
-        with lzma.open(options.data / "corpus.bin.xz") as packed, open(corpus, "wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 24)
-    out = ["--out", str(options.out)]
-    language = ["--corpus", str(corpus), "--held-out", str(options.data / "held_out.bin"), *out]
-    families = {
-        "language": [(module, arguments + language) for module, arguments in language_jobs()],
-        "regression": [(module, arguments + out) for module, arguments in regression_jobs()],
-        "small": [(module, arguments + out) for module, arguments in small_jobs()],
+    jobs = {
+        "language": lambda: language_jobs(options.data),
+        "regression": lambda: regression_jobs(options.seconds),
+        "forecasting": lambda: forecasting_jobs(options.data),
     }
-    families = {name: jobs for name, jobs in families.items() if name in options.families}
-    forecasts = [
-        (module, arguments + ["--data", str(options.data / "ETTh1.csv"), *out])
-        for module, arguments in forecasting_jobs()
-        if "forecasting" in options.families
-    ]
-
     context = multiprocessing.get_context("spawn")
-    queue, results = context.Queue(), context.Queue()
+    queue = context.Queue()
     workers = [
-        context.Process(target=work, args=(gpu, queue, results), daemon=True)
-        for gpu in range(options.gpus)
-        for _ in range(PER_GPU)
+        context.Process(target=work, args=(gpu, queue)) for _ in range(PER_GPU) for gpu in range(options.gpus)
     ]
+    for family in options.families:
+        for module, arguments in jobs[family]():
+            queue.put((module, [*arguments, "--out", str(options.out)]))
     for worker in workers:
-        worker.start()
-    trials = [job for jobs in families.values() for job in jobs]
-    trials = [(module, arguments + ["--steps", str(TRIAL_STEPS)]) for module, arguments in trials]
-    run(trials, queue, results)
-    times = run(trials, queue, results)
-    left = options.seconds - (time.time() - start)
-    print(f"trials took {time.time() - start:.0f} s", flush=True)
-
-    jobs, offset = [], 0
-    for name, members in families.items():
-        own = times[offset : offset + len(members)]
-        offset += len(members)
-        own_ms = [ms for ms in own if ms == ms]
-        share = PARTS[name] / sum(PARTS[family] for family in options.families)
-        steps = rounded_down(left * min(share * len(workers) * 1000 / sum(own_ms), LONGEST * 1000 / max(own_ms)))
-        print(name, steps, "steps", flush=True)
-        jobs += [(ms, m, a + ["--steps", str(steps)]) for ms, (m, a) in zip(own, members) if ms == ms]
-    jobs.sort(key=lambda job: -job[0])
-    run([job[1:] for job in jobs] + forecasts, queue, results)
-    for _ in workers:
         queue.put(None)
+        worker.start()
+    for worker in workers:
+        worker.join()
     print(f"all took {time.time() - start:.0f} s", flush=True)
 
 

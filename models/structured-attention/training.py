@@ -11,6 +11,8 @@ from transformer import run_block
 BASE_FAN_IN = 256
 WARM_UP = 0.04
 GRADIENT_NORM = 1.0
+#: Steps taken before a graph is captured.
+EAGER_STEPS = 3
 
 
 def parameter_groups(model, rate):
@@ -34,11 +36,43 @@ def schedule(step, steps):
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def train(model, loss_of, batch, steps, rate, log=None, log_every=100, compiled=False):
+class Replayed:
     """
-    Trains in place for `steps` steps. `batch(step)` gives tensors of constant shapes, `loss_of(model, *tensors)`
-    a scalar. `log(step, loss)` is called every `log_every` steps. With `compiled`, the blocks of
-    `model.transformer` are compiled where the compiler can. Returns seconds per step, logging left out.
+    Calls `update()` on a copy of its tensors: eagerly, and after a few calls with tensors of one shape as a
+    CUDA graph. Returns what `update` returned.
+    """
+
+    def __init__(self, update):
+        self.update, self.inputs, self.graph = update, None, None
+        self.side = torch.cuda.Stream()
+
+    def __call__(self, tensors):
+        if self.inputs is None or any(kept.shape != new.shape for kept, new in zip(self.inputs, tensors)):
+            torch.cuda.synchronize()
+            self.graph, self.inputs, self.calls = None, [torch.empty_like(tensor) for tensor in tensors], 0
+        for kept, new in zip(self.inputs, tensors):
+            kept.copy_(new)
+        self.calls += 1
+        if self.calls <= EAGER_STEPS:
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
+                result = self.update(*self.inputs)
+            torch.cuda.current_stream().wait_stream(self.side)
+            return result
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.update(*self.inputs)
+        self.graph.replay()
+        return self.result
+
+
+def train(model, loss_of, batch, steps, rate, log=None, log_every=100, compiled=False, varying=False, until=math.inf):
+    """
+    Trains in place for `steps` steps, or until time.time() is `until`. `batch(step)` gives tensors, of constant
+    shapes or, with `varying`, of a few shapes in turn; `loss_of(model, *tensors)` gives a scalar. `log(step, loss)`
+    is called every `log_every` steps. With `compiled`, the blocks of `model.transformer` are compiled where the
+    compiler can. Returns seconds per step, logging left out.
     """
     model.train()
     device = next(model.parameters()).device
@@ -47,9 +81,8 @@ def train(model, loss_of, batch, steps, rate, log=None, log_every=100, compiled=
     optimizer = torch.optim.AdamW(
         groups, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, capturable=graphs, fused=graphs
     )
-    inputs = [tensor.clone() for tensor in batch(0)]
 
-    def update():
+    def update(*inputs):
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             loss = loss_of(model, *inputs)
@@ -62,48 +95,34 @@ def train(model, loss_of, batch, steps, rate, log=None, log_every=100, compiled=
         for group in optimizer.param_groups:
             group["lr"].fill_(group["peak"] * schedule(step, steps))
 
+    running = run_block
     if compiled and graphs:
         torch.compiler.reset()
-        model.transformer.run_block = torch.compile(run_block)
+        running = torch.compile(run_block, dynamic=varying)
+        model.transformer.run_block = running
         try:
             set_rates(0)
-            update()
+            update(*batch(0))
         except RuntimeError as error:
             print("not compiled:", str(error).strip().splitlines()[0], flush=True)
-            model.transformer.run_block = run_block
+            running = model.transformer.run_block = run_block
 
-    step, replay = 0, update
-    if graphs:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for step in range(3):
-                set_rates(step)
-                for kept, new in zip(inputs, batch(step)):
-                    kept.copy_(new)
-                update()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            graph_loss = update()
-
-        def replay():
-            graph.replay()
-            return graph_loss
-
-        step = 3
-    first, start, logging = step, time.perf_counter(), 0.0
-    for step in range(first, steps):
+    replayed = Replayed(update) if graphs else lambda tensors: update(*tensors)
+    start, logging, step = time.perf_counter(), 0.0, 0
+    for step in range(steps):
         set_rates(step)
-        for kept, new in zip(inputs, batch(step)):
-            kept.copy_(new)
-        value = replay()
-        if log is not None and (step % log_every == 0 or step == steps - 1):
+        value = replayed(batch(step))
+        last = step == steps - 1 or time.time() >= until
+        if log is not None and (last or step % log_every == 0):
             loss, before = value.item(), time.perf_counter()
+            model.transformer.run_block = run_block
             log(step, loss)
+            model.transformer.run_block = running
             logging += time.perf_counter() - before
+        if last:
+            break
     if graphs:
         torch.cuda.synchronize()
     model.transformer.run_block = run_block
     model.eval()
-    return (time.perf_counter() - start - logging) / max(1, steps - first)
+    return (time.perf_counter() - start - logging) / (step + 1)
