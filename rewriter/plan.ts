@@ -115,8 +115,10 @@ export function decideByPlan(
     const wish = planned.get(site.id);
     if (wish === undefined) return kept(site, 'not in the plan');
     if (wish.operator === null) return kept(site, 'kept by the plan');
-    const operator = operatorById(operators, wish.operator);
-    const decision = decide(site, { operator, settings: wish.attributes, minLength, retrained });
+    const decision = ofSite(site.id, () => {
+      const operator = operatorById(operators, wish.operator!);
+      return decide(site, { operator, settings: wish.attributes, minLength, retrained });
+    });
     if (decision.replacement !== null) return decision;
     throw new InputError(
       `plan: site "${site.id}" cannot be replaced by ${wish.operator}: ${decision.reason}`,
@@ -125,6 +127,16 @@ export function decideByPlan(
       },
     );
   });
+}
+
+/** Lets errors say which site of the plan they are about. */
+function ofSite(id: string, decideOn: () => Decision): Decision {
+  try {
+    return decideOn();
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    throw new InputError(`plan: site "${id}": ${error.message}`, error.details, { cause: error });
+  }
 }
 
 /** @throws InputError for an unknown id, naming the known ones */

@@ -164,7 +164,7 @@ describe('decisions', () => {
     const follow = (entry: object) => () =>
       decideByPlan(SITES, parsePlan(JSON.stringify({ version: 1, sites: [entry] }), 'p'), [OPERATOR], null);
     assert.throws(follow({ id: 'nowhere', operator: null }), /no attention site "nowhere"/);
-    assert.throws(follow({ id: 'a', operator: 'magic' }), /unknown operator "magic"/);
+    assert.throws(follow({ id: 'a', operator: 'magic' }), /plan: site "a": unknown operator "magic"/);
     assert.throws(
       follow({ id: 'b', operator: 'causal-only' }),
       /"b" cannot be replaced by causal-only: it takes causal/,
