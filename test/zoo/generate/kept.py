@@ -42,7 +42,7 @@ ms-multi-head-plain ms-multi-head-cross ms-multi-head-scale ms-multi-head-projec
 ms-multi-head-cross-key-mask ms-multi-head-lengths ms-multi-head-additive-bias ms-multi-head-causal
 ms-multi-head-causal-key-mask ms-multi-head-past
 ms-attention-plain ms-attention-key-mask ms-attention-lengths ms-attention-causal ms-attention-additive-bias
-ms-group-query-prompt ms-group-query-rotary ms-group-query-past ms-group-query-window ms-group-query-softcap ms-group-query-packed
+ms-group-query-prompt ms-group-query-rotary ms-group-query-past ms-group-query-window ms-group-query-softcap ms-group-query-packed ms-group-query-decoder
 onnx-attention23-plain onnx-attention23-cross onnx-attention23-scale onnx-attention23-grouped onnx-attention23-packed
 onnx-attention23-causal onnx-attention23-causal-cross onnx-attention23-padding onnx-attention23-causal-padding
 onnx-attention23-mask-input onnx-attention23-row-mask-input onnx-attention23-float-mask onnx-attention23-softcap
@@ -64,7 +64,7 @@ NOT_RUNNABLE = {
 # and of GroupQueryAttention with several queries behind a cache.
 NEED_ONE_BATCH = {
     "llama-eager-dynamo23", "llama-sdpa-dynamo23", "llama-cached-sdpa-dynamo23", "llama-half-sdpa-dynamo23", "modernbert-sdpa-dynamo23-nomask",
-    "ms-group-query-past",
+    "ms-group-query-past", "ms-group-query-decoder",
 }
 
 # Batch and length of the example are baked in.

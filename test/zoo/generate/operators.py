@@ -108,7 +108,7 @@ def ms_attention(name, extra_inputs=(), extra=(), sites=None, constants=None, ou
     return Built(f"ms-attention-{name}", [built], [packed("x", "sequence", MODEL_WIDTH), *extra], outputs, sites or site(), 17, held)
 
 
-def grouped(name, extra_inputs, extra, sites, operands=None, outputs=None, constants=None, packed_qkv=False, **attributes):
+def grouped(name, extra_inputs, extra, sites, operands=None, outputs=None, constants=None, packed_qkv=False, before=(), **attributes):
     """com.microsoft.GroupQueryAttention: `extra_inputs` are the names after query, key, value."""
     operands = operands or [packed("query", "sequence"), packed("key", "sequence", KV_WIDTH), packed("value", "sequence", KV_WIDTH)]
     names = ["query", "", ""] if packed_qkv else ["query", "key", "value"]
@@ -117,7 +117,7 @@ def grouped(name, extra_inputs, extra, sites, operands=None, outputs=None, const
         "GroupQueryAttention", [*names, *extra_inputs], list(outputs), "attention", "com.microsoft", num_heads=HEADS,
         kv_num_heads=KV_HEADS, **attributes,
     )
-    return Built(f"ms-group-query-{name}", [built], [*operands, *extra], outputs, sites, 17, constants)
+    return Built(f"ms-group-query-{name}", [*before, built], [*operands, *extra], outputs, sites, 17, constants)
 
 
 KEY_MASK_INT = Input("key_mask", ("batch", "sequence"), "padding", "int32")
@@ -131,6 +131,18 @@ BIAS = Input("attention_bias", ("batch", 1, "sequence", "sequence"), "normal", "
 def rotary_tables():
     angle = np.arange(64)[:, None] * 100.0 ** (-np.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))
     return {"cos": np.cos(angle).astype(np.float32), "sin": np.sin(angle).astype(np.float32)}
+
+
+def lengths_of_mask():
+    """seqlens_k and total_sequence_length of GroupQueryAttention as model builders take them from an attention mask."""
+    return [
+        node("ReduceSum", ["attention_mask", "one"], ["lengths"]),
+        node("Sub", ["lengths", "one"], ["last"]),
+        node("Cast", ["last"], ["seqlens_k"], to=TensorProto.INT32),
+        node("Shape", ["attention_mask"], ["mask_shape"]),
+        node("Gather", ["mask_shape", "one"], ["total"]),
+        node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
+    ]
 
 
 PADDED = site("key-padding")
@@ -154,6 +166,13 @@ MICROSOFT = [
     grouped("prompt", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA)),
     grouped("rotary", ["", "", "seqlens_k", "total_sequence_length", "cos", "sin"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA), constants=rotary_tables(), do_rotary=1),
     grouped("past", ["past_key", "past_value", "seqlens_k", "total_sequence_length"], [*KV_PAST, LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA, kind="cached", past=True, alignment="bottom-right")),
+    grouped(
+        "decoder", ["past_key", "past_value", "seqlens_k", "total_sequence_length", "cos", "sin"],
+        [*KV_PAST, Input("attention_mask", ("batch", "total_sequence"), "padding", "int64")],
+        site("causal+padding", **CAUSAL, **GQA, kind="cached", past=True, alignment="bottom-right"),
+        operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True, before=lengths_of_mask(),
+        constants={"one": np.array([1]), **rotary_tables()}, do_rotary=1,
+    ),
     grouped("window", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("sliding-window", **CAUSAL, **GQA, **KEPT), local_window_size=4),
     grouped("softcap", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("other", **CAUSAL, **GQA, **KEPT), softcap=5.0),
     grouped("packed", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA), operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True),
