@@ -188,6 +188,31 @@ describe('MultipoleAttention reference', () => {
     assertClose(permuted.lse.data, direct.lse.data, 1e-6);
   });
 
+  it('retrieves at most as many keys from a dyadic hierarchy as `retrieve` clusters of a segment hold', () => {
+    const [segment, keyClusters, length] = [8, 2, 203];
+    for (const retrieve of [1, 3, 6, 1000]) {
+      const options = parameters(true, { segment, keyClusters, hierarchy: 'dyadic', retrieve: [retrieve] });
+      const { choices } = multipoleAttention(randomInputs(10, 1, length, length), options);
+      const ends: number[] = [];
+      for (let units = Math.ceil(length / segment), end = 0; ; units = Math.ceil(units / 2)) {
+        end += units * keyClusters;
+        ends.push(end);
+        if (units === 1) break;
+      }
+      const keysOf = (cluster: number) => (2 ** ends.findIndex(end => cluster < end) * segment) / keyClusters;
+      const width = choices.retrieved.length / length;
+      const counts = Array.from({ length }, (_, row) =>
+        Array.from(choices.retrieved.subarray(row * width, (row + 1) * width))
+          .filter(cluster => cluster >= 0)
+          .reduce((sum, cluster) => sum + keysOf(cluster), 0),
+      );
+      const most = Math.max(...counts);
+      const bound = (retrieve * segment) / keyClusters;
+      assert.ok(most <= bound, `${most} keys with retrieve ${retrieve}`);
+      if (retrieve < 1000) assert.equal(most, bound);
+    }
+  });
+
   for (const hierarchy of ['flat', 'dyadic'] as const) {
     it(`looks at nothing after a causal token (${hierarchy})`, () => {
       const options = parameters(true, { segment: 16, hierarchy });

@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict';
+import { operationCount } from '../../../custom-ops/multipole-attention/operation-count.js';
+import {
+  defaultParameters,
+  type MultipoleParameters,
+} from '../../../custom-ops/multipole-attention/parameters.js';
+
+/** Of the power of the length that operations grow as between two lengths. */
+function exponent(parameters: MultipoleParameters, from: number, to: number): number {
+  const count = (length: number) => operationCount(parameters, parameters.retrieve[0]!, length).multipole!;
+  return Math.log(count(to) / count(from)) / Math.log(to / from);
+}
+
+describe('operations of MultipoleAttention', () => {
+  it('grow hardly faster than the length with a dyadic hierarchy, whatever is retrieved', () => {
+    for (const [causal, bound] of [
+      [false, 1.15],
+      [true, 1.2],
+    ] as const) {
+      const parameters = { ...defaultParameters(causal), hierarchy: 'dyadic' } as const;
+      for (const keyClusters of [8, 32]) {
+        const retrieve = [(parameters.retrieve[0]! * keyClusters) / 8];
+        const grown = exponent({ ...parameters, keyClusters, retrieve }, 4096, 65536);
+        assert.ok(grown < bound, `${grown} with ${keyClusters} clusters`);
+      }
+      assert.ok(exponent(defaultParameters(causal), 4096, 65536) > bound);
+    }
+  });
+
+  it('are those of exact attention below exact_below and for exact heads', () => {
+    const parameters = { ...defaultParameters(false), exactBelow: 1000 };
+    for (const [retrieve, length] of [
+      [16, 999],
+      [-1, 2000],
+    ] as const) {
+      const { exact, multipole } = operationCount(parameters, retrieve, length);
+      assert.equal(multipole, exact);
+      assert.equal(exact, 2 * length * length);
+    }
+  });
+});
