@@ -8,13 +8,19 @@ export interface TriedPlan {
   readonly expected: Estimate;
 }
 
-/** The plan that was chosen, with what was foretold and what came of it. */
-export interface ChosenPlan extends TriedPlan {
-  /** On the windows held out: what the budget is held against. */
+/** What came of a plan. */
+export interface CheckedPlan {
+  /** What it did on the windows held out. */
   readonly heldOut: Estimate;
+  /** What it is expected to do on other windows, by all that it was run on: what the budget is held against. */
+  readonly elsewhere: Estimate;
+}
+
+/** The plan that was chosen, with what was foretold and what came of it. */
+export interface ChosenPlan extends TriedPlan, CheckedPlan {
   /** What the sum of the costs of single sites has to be multiplied with to give the change of a whole plan. */
   readonly correction: number;
-  /** Faster plans that turned out to be over the budget on held-out windows. */
+  /** Faster plans that turned out to be over the budget once they were run on the windows held out. */
   readonly rejected: number;
   /** Every plan that was run as a whole. */
   readonly tried: readonly TriedPlan[];
@@ -26,8 +32,8 @@ export interface PlanTrials {
   fastestWithin(cost: number): Promise<PlanEstimate>;
   /** Runs a plan on calibration windows. */
   calibrate(plan: PlanEstimate): Promise<Estimate>;
-  /** Runs a plan on the windows held out. */
-  holdOut(plan: PlanEstimate): Promise<Estimate>;
+  /** Runs a plan that was calibrated on the windows held out. */
+  holdOut(plan: PlanEstimate): Promise<CheckedPlan>;
 }
 
 /** Plans run on calibration windows, and plans run on the windows held out. */
@@ -42,8 +48,8 @@ const WELL_BELOW = 0.9;
 /**
  * The fastest plan within the budget. Plans are run as a whole on the calibration windows, which tells how the
  * costs of single sites add up; a plan is within the budget when it is expected to be so with a standard error to
- * spare. Then one is run on the windows held out, backing off to slower ones until one keeps the budget there.
- * Exact attention always does, and is not run.
+ * spare. Then one is run on the windows held out too, backing off to slower ones until one keeps the budget by all
+ * windows. Exact attention always does, and is not run.
  * @param correction what a unit of cost is expected to do to the metric, before any plan was run
  */
 export async function choosePlan(
@@ -68,7 +74,7 @@ export async function choosePlan(
     const plan = await fastestWithin(limit);
     if (plan.ms * WORTHWHILE_GAIN > best.plan.ms) break;
     const candidate = await calibrated(plan);
-    const upper = candidate.expected.mean + candidate.expected.error;
+    const upper = upperEnd(candidate.expected);
     const within = upper <= budget;
     if (within) best = candidate;
     else tooCostly = Math.min(tooCostly, plan.cost);
@@ -80,15 +86,22 @@ export async function choosePlan(
   }
 
   let rejected = 0;
-  let heldOut = best.plan.exact ? UNCHANGED : await holdOut(best.plan);
-  while (heldOut.mean > budget) {
+  let checked = best.plan.exact ? SAME : await holdOut(best.plan);
+  while (upperEnd(checked.elsewhere) > budget) {
     rejected++;
-    const step = Math.max(budget / heldOut.mean, LEAST_STEP) * WELL_BELOW;
+    const step = Math.max(budget / upperEnd(checked.elsewhere), LEAST_STEP) * WELL_BELOW;
     const next = await fastestWithin(rejected < MOST_REJECTED ? best.plan.cost * step : 0);
     best = await calibrated(next);
-    heldOut = next.exact ? UNCHANGED : await holdOut(next);
+    checked = next.exact ? SAME : await holdOut(next);
   }
   const { plan, expected } = best;
   const known = plan.cost > 0 ? expected.mean / plan.cost : correction;
-  return { ...best, heldOut, correction: Math.max(known, 0), rejected, tried };
+  return { ...best, ...checked, correction: Math.max(known, 0), rejected, tried };
+}
+
+const SAME: CheckedPlan = { heldOut: UNCHANGED, elsewhere: UNCHANGED };
+
+/** What a change stays below with a standard error to spare. */
+function upperEnd({ mean, error }: Estimate): number {
+  return mean + error;
 }

@@ -2,7 +2,6 @@ import { PLAN_VERSION } from '../../rewriter/plan.js';
 import type { RuntimeDescription } from '../../rewriter/validation.js';
 import { sum } from '../statistics.js';
 import type { ChosenPlan } from './choose-plan.js';
-import type { Estimate } from './forecast.js';
 import { operationCeiling } from './operation-count.js';
 import { formsIn, isSamePlan, type PlanEstimate } from './search.js';
 import type { SiteStudy } from './site-study.js';
@@ -27,8 +26,6 @@ interface Findings {
   /** Fastest first, the exact one last. */
   readonly plans: readonly PlanEstimate[];
   readonly chosen: ChosenPlan;
-  /** What the chosen plan will do on other windows of the kind. */
-  readonly elsewhere: Estimate;
   /** Time of the chosen plan against exact attention, whole models, before the last measurement. */
   readonly expectedTime: number;
   readonly times: ModelTimes & { readonly original: number };
@@ -39,19 +36,8 @@ interface Findings {
 
 /** A tuning as documents show it: times of sites as times of the model, divergences as changes of the metric. */
 export function describeTuning(findings: Findings): Tuning {
-  const {
-    request,
-    context,
-    runtime,
-    studies,
-    plans,
-    chosen,
-    elsewhere,
-    expectedTime,
-    times,
-    metricValue,
-    notes,
-  } = findings;
+  const { request, context, runtime, studies, plans, chosen, expectedTime, times, metricValue, notes } =
+    findings;
   const { model, data, metric } = context;
   // Machines drift: a plan is foretold in parts of the time of exact attention, measured beside everything else.
   const attention = sum(Object.values(times.sites));
@@ -112,7 +98,7 @@ export function describeTuning(findings: Findings): Tuning {
           standard_error: data.heldOut.length > 1 ? chosen.heldOut.error : null,
           rejected: chosen.rejected,
         },
-        expected: { loss_increase: elsewhere.mean, standard_error: elsewhere.error },
+        expected: { loss_increase: chosen.elsewhere.mean, standard_error: chosen.elsewhere.error },
         operation_ceiling: ceiling(chosen.plan),
       },
     },

@@ -116,7 +116,7 @@ function conclusion(tuning: Tuning, output: string | null): string[] {
   }
   if (measured.rejected > 0) {
     lines.push(
-      `${measured.rejected} faster ${measured.rejected === 1 ? 'plan was' : 'plans were'} over the budget on the windows held out.`,
+      `${measured.rejected} faster ${measured.rejected === 1 ? 'plan was' : 'plans were'} over the budget once run on the windows held out.`,
     );
   }
   if (approximated && tuning.sites.some(({ causal }) => causal)) {

@@ -23,14 +23,7 @@ import { type Baseline, measureBaseline } from './baseline.js';
 import { type ChosenPlan, choosePlan, MOST_TRIALS, type PlanTrials } from './choose-plan.js';
 import { describeTuning } from './describe-tuning.js';
 import { Engine, type EngineSettings } from './engine.js';
-import {
-  type Estimate,
-  expectedChange,
-  type Observation,
-  observedChange,
-  slopeOf,
-  UNCHANGED,
-} from './forecast.js';
+import { type Estimate, expectedChange, type Observation, observedChange, slopeOf } from './forecast.js';
 import { measurePlan } from './measure-plan.js';
 import { MeasurementCache } from './measurement-cache.js';
 import { metricModuleHash } from './metric-module.js';
@@ -156,7 +149,6 @@ async function tuneOpenModel(
       slope / context.unit,
       trialsOf(context, search, workload),
     );
-    const elsewhere = chosen.plan.exact ? UNCHANGED : await expectedElsewhere(context, chosen, workload);
     await exactRuns.release();
     const timing = workload.phase('timing');
     const forms = formsIn(chosen.plan);
@@ -170,7 +162,6 @@ async function tuneOpenModel(
       studies,
       plans: search.plans(),
       chosen,
-      elsewhere,
       expectedTime,
       times: { ...times, original: times.original ?? originalMs },
       metricValue: mean(heldOut),
@@ -251,25 +242,16 @@ function trialsOf(context: TuningContext, search: PlanSearch, workload: Workload
     },
     holdOut: async plan => {
       const share = workload.phase('held out');
-      return observedChange(
-        await measurePlan(context, formsIn(plan), data.heldOut, () => false, share),
-        await unitOn(context, data.heldOut),
-      );
+      const run = (windows: readonly DataWindow[]) =>
+        measurePlan(context, formsIn(plan), windows, () => false, share);
+      const [before, heldOut] = [await run(data.calibration), await run(data.heldOut)];
+      const all = [...data.calibration, ...data.heldOut];
+      return {
+        heldOut: observedChange(heldOut, await unitOn(context, data.heldOut)),
+        elsewhere: expectedChange([...before, ...heldOut], metric.slope, await unitOn(context, all)),
+      };
     },
   };
-}
-
-/** What the chosen plan will do on other windows of the kind, by all that were measured. */
-async function expectedElsewhere(
-  context: TuningContext,
-  { plan }: ChosenPlan,
-  workload: Workload<Phase>,
-): Promise<Estimate> {
-  const { data, metric } = context;
-  const windows = [...data.calibration, ...data.heldOut];
-  const share = workload.phase('held out').part(1, 1);
-  const seen = await measurePlan(context, formsIn(plan), windows, () => false, share);
-  return expectedChange(seen, metric.slope, await unitOn(context, windows));
 }
 
 /** What a change on these windows is in proportion to. */

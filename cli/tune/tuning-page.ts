@@ -21,8 +21,7 @@ const SHOWN_FORMS = 12;
 /** A tuning as one self-contained HTML page. */
 export function renderTuningPage(report: TuningReport): string {
   const { tool, model, machine, created, command, notes, skipped } = report;
-  const { measured } = report.plan.tuning;
-  const kept = measured.loss_increase <= report.budget.limit;
+  const kept = report.plan.tuning.expected.loss_increase <= report.budget.limit;
   return renderPage({
     title: `Tuning of ${basename(model)}`,
     kicker: `${tool.name} ${tool.version}`,

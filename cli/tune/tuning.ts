@@ -68,10 +68,10 @@ export interface TunedPlan extends Plan {
     readonly measured: Outcome & {
       /** Null for a single window. */
       readonly standard_error: number | null;
-      /** Faster plans that were over the budget on the windows held out. */
+      /** Faster plans that were over the budget once they were run on the windows held out. */
       readonly rejected: number;
     };
-    /** What is to be expected on other data of the kind, by all windows. */
+    /** What is to be expected on other data of the kind, by all windows: what the budget is held against. */
     readonly expected: Pick<Outcome, 'loss_increase'> & { readonly standard_error: number };
     /** How many times fewer multiply-adds attention takes; null where sizes are not known. */
     readonly operation_ceiling: number | null;

@@ -58,7 +58,7 @@ describe('onnx-rewrite tune', function () {
     );
     assert.ok(sites[0]!.forms.length > 10);
     const { predicted, measured, expected } = plan.tuning;
-    assert.ok(measured.loss_increase <= 0.02);
+    assert.ok(expected.loss_increase + expected.standard_error <= 0.02);
     assert.ok(predicted.ms > 0 && measured.ms > 0 && expected.standard_error >= 0);
     const ends = [predicted.loss_increase, measured.loss_increase].sort((a, b) => a - b);
     assert.ok(
