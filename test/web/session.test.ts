@@ -13,6 +13,7 @@ import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
 import { tinyTransformer } from '../cli/tiny-transformer.js';
 import { attention, attentionModel, heads, MULTIPOLE } from '../custom-ops/runtime/web/attention-graph.js';
+import { node } from '../rewriter/onnx/builders.js';
 import { NO_BROWSER, ONNXRUNTIME_WEB, openBrowser, showErrors, TestServer } from './browser.js';
 import { bundle, loadedBytes, ONNXRUNTIME_PATH } from './bundle.js';
 import type * as PageModule from './page.js';
@@ -66,6 +67,9 @@ const CAUSAL = { selection: 'sliding', group: 8 };
 const trained = (name: string): Uint8Array =>
   readFileSync(new URL(`../../../models/byte-lm/${name}.onnx`, import.meta.url));
 
+const cast = (input: string, output: string, to: DataType) =>
+  node('Cast', [input], [output], { to: { type: 'int', value: to } });
+
 const MODELS = {
   '/encoder.onnx': rewritten(tinyTransformer({ mask: DataType.BOOL }).model),
   '/causal.onnx': rewritten(tinyTransformer({ causal: true }).model, CAUSAL),
@@ -77,7 +81,21 @@ const MODELS = {
   '/series-causal.onnx': fused('test/zoo/elementwise/series-cumsum-dynamo18'),
   '/exponential.onnx': fused('test/zoo/elementwise/exact-causal-dynamo18'),
   '/multi-level.onnx': fused('test/zoo/multi-level/where-and-split-dynamo18'),
-  '/half-embedding.onnx': fused('models/structured-attention/multi-level'),
+  '/trained-multi-level.onnx': fused('models/structured-attention/multi-level'),
+  '/half.onnx': attentionModel(
+    {
+      name: 'half',
+      inputs: [heads('q'), heads('k'), heads('v')],
+      outputs: [heads('y')],
+      nodes: [
+        cast('q', 'half', DataType.FLOAT16),
+        node('Neg', ['half'], ['negative']),
+        cast('negative', 'query', DataType.FLOAT),
+        attention(['query', 'k', 'v'], ['y'], MULTIPOLE),
+      ],
+    },
+    MULTIPOLE,
+  ),
   '/attention.onnx': attentionModel(
     {
       name: 'attention',
@@ -281,6 +299,17 @@ describe('a session in the browser', () => {
     });
   }
 
+  it('needs no float16 in shaders for a trained model whose weights have few bits', async () => {
+    const feed = { input_ids: bytes(1, 40) };
+    const { execution, outputs } = await run('/trained-multi-level.onnx', [feed]);
+    assert.deepEqual([execution.provider, execution.kernels, execution.reason], ['webgpu', 6, null]);
+    const { relative } = distance(
+      outputs[0]!.logits!,
+      (await onCpu(MODELS['/trained-multi-level.onnx'], feed)).logits!,
+    );
+    assert(relative < TOLERANCE, `${relative}`);
+  });
+
   it('queues runs that are asked for at the same time', async () => {
     const feeds = [20, 33, 20].map(qkv);
     const { outputs } = await run('/attention.onnx', feeds, { together: true });
@@ -344,12 +373,12 @@ describe('a session in the browser', () => {
   });
 
   it('falls back to wasm, and says so, when a part needs float16 that the device has not', async () => {
-    const feed = { input_ids: bytes(1, 40) };
-    const { execution, notices, outputs } = await run('/half-embedding.onnx', [feed]);
-    assert.deepEqual([execution.provider, execution.functionBodies], ['wasm', 6]);
+    const feed = qkv(40);
+    const { execution, notices, outputs } = await run('/half.onnx', [feed]);
+    assert.deepEqual([execution.provider, execution.functionBodies], ['wasm', 1]);
     assert.match(execution.reason!, /float16 in shaders/);
     assert.equal(notices.length, 1);
-    assertClose(outputs[0]!, await onCpu(MODELS['/half-embedding.onnx'], feed));
+    assertClose(outputs[0]!, await onCpu(MODELS['/half.onnx'], feed));
   });
 
   it('falls back to wasm, and says so, without an adapter', async () => {
