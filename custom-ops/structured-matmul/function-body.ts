@@ -30,19 +30,7 @@ export function structuredMatMulBody(
   const count = b.dim(flat, 0);
   // A product of no rows divides by zero in ONNX Runtime 1.30: one row more, which is cut off again.
   const rows = atLeastOne(b, flat, 2, 0, count, 0);
-  let sum: Value | null = null;
-  if (kind === 'butterfly') {
-    sum = butterfly(b, rows, factor('left_1'), structure);
-  } else {
-    for (const [n, level] of levels.entries()) {
-      const [left, right] = [factor(`left_${n + 1}`), factor(`right_${n + 1}`)];
-      const apply = kind === 'kronecker' ? kronecker : level.permuted ? permuted : blockDiagonal;
-      const product = apply(b, rows, left, right, level, structure);
-      const scaled = level.scale === 1 ? product : b.mul(product, level.scale);
-      sum = sum === null ? scaled : b.add(sum, scaled);
-    }
-  }
-  if (sum === null) throw new RangeError('a structure without levels');
+  const sum = productInOperators(b, rows, factor, structure);
   const shape = b.node('Shape', [given], DataType.INT64);
   const target = b.concat([b.slice(shape, 0, 0, -1), b.ints([outFeatures])], 0);
   const allowZero = opset >= OPSET_WITH_ALLOW_ZERO ? { allowzero: { type: 'int', value: 1 } as const } : {};
@@ -56,6 +44,23 @@ export function structuredMatMulBody(
     opsetImports: { '': opset },
     nodes: b.nodes,
   };
+}
+
+/** Rows [T, I], T at least 1, times the matrix: [T, O]. */
+export function productInOperators(
+  b: GraphBuilder,
+  rows: Value,
+  factor: (name: string) => Value,
+  structure: Structure,
+): Value {
+  const { kind, levels } = structure;
+  if (kind === 'butterfly') return butterfly(b, rows, factor('left_1'), structure);
+  const terms = levels.map((level, n) => {
+    const apply = kind === 'kronecker' ? kronecker : level.permuted ? permuted : blockDiagonal;
+    const product = apply(b, rows, factor(`left_${n + 1}`), factor(`right_${n + 1}`), level, structure);
+    return level.scale === 1 ? product : b.mul(product, level.scale);
+  });
+  return terms.reduce((sum, term) => b.add(sum, term));
 }
 
 type Apply = (

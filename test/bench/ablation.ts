@@ -3,7 +3,7 @@ import { basename, isAbsolute, relative } from 'node:path';
 import { isDeepStrictEqual, parseArgs } from 'node:util';
 import { bitsPerByte, surprisal } from '../../cli/data/byte-task.js';
 import { describeEnvironment } from '../../cli/environment.js';
-import { mean } from '../../cli/statistics.js';
+import { mean, median } from '../../cli/statistics.js';
 import { note, printJson, table } from '../../cli/terminal.js';
 import { operationCeiling } from '../../custom-ops/multipole-attention/operation-count.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
@@ -15,7 +15,7 @@ import { ablationGrid, exactParameters, namedParameters, type Variant } from './
 import type { AblationReport, Leak, Result } from './ablation-report.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { type ByteWindow, maskedWindow, nextByteWindow } from './byte-windows.js';
-import { median, multiHeadAttention, multipole, timeInTurns } from './contenders.js';
+import { multiHeadAttention, multipole, timeInTurns } from './contenders.js';
 import { frontierPage } from './frontier-page.js';
 import { relativeSquaredError } from './relative-squared-error.js';
 

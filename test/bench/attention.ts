@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
-import { describeEnvironment } from '../../cli/environment.js';
+import { median } from '../../cli/statistics.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import {
   attributesOf,
@@ -12,10 +11,10 @@ import type { Attributes } from '../../custom-ops/operator.js';
 import { parsePlan } from '../../rewriter/plan.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { maskedWindow, nextByteWindow } from './byte-windows.js';
+import { commandLine, printReport } from './command.js';
 import {
   groupQueryAttention,
   matrixProduct,
-  median,
   multiHeadAttention,
   multipole,
   pack,
@@ -29,8 +28,7 @@ import { relativeSquaredError } from './relative-squared-error.js';
  * (com.microsoft.MultiHeadAttention, causal also GroupQueryAttention) and its matrix product, on the queries, keys
  * and values of a trained model:
  *
- *   node dist/test/bench/attention.js [--model FILE] [--text FILE] [--length N]... [--threads N] [--runs N]
- *                                     [--sites I,J] [--settings NAME,NAME] [--plan FILE]... [--heads FILE]
+ *   node dist/test/bench/attention.js --help
  *
  * With --plan, each site in the form that a plan for `rewrite --plan` gives it, in place of settings.
  *
@@ -38,18 +36,18 @@ import { relativeSquaredError } from './relative-squared-error.js';
  * exact attention. With --heads, queries, keys and values of one length are recorded in that file (.npz), and
  * once it is there read from it, so that a second call does nothing but measure.
  */
-const { values: options } = parseArgs({
-  options: {
-    model: { type: 'string', default: 'models/byte-lm/encoder.onnx' },
-    text: { type: 'string', default: 'models/byte-lm/mansfield-park.txt' },
-    length: { type: 'string', multiple: true, default: ['8192'] },
-    threads: { type: 'string', default: '2' },
-    runs: { type: 'string', default: '5' },
-    sites: { type: 'string', default: '' },
-    settings: { type: 'string', default: '' },
-    plan: { type: 'string', multiple: true, default: [] },
-    heads: { type: 'string' },
-  },
+const USAGE = `[--model FILE] [--text FILE] [--length N]... [--threads N] [--runs N] [--sites I,J]
+    [--settings NAME,NAME] [--plan FILE]... [--heads FILE]`;
+const { values: options } = commandLine(USAGE, {
+  model: { type: 'string', default: 'models/byte-lm/encoder.onnx' },
+  text: { type: 'string', default: 'models/byte-lm/mansfield-park.txt' },
+  length: { type: 'string', multiple: true, default: ['8192'] },
+  threads: { type: 'string', default: '2' },
+  runs: { type: 'string', default: '5' },
+  sites: { type: 'string', default: '' },
+  settings: { type: 'string', default: '' },
+  plan: { type: 'string', multiple: true, default: [] },
+  heads: { type: 'string' },
 });
 const threads = Number(options.threads);
 const sessionOptions = { executionProviders: ['cpu'], intraOpNumThreads: threads };
@@ -137,5 +135,4 @@ for (const length of options.heads === undefined ? options.length : options.leng
   }
 }
 const { model, text } = options;
-const report = { machine: describeEnvironment(), threads, model, text, measurements };
-process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+printReport({ threads, model, text, measurements });

@@ -1,35 +1,38 @@
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { parseArgs } from 'node:util';
 import type { InferenceSession as Session } from 'onnxruntime-common';
 import { InferenceSession as OnnxRuntimeSession, Tensor } from 'onnxruntime-node';
-import { describeEnvironment } from '../../cli/environment.js';
+import { median } from '../../cli/statistics.js';
+import { note } from '../../cli/terminal.js';
 import { OPERATORS } from '../../custom-ops/index.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { InferenceSession } from '../../custom-ops/runtime/node/index.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
-import { type Contender, median, timeInTurns } from './contenders.js';
+import { commandLine, printReport } from './command.js';
+import { type Contender, spread, timeInTurns } from './contenders.js';
+import { relativeSquaredError } from './relative-squared-error.js';
 
 /**
  * Exported models of one layer of bilinear attention, as they are and after the rewrite, by the function body
  * and by the CPU kernel of BilinearAttention:
  *
- *   node dist/test/bench/bilinear-attention.js MODEL... [--length N]... [--width N] [--threads N] [--runs N]
+ *   node dist/test/bench/bilinear-attention.js --help
  *
- * Models take x [batch, sequence, width] and give y; test/zoo/bilinear/generate.py FOLDER writes some. One
- * process, taking turns, medians; prints one JSON document.
+ * Models take x [batch, sequence, width] and give y; test/zoo/bilinear/generate.py FOLDER [WIDTH] writes some. One
+ * process, taking turns of two runs of which the second counts, medians; prints one JSON document.
  */
-const { values: options, positionals: files } = parseArgs({
-  allowPositionals: true,
-  options: {
+const { values: options, positionals: files } = commandLine(
+  'MODEL... [--length N]... [--width N] [--threads N] [--runs N]',
+  {
     length: { type: 'string', multiple: true, default: ['1024', '4096'] },
     width: { type: 'string', default: '256' },
     threads: { type: 'string', default: '2' },
     runs: { type: 'string', default: '5' },
   },
-});
+);
+if (files.length === 0) throw new Error('no model is given, see --help');
 const threads = Number(options.threads);
 const width = Number(options.width);
 const sessionOptions: Session.SessionOptions = { executionProviders: ['cpu'], intraOpNumThreads: threads };
@@ -60,21 +63,19 @@ async function measure(file: string, length: number): Promise<unknown> {
     contender('function body', await OnnxRuntimeSession.create(model, sessionOptions), x),
     contender('kernel', native, x),
   ];
-  const before = await contenders[0]!.run();
-  const after = await contenders[2]!.run();
-  const times = (await timeInTurns(contenders, Number(options.runs))).map(({ ms }) => ms);
+  const times = await timeInTurns(contenders, Number(options.runs), { warm: true });
   for (const each of contenders) await each.release();
-  const norm = (data: Float32Array) => Math.sqrt(data.reduce((sum, y) => sum + y * y, 0));
-  const exportedMs = median(times[0]!);
+  const [exported, , kernel] = times.map(({ output }) => output);
+  const exportedMs = median(times[0]!.ms);
+  note(`measured ${basename(file)}, ${length} tokens`);
   return {
     model: basename(file),
     length,
-    relative_error: norm(before.map((y, n) => y - after[n]!)) / norm(before),
+    relative_error: Math.sqrt(relativeSquaredError(kernel!, exported!)),
     results: contenders.map(({ name }, n) => ({
       name,
-      median_ms: median(times[n]!),
-      min_ms: Math.min(...times[n]!),
-      speed: exportedMs / median(times[n]!),
+      ...spread(times[n]!.ms),
+      speed: exportedMs / median(times[n]!.ms),
     })),
   };
 }
@@ -83,6 +84,4 @@ const measurements = [];
 for (const file of files) {
   for (const length of options.length.map(Number)) measurements.push(await measure(file, length));
 }
-process.stdout.write(
-  `${JSON.stringify({ machine: describeEnvironment(), threads, width, measurements }, null, 1)}\n`,
-);
+printReport({ threads, width, measurements });

@@ -1,5 +1,6 @@
 import type { InferenceSession as Session } from 'onnxruntime-common';
 import { InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
+import { median } from '../../cli/statistics.js';
 import type { MultipoleParameters } from '../../custom-ops/multipole-attention/parameters.js';
 import { DOMAIN, DOMAIN_VERSION } from '../../custom-ops/operator.js';
 import { InferenceSession, Tensor } from '../../custom-ops/runtime/node/index.js';
@@ -156,9 +157,6 @@ export function pack(data: Float32Array, { heads, length, size }: TrainedHeads):
   return packed;
 }
 
-export const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[values.length >> 1]!;
-
 /** Idle threads of a session spin for a moment: long enough to be in the next one's way. */
 const PAUSE_MS = 30;
 
@@ -170,14 +168,22 @@ interface Timed {
 /** What takes longer than this runs once: its first run matters little to it. */
 const LONG_MS = 10_000;
 
-/** Times of contenders that take turns, after one run that is not timed and whose outputs are returned. */
-export async function timeInTurns(contenders: readonly Contender[], runs: number): Promise<Timed[]> {
+/**
+ * Times of contenders that take turns, after one run that is not timed and whose outputs are returned.
+ * @param warm each turn is two runs and the second is timed: what others left in caches and asleep is not
+ */
+export async function timeInTurns(
+  contenders: readonly Contender[],
+  runs: number,
+  { warm = false }: { readonly warm?: boolean } = {},
+): Promise<Timed[]> {
   const results = contenders.map((): Timed => ({ ms: [], output: new Float32Array() }));
   const long = new Set<Contender>();
   for (let run = -1; run < runs; run++) {
     for (const [n, contender] of contenders.entries()) {
       if (long.has(contender)) continue;
       await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
+      if (warm && run >= 0) await contender.run();
       const start = performance.now();
       const output = await contender.run();
       const ms = performance.now() - start;
@@ -187,4 +193,13 @@ export async function timeInTurns(contenders: readonly Contender[], runs: number
     }
   }
   return results;
+}
+
+/** Milliseconds of one contender, as reports have them. */
+export function spread(ms: readonly number[]): {
+  readonly median_ms: number;
+  readonly min_ms: number;
+  readonly max_ms: number;
+} {
+  return { median_ms: median(ms), min_ms: Math.min(...ms), max_ms: Math.max(...ms) };
 }

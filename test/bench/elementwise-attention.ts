@@ -1,7 +1,6 @@
-import { parseArgs } from 'node:util';
 import type { InferenceSession as Session } from 'onnxruntime-common';
 import { InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
-import { describeEnvironment } from '../../cli/environment.js';
+import { median } from '../../cli/statistics.js';
 import {
   coefficients,
   type ElementwiseParameters,
@@ -18,11 +17,12 @@ import { buildModel } from '../../rewriter/onnx/encode.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { connectedInputs, feeds, nodeModel } from '../custom-ops/elementwise-attention/node-model.js';
 import type { TrainedHeads } from './byte-model.js';
+import { commandLine, printReport } from './command.js';
 import {
   type Contender,
   groupQueryAttention,
-  median,
   multiHeadAttention,
+  spread,
   timeInTurns,
 } from './contenders.js';
 
@@ -32,20 +32,22 @@ import {
  * (com.microsoft.MultiHeadAttention, causal also GroupQueryAttention); and its decoding step after contexts of
  * 1024 and 65536 tokens:
  *
- *   node dist/test/bench/elementwise-attention.js [--length N] [--channels N] [--threads N] [--runs N]
- *                                                 [--order N]... [--causal]
+ *   node dist/test/bench/elementwise-attention.js --help
  *
- * One process, taking turns, medians; prints one JSON document. Softmax attention has heads of 64 channels.
+ * One process, taking turns of two runs of which the second counts, medians; prints one JSON document. Softmax
+ * attention has heads of 64 channels.
  */
-const { values: options } = parseArgs({
-  options: {
-    length: { type: 'string', default: '16384' },
-    channels: { type: 'string', default: '256' },
-    threads: { type: 'string', default: '2' },
-    runs: { type: 'string', default: '3' },
-    order: { type: 'string', multiple: true, default: ['2', '6'] },
-    causal: { type: 'boolean', default: false },
-  },
+const USAGE =
+  '[--length N] [--channels N] [--threads N] [--runs N] [--order N]... [--causal] [--no-softmax] [--no-decoding]';
+const { values: options } = commandLine(USAGE, {
+  length: { type: 'string', default: '16384' },
+  channels: { type: 'string', default: '256' },
+  threads: { type: 'string', default: '2' },
+  runs: { type: 'string', default: '3' },
+  order: { type: 'string', multiple: true, default: ['2', '6'] },
+  causal: { type: 'boolean', default: false },
+  'no-softmax': { type: 'boolean', default: false },
+  'no-decoding': { type: 'boolean', default: false },
 });
 const threads = Number(options.threads);
 const sessionOptions: Session.SessionOptions = { executionProviders: ['cpu'], intraOpNumThreads: threads };
@@ -124,10 +126,11 @@ async function fullPass(length: number, channels: number, causal: boolean) {
     key: inputs.key.data,
     value: inputs.value.data,
   };
-  const contenders = [
-    await multiHeadAttention(heads, sessionOptions),
-    ...(causal ? [await groupQueryAttention({ ...heads, causal }, sessionOptions)] : []),
-  ];
+  const contenders: Contender[] = [];
+  if (!options['no-softmax']) {
+    contenders.push(await multiHeadAttention(heads, sessionOptions));
+    if (causal) contenders.push(await groupQueryAttention({ ...heads, causal }, sessionOptions));
+  }
   for (const order of options.order.map(Number)) {
     const parameters = { order, causal };
     const connected = connectedInputs(inputs);
@@ -139,14 +142,9 @@ async function fullPass(length: number, channels: number, causal: boolean) {
       await contender(`order ${order}, kernel`, await native(parameters, connected), inputs),
     );
   }
-  const times = await timeInTurns(contenders, Number(options.runs));
+  const times = await timeInTurns(contenders, Number(options.runs), { warm: true });
   for (const each of contenders) await each.release();
-  return times.map(({ ms }, n) => ({
-    name: contenders[n]!.name,
-    median_ms: median(ms),
-    min_ms: Math.min(...ms),
-    max_ms: Math.max(...ms),
-  }));
+  return times.map(({ ms }, n) => ({ name: contenders[n]!.name, ...spread(ms) }));
 }
 
 /** Steps after both contexts take turns, one by one. */
@@ -179,13 +177,11 @@ async function decoding(channels: number) {
 }
 
 const [length, channels] = [Number(options.length), Number(options.channels)];
-const report = {
-  machine: describeEnvironment(),
+printReport({
   threads,
   length,
   channels,
   causal: options.causal,
   full_pass: await fullPass(length, channels, options.causal),
-  decoding: await decoding(channels),
-};
-process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+  decoding: options['no-decoding'] ? [] : await decoding(channels),
+});

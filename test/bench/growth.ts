@@ -15,6 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { describeEnvironment } from '../../cli/environment.js';
 import { peakMemory } from '../../cli/peak-memory.js';
+import { median } from '../../cli/statistics.js';
 import { printJson, table } from '../../cli/terminal.js';
 import {
   defaultParameters,
@@ -23,7 +24,7 @@ import {
 import { exactParameters, namedParameters } from './ablation-grid.js';
 import { ByteModel, type TrainedHeads } from './byte-model.js';
 import { maskedWindow, nextByteWindow } from './byte-windows.js';
-import { median, multiHeadAttention, multipole, timeInTurns } from './contenders.js';
+import { multiHeadAttention, multipole, timeInTurns } from './contenders.js';
 import { recordedHeads } from './recorded-heads.js';
 import { relativeSquaredError } from './relative-squared-error.js';
 

@@ -1,16 +1,16 @@
-import { parseArgs } from 'node:util';
 import type { InferenceSession as Session } from 'onnxruntime-common';
-import { describeEnvironment } from '../../cli/environment.js';
+import { median } from '../../cli/statistics.js';
 import { operationCount } from '../../custom-ops/multi-level-attention/operation-count.js';
 import { blockLength, plainParameters } from '../../custom-ops/multi-level-attention/parameters.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import type { TrainedHeads } from './byte-model.js';
+import { commandLine, printReport } from './command.js';
 import {
   type Contender,
   groupQueryAttention,
   matrixProduct,
-  median,
   multiHeadAttention,
+  spread,
   timeInTurns,
 } from './contenders.js';
 import { multiLevel } from './multi-level-contender.js';
@@ -19,22 +19,20 @@ import { multiLevel } from './multi-level-contender.js';
  * The CPU kernel of MultiLevelAttention against ONNX Runtime's own fused attention
  * (com.microsoft.MultiHeadAttention), a matrix product, and itself with one level, which is standard attention:
  *
- *   node dist/test/bench/multi-level-attention.js [--length N]... [--heads N] [--threads N] [--runs N] [--causal]
- *       [--levels R,R,...@BLOCK]...
+ *   node dist/test/bench/multi-level-attention.js --help
  *
  * One process, taking turns, medians; prints one JSON document. Where no levels are given, blocks are such that
  * the last level has length / 2^(levels - 1) tokens. Causal attention is timed as com.microsoft.GroupQueryAttention
  * too, which leaves out the hidden half. Times of these dense kernels do not depend on what the numbers are.
  */
-const { values: options } = parseArgs({
-  options: {
-    length: { type: 'string', multiple: true, default: ['8192'] },
-    heads: { type: 'string', default: '2' },
-    threads: { type: 'string', default: '2' },
-    runs: { type: 'string', default: '5' },
-    causal: { type: 'boolean', default: false },
-    levels: { type: 'string', multiple: true, default: [] },
-  },
+const USAGE = '[--length N]... [--heads N] [--threads N] [--runs N] [--causal] [--levels R,R,...@BLOCK]...';
+const { values: options } = commandLine(USAGE, {
+  length: { type: 'string', multiple: true, default: ['8192'] },
+  heads: { type: 'string', default: '2' },
+  threads: { type: 'string', default: '2' },
+  runs: { type: 'string', default: '5' },
+  causal: { type: 'boolean', default: false },
+  levels: { type: 'string', multiple: true, default: [] },
 });
 const threads = Number(options.threads);
 const sessionOptions: Session.SessionOptions = { executionProviders: ['cpu'], intraOpNumThreads: threads };
@@ -80,29 +78,24 @@ async function measure(length: number): Promise<unknown> {
   const times = (await timeInTurns(contenders, Number(options.runs))).map(({ ms }) => ms);
   const ownTimes = times.slice(-own.length);
   for (const contender of contenders) await contender.release();
-  const fusedMs = median(times[1]!);
   return {
     length,
     heads: count,
     head_size: SIZE,
     causal: options.causal,
     matmul_gflops: product.flops / median(times[0]!) / 1e6,
-    fused: { name: fused.name, median_ms: fusedMs, min_ms: Math.min(...times[1]!) },
-    causal_fused: causal.map(({ name }) => ({
-      name,
-      median_ms: median(times[2]!),
-      min_ms: Math.min(...times[2]!),
-    })),
+    fused: { name: fused.name, ...spread(times[1]!) },
+    causal_fused: causal.map(({ name }) => ({ name, ...spread(times[2]!) })),
     results: parameters.map((each, n) => {
       const ms = ownTimes[n]!;
       const { scores, values, standard } = operationCount(each, length, SIZE);
       return {
         ranks: own[n]!.name,
         smallest_block: Math.min(length, blockLength(each, each.ranks.length - 1)),
-        median_ms: median(ms),
-        min_ms: Math.min(...ms),
+        ...spread(ms),
         // Of neighbors in time, since the machine's speed changes.
         speed: median(ms.map((each, run) => times[1]![run]! / each)),
+        causal_speed: causal.map(() => median(ms.map((each, run) => times[2]![run]! / each))),
         score_share: scores / (standard - values),
         most_by_operations: standard / (scores + values),
       };
@@ -112,6 +105,4 @@ async function measure(length: number): Promise<unknown> {
 
 const measurements = [];
 for (const length of options.length.map(Number)) measurements.push(await measure(length));
-process.stdout.write(
-  `${JSON.stringify({ machine: describeEnvironment(), threads, measurements }, null, 1)}\n`,
-);
+printReport({ threads, measurements });

@@ -1,7 +1,6 @@
-import { parseArgs } from 'node:util';
 import type { InferenceSession as Session } from 'onnxruntime-common';
 import { InferenceSession as OnnxRuntimeSession } from 'onnxruntime-node';
-import { describeEnvironment } from '../../cli/environment.js';
+import { median } from '../../cli/statistics.js';
 import {
   defaultParameters,
   type MultipoleParameters,
@@ -12,22 +11,20 @@ import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { nodeAttributes } from '../custom-ops/multipole-attention/body-model.js';
 import { addition, floats, model } from '../native/tiny-models.js';
-import { median } from './contenders.js';
+import { commandLine, printReport } from './command.js';
 
 /**
  * What a native session costs besides the computation: overhead of a run beside onnxruntime-node's, how long
  * an asynchronous run holds the event loop up, and memory over runs of changing shapes:
  *
- *   node dist/test/bench/sessions.js [--calls N] [--shapes N] [--threads N]
+ *   node dist/test/bench/sessions.js --help
  *
  * Prints one JSON document.
  */
-const { values: options } = parseArgs({
-  options: {
-    calls: { type: 'string', default: '3000' },
-    shapes: { type: 'string', default: '20000' },
-    threads: { type: 'string', default: '1' },
-  },
+const { values: options } = commandLine('[--calls N] [--shapes N] [--threads N]', {
+  calls: { type: 'string', default: '3000' },
+  shapes: { type: 'string', default: '20000' },
+  threads: { type: 'string', default: '1' },
 });
 
 const PERCENTILE = 0.99;
@@ -137,10 +134,8 @@ async function memory(runs: number, threads: number): Promise<Record<string, unk
 }
 
 const threads = Number(options.threads);
-const report = {
-  machine: describeEnvironment(),
+printReport({
   overhead_us: await overhead(Number(options.calls)),
   event_loop: await eventLoop(threads),
   memory: await memory(Number(options.shapes), threads),
-};
-process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+});
