@@ -1,12 +1,16 @@
 import {
   BILINEAR_CASES,
+  type BilinearCase,
+  caseInputs,
   levelParameters,
   trainParameters,
 } from '../../custom-ops/bilinear-attention/cases.js';
 import type { BilinearParameters } from '../../custom-ops/bilinear-attention/parameters.js';
+import type { BilinearInputs } from '../../custom-ops/bilinear-attention/reference.js';
 import * as runtime from '../../custom-ops/runtime/node/index.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
-import { checkCase } from '../custom-ops/bilinear-attention/check-case.js';
+import { assertClose, SINGLE } from '../comparison.js';
+import { checkCase, runNode } from '../custom-ops/bilinear-attention/check-case.js';
 import { nativeBuild } from './native-build.js';
 
 const RANDOM_CASES = 40;
@@ -49,4 +53,32 @@ describe('BilinearAttention on the CPU', () => {
       await checkCase(runtime, { name: `random ${n}`, parameters, ...shape }, options);
     }
   });
+
+  for (const [what, keyMask, causal] of [
+    ['hidden tokens', 'random', false],
+    ['later tokens', 'none', true],
+  ] as const) {
+    it(`keeps what ${what} hold out of the other rows, numbers or not`, async () => {
+      for (const each of [trainParameters(2, 32, [4, 8, 1]), levelParameters(2, 32, [6, 3])]) {
+        const parameters = { ...each, causal };
+        const shape = { batch: 1, length: 150, valueDim: 8, keyMask, gains: true, float16: false };
+        const inputs = caseInputs({ name: what, parameters, ...shape } satisfies BilinearCase);
+        const kept = (token: number) => (causal ? token < 100 : inputs.keyMask![token] !== 0);
+        const before = await runNode(runtime, inputs, parameters, { bare: true });
+        const after = await runNode(runtime, spoiled(inputs, kept), parameters, { bare: true });
+        const rows = (data: Float32Array) => data.filter((_, at) => kept(Math.floor(at / 8) % 150));
+        assertClose(rows(after.data), rows(before.data), SINGLE, 'output');
+      }
+    });
+  }
 });
+
+/** One batch row whose tokens and values are no numbers where they are not kept. */
+function spoiled(inputs: BilinearInputs, kept: (token: number) => boolean): BilinearInputs {
+  const { x, value } = inputs;
+  const change = ({ dims, data }: typeof x, filler: number) => {
+    const [length, size] = dims.slice(-2) as [number, number];
+    return { dims, data: data.map((y, at) => (kept(Math.floor(at / size) % length) ? y : filler)) };
+  };
+  return { ...inputs, x: change(x, Number.NaN), value: change(value, Number.POSITIVE_INFINITY) };
+}

@@ -133,6 +133,23 @@ describe('ElementwiseAttention on the CPU', () => {
     }
   });
 
+  it('keeps what hidden tokens hold out of every row, numbers or not', async () => {
+    const inputs = selfAttention(10, 500, 20);
+    const keyMask = Uint8Array.from({ length: 500 }, (_, n) => Number(n % 3 !== 1));
+    const spoiled = ({ dims, data }: Tensor, filler: number): Tensor => ({
+      dims,
+      data: data.map((x, at) => (keyMask[Math.floor(at / 20)] === 0 ? filler : x)),
+    });
+    const [key, value] = [spoiled(inputs.key, Number.NaN), spoiled(inputs.value, Number.POSITIVE_INFINITY)];
+    for (const order of [0, 4]) {
+      for (const causal of [false, true]) {
+        const before = await runKernel({ ...inputs, keyMask }, { order, causal }, { threads: 2 });
+        const after = await runKernel({ ...inputs, key, value, keyMask }, { order, causal }, { threads: 2 });
+        assert.deepEqual(after, before);
+      }
+    }
+  });
+
   it('decodes token by token and in chunks what it computes at once', async () => {
     const inputs = selfAttention(7, 96, 24);
     const parameters = { order: 6, causal: true };
