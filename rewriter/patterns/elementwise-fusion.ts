@@ -120,9 +120,11 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
   if (normalizers.some(normalizer => softmax === null && addedTo(normalizer, laboratory) !== null)) {
     return miss(explanation(normalizers[0]!, context), true);
   }
+  // Sums may begin with data times zero.
+  const holdsSums = (value: Value) => data(value) && sample(value)?.at(0) !== 0;
   let problem: string | null = null;
   for (const key of [...keys].filter(isOperand)) {
-    const additions = ending.numerator === null ? [] : additionsOf(key, slice, exponents, data);
+    const additions = ending.numerator === null ? [] : additionsOf(key, slice, exponents, holdsSums);
     if (additions.length === 0 && rank(output) === RANK_OF_STEPS) continue;
     const earlier = new Set(additions.map(({ before }) => before));
     const met = (targets: readonly Value[]) =>

@@ -22,6 +22,10 @@ const EXPECTED: Readonly<Record<string, Readonly<Record<string, unknown>> | RegE
   'monarch-ellipsis': { kind: 'monarch', ...TRAIN },
   'tensor-train': { kind: 'block-tensor-train', ...TRAIN, ranks: [2], level_scale: [0.25] },
   levels: { kind: 'multi-level-low-rank', input_pieces: [1, 2, 4], ranks: [4, 2, 1], permuted: [0, 0, 0] },
+  'pieces-apart': { kind: 'block-tensor-train', ...TRAIN, ranks: [2] },
+  butterfly: { kind: 'butterfly', in_features: 8 },
+  'butterfly-sums': { kind: 'butterfly', in_features: 8 },
+  'not-far-pairs-first': /stage 0 pairs entries at a distance of 4/,
   'not-other-permutation': /its two weights are no factors of a structured matrix/,
   'not-thick': null,
   'not-nonlinear': null,
@@ -54,7 +58,8 @@ describe('zoo: products with structured matrices in plain operators', () => {
       const { parameters, operators, pattern } = sites[0]!;
       const found = Object.fromEntries(Object.keys(expected).map(name => [name, parameters[name]]));
       assert.deepEqual(found, expected);
-      assert.deepEqual([pattern, operators], ['structured-matmul', ['structured-matmul']]);
+      const form = parameters.kind === 'butterfly' ? 'butterfly-matmul' : 'structured-matmul';
+      assert.deepEqual([pattern, operators], [form, ['structured-matmul']]);
     });
 
     if (negative) continue;

@@ -22,6 +22,12 @@ WIDTH = 12
 SIZES = {"batch": 2, "sequence": 9}
 X = Input("x", ("batch", "sequence", WIDTH), "normal", "float32")
 MASK = Input("mask", ("batch", "sequence"), "visible", "bool")
+TOKEN = Input("x", ("batch", 1, WIDTH), "normal", "float32")
+
+
+def state(name, *dims):
+    """Sums of earlier tokens, which come out as `new_` and the name."""
+    return Input(name, ("batch", *dims), "normal", "float32")
 
 
 class Layer(nn.Module):
@@ -224,6 +230,78 @@ class ExactBias(Layer):
         return (weights * v[:, None]).sum(2)
 
 
+class ExactDivided(Layer):
+    """The softmax written out, weights divided before they are used."""
+
+    def attend(self, q, k, v):
+        scores = -((q[:, :, None] - k[:, None]) ** 2)
+        weights = torch.exp(scores - scores.amax(2, keepdim=True))
+        return torch.einsum("bijc,bjc->bic", weights / weights.sum(2, keepdim=True), v)
+
+
+class HeadLoop(Layer):
+    """Causal, head by head."""
+
+    def attend(self, q, k, v):
+        heads = []
+        for q_head, k_head, v_head in zip(*(x.chunk(2, -1) for x in (q, k, v))):
+            weight = torch.exp(-(k_head**2))
+            numerator = denominator = 0
+            for n in range(3):
+                factor = 2**n / math.factorial(n) * q_head**n
+                numerator = numerator + factor * (k_head**n * weight * v_head).cumsum(1)
+                denominator = denominator + factor * (k_head**n * weight).cumsum(1)
+            heads.append(numerator / denominator)
+        return torch.cat(heads, -1)
+
+
+class Step(Layer):
+    """A decoding step: sums of earlier tokens in one tensor, the new ones beside the output."""
+
+    factors = (1.0, 2.0, 2.0)
+
+    def forward(self, x, state):
+        q, k, v = (project(x).squeeze(1) for project in (self.query, self.key, self.value))
+        terms = torch.stack([k**n * torch.exp(-k * k) for n in range(3)], 1)
+        state = state + torch.stack([terms * v.unsqueeze(1), terms], 1)
+        powers = torch.stack([c * q**n for n, c in enumerate(self.factors)], 1)
+        numerator, denominator = (powers.unsqueeze(1) * state).sum(2).unbind(1)
+        return self.out(numerator / denominator).unsqueeze(1), state
+
+
+class StepWrongFactor(Step):
+    """The coefficient of the second order is twice the series'."""
+
+    factors = (1.0, 2.0, 4.0)
+
+
+class StepFeatures(Layer):
+    """A decoding step of feature maps: the roots of the factors on both sides, numerators and denominators apart."""
+
+    def forward(self, x, numerators, denominators):
+        roots = torch.tensor([math.sqrt(2**n / math.factorial(n)) for n in range(5)])
+        q, k, v = (project(x.squeeze(1)).unsqueeze(-1) for project in (self.query, self.key, self.value))
+        powers = lambda y: torch.cat([y**n for n in range(5)], -1) * roots
+        terms = powers(k) * torch.exp(-k * k)
+        numerators, denominators = numerators + terms * v, denominators + terms
+        y = (powers(q) * numerators).sum(-1) / (powers(q) * denominators).sum(-1)
+        return self.out(y).unsqueeze(1), numerators, denominators
+
+
+class StepList(Layer):
+    """Any number of tokens, a value for each sum; causal."""
+
+    def forward(self, x, s0, s1, s2, z0, z1, z2):
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        weight = torch.exp(-(k**2))
+        after, totals = [], []
+        for before, values in (((s0, s1, s2), v), ((z0, z1, z2), 1)):
+            sums = [b + (k**n * weight * values).cumsum(1) for n, b in enumerate(before)]
+            totals.append(sum(2**n / math.factorial(n) * q**n * s for n, s in enumerate(sums)))
+            after += [s[:, -1:] for s in sums]
+        return self.out(totals[0] / totals[1]), *after
+
+
 class OddOrder(SeriesSum):
     order = 3
 
@@ -290,19 +368,30 @@ CASES = {
     "exact-einsum": (ExactEinsum, [X]),
     "exact-channel-first": (ExactChannelFirst, [X]),
     "exact-bias": (ExactBias, [X, MASK]),
-    "odd-order": (OddOrder, [X]),
-    "epsilon": (Epsilon, [X]),
-    "wrong-factor": (WrongFactor, [X]),
-    "later-key": (LaterKey, [X]),
-    "window": (Window, [X]),
+    "exact-divided": (ExactDivided, [X], LEGACY_17),
+    "series-head-loop": (HeadLoop, [X], LEGACY_17),
+    "step-stacked": (Step, [TOKEN, state("state", 2, 3, WIDTH)], DYNAMO_18),
+    "step-features": (
+        StepFeatures,
+        [TOKEN, state("numerators", WIDTH, 5), state("denominators", WIDTH, 5)],
+        LEGACY_17,
+    ),
+    "step-list": (StepList, [X, *(state(f"{of}{n}", 1, WIDTH) for of in "sz" for n in range(3))], LEGACY_17),
+    "step-wrong-factor": (StepWrongFactor, [TOKEN, state("state", 2, 3, WIDTH)], LEGACY_17),
+    "odd-order": (OddOrder, [X], LEGACY_17),
+    "epsilon": (Epsilon, [X], LEGACY_17),
+    "wrong-factor": (WrongFactor, [X], LEGACY_17),
+    "later-key": (LaterKey, [X], LEGACY_17),
+    "window": (Window, [X], LEGACY_17),
 }
 
 
 def main():
-    for name, (module, inputs) in CASES.items():
-        for exporter in (LEGACY_17, DYNAMO_18):
+    for name, (module, inputs, *exporters) in CASES.items():
+        outputs = {"y": inputs[0].dims, **{f"new_{given.name}": given.dims for given in inputs if given.name not in ("x", "mask")}}
+        for exporter in exporters or (LEGACY_17, DYNAMO_18):
             built = randomize(module(), 5)
-            model = export(built, inputs, {"y": ("batch", "sequence", WIDTH)}, exporter, SIZES)
+            model = export(built, inputs, outputs, exporter, SIZES)
             onnx.save(model, os.path.join(FOLDER, f"{name}-{exporter.label}.onnx"))
 
 

@@ -21,6 +21,8 @@ from exporting import DYNAMO_18, LEGACY_14, LEGACY_17, Exporter, Input, export, 
 DYNAMO_20 = Exporter("dynamo", 20)
 INPUTS, OUTPUTS = 24, 36
 PIECES, OUTPUT_PIECES = 4, 6
+#: Of butterflies.
+SIZE = 8
 
 
 def weight(*shape):
@@ -128,12 +130,59 @@ class Levels(Layer):
         return total
 
 
-class OtherPermutation(TensorTrain):
-    """Not the operator: output pieces lie one after the other."""
+class PiecesApart(TensorTrain):
+    """Output pieces one after the other: every block of a grid has a low rank."""
 
     def product(self, x):
         middle = torch.einsum("btpd,pdqs->btpqs", x.unflatten(-1, (PIECES, 6)), self.right)
         return torch.einsum("btpqs,qpsa->btqa", middle, self.left).flatten(-2)
+
+
+class OtherPermutation(TensorTrain):
+    """Not the operator: the results for input and output pieces change places."""
+
+    def product(self, x):
+        middle = torch.einsum("btpd,pdqs->btpqs", x.unflatten(-1, (PIECES, 6)), self.right)
+        middle = middle.transpose(2, 3).flatten(2, 3).unflatten(2, (PIECES, OUTPUT_PIECES))
+        return torch.einsum("btpqs,qpsa->btaq", middle, self.left).flatten(-2)
+
+
+class Butterfly(Layer):
+    """Stages by Einsum, their blocks in one tensor."""
+
+    strides = (1, 2, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, SIZE), nn.Linear(SIZE, INPUTS)
+
+    def build(self):
+        self.blocks = weight(len(self.strides), SIZE // 2, 2, 2)
+
+    def product(self, x):
+        for blocks, stride in zip(self.blocks, self.strides):
+            pairs = x.unflatten(-1, (-1, 2, stride))
+            blocks = blocks.view(-1, stride, 2, 2)
+            x = torch.einsum("btnjd,ndij->btnid", pairs, blocks).flatten(-3)
+        return x
+
+
+class ButterflySums(Butterfly):
+    """Stages by sums of products, their blocks number by number."""
+
+    def product(self, x):
+        for blocks, stride in zip(self.blocks, self.strides):
+            low, high = x.unflatten(-1, (-1, 2, stride)).unbind(-2)
+            blocks = blocks.view(-1, stride, 2, 2)
+            mixed = [blocks[..., i, 0] * low + blocks[..., i, 1] * high for i in (0, 1)]
+            x = torch.stack(mixed, -2).flatten(-3)
+        return x
+
+
+class FarPairsFirst(Butterfly):
+    """Not the operator: the first stage pairs entries half the size apart."""
+
+    strides = (4, 2, 1)
 
 
 class Thick(Layer):
@@ -176,13 +225,17 @@ BOTH = (LEGACY_17, DYNAMO_18)
 MODELS = {
     "low-rank": (LowRank, (LEGACY_14, DYNAMO_18)),
     "low-rank-transposed": (LowRankTransposed, BOTH),
-    "kronecker": (Kronecker, BOTH),
+    "kronecker": (Kronecker, (DYNAMO_18,)),
     "kronecker-joint": (KroneckerJoint, (DYNAMO_20,)),
     "monarch": (Monarch, BOTH),
-    "monarch-ellipsis": (MonarchEllipsis, BOTH),
+    "monarch-ellipsis": (MonarchEllipsis, (DYNAMO_18,)),
     "tensor-train": (TensorTrain, (LEGACY_14, DYNAMO_20)),
     "levels": (Levels, BOTH),
+    "pieces-apart": (PiecesApart, (DYNAMO_18,)),
+    "butterfly": (Butterfly, (DYNAMO_18,)),
+    "butterfly-sums": (ButterflySums, (DYNAMO_20,)),
     "not-other-permutation": (OtherPermutation, (DYNAMO_18,)),
+    "not-far-pairs-first": (FarPairsFirst, (DYNAMO_18,)),
     "not-thick": (Thick, (DYNAMO_18,)),
     "not-nonlinear": (Nonlinear, (DYNAMO_18,)),
     "not-inner-bias": (InnerBias, (DYNAMO_18,)),
