@@ -84,6 +84,18 @@ describe('plots', () => {
     assert.equal(new Set(looks).size, 8);
   });
 
+  it('writes the label of a level line where it covers no point', () => {
+    const at = (...xs: readonly number[]) =>
+      draw({
+        x: axis('speed', 'linear'),
+        y: axis('cost', 'linear'),
+        series: [{ name: 'a', mark: 'points', points: [{ x: 0, y: 0 }, ...xs.map(x => ({ x, y: 1.02 }))] }],
+        guides: [{ axis: 'y', at: 1, label: 'budget' }],
+      });
+    assert.match(at(2, 9.9), /text-anchor="start">budget</);
+    assert.match(at(0.1, 5, 10), /text-anchor="end">budget</);
+  });
+
   it('shows where a value is missing, and why', () => {
     const missing = [{ x: 100, reason: 'out of memory' }];
     const drawing = draw({ series: [{ name: 'a', mark: 'line', points: [{ x: 1, y: 1 }], missing }] });
