@@ -12,7 +12,11 @@ import type { SourceForm } from './source-form.js';
 import { structuredMatMul } from './structured-matmul.js';
 import { unreplacedOperators } from './unreplaced-operators.js';
 
-/** Every source form. Where several take the same anchors, special ones come before general ones. */
+/**
+ * Every source form, the one place where forms are registered. Where several take the same anchors, special ones come
+ * before general ones. A form gives a `Fusion` where the graph computes what one operator computes exactly, and an
+ * `Attention` for softmax attention, whose operands, scale and mask are worked out for all such forms alike.
+ */
 export const SOURCE_FORMS: readonly SourceForm[] = [
   bilinearAttention,
   multiLevelAttention,
