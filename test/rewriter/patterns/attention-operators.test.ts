@@ -264,6 +264,25 @@ describe('com.microsoft Attention', () => {
     assert.equal(mask('batch', 'n', 'n').mask, 'other');
   });
 
+  it('with the lengths that an operator for embeddings counts', () => {
+    const net = new Net();
+    const ids = ['ids', 'segments', 'mask'].map(name => net.input(name, ['batch', 'n'], DataType.INT32));
+    const table = (rows: number) => net.tensor([rows, WIDTH], Array(rows * WIDTH).fill(0.1));
+    const norm = ['scale', 'shift'].map(() => net.tensor([WIDTH], Array(WIDTH).fill(0.1)));
+    net.op(
+      'com.microsoft::EmbedLayerNormalization',
+      [ids[0]!, ids[1]!, table(9), table(64), table(2), ...norm, ids[2]!],
+      {},
+      ['x', 'lengths'],
+    );
+    const weights = net.tensor([WIDTH, 3 * WIDTH], Array(3 * WIDTH * WIDTH).fill(0.1));
+    net.op('com.microsoft::Attention', ['x', weights, '', 'lengths'], { num_heads: HEADS }, ['y']);
+    net.output('y');
+    const [site] = inspectNet(net, OPSETS).sites;
+    assert.deepEqual(site!.keyMask, { value: 'lengths', dataType: DataType.INT32, visible: 'count' });
+    assert.equal(site!.replaceable, true);
+  });
+
   it('is kept with rotary positions inside', () => {
     assert.match(attention({ do_rotary: 1 }).reason!, /rotary/);
   });
@@ -334,5 +353,21 @@ describe('com.microsoft GroupQueryAttention', () => {
 
   it('counts the query’s own key into its window', () => {
     assert.equal(attention({ local_window_size: 4 }).mask, 'sliding-window');
+  });
+});
+
+describe('other attention operators of com.microsoft', () => {
+  it('are near misses with the reason', () => {
+    const reasonOf = (opType: string) => {
+      const net = new Net();
+      net.op(`com.microsoft::${opType}`, [net.input('x', ['batch', 'n', WIDTH])], {}, ['y']);
+      net.output('y');
+      const { sites, nearMisses } = inspectNet(net, OPSETS);
+      assert.deepEqual([sites.length, nearMisses.length], [0, 1]);
+      return nearMisses[0]!.reason;
+    };
+    assert.match(reasonOf('QAttention'), /before it is quantized/);
+    assert.match(reasonOf('DecoderMaskedMultiHeadAttention'), /one query a step/);
+    assert.match(reasonOf('SparseAttention'), /blocks already/);
   });
 });

@@ -31,6 +31,11 @@ const bools = (dims: readonly number[], values: readonly number[]): TensorSpec =
   dims,
   data: Uint8Array.from(values),
 });
+const bytes = (dims: readonly number[]): TensorSpec => ({
+  dataType: DataType.UINT8,
+  dims,
+  data: Uint8Array.from({ length: dims.reduce((product, dim) => product * dim, 1) }, () => random.below(255)),
+});
 const flags = bools([2, 3], [1, 0, 0, 1, 1, 0]);
 const whole = ints([2, 3], [-7, -1, 0, 3, 5, 8]);
 
@@ -164,6 +169,30 @@ const SHAPES: Readonly<Record<string, readonly Case[]>> = {
     },
     { inputs: [normal(1, 2, 9), normal(3, 2, 4)], attributes: { auto_pad: 'SAME_UPPER', strides: [2] } },
   ],
+  ConvTranspose: [
+    {
+      inputs: [normal(1, 4, 5, 6), normal(4, 3, 3, 2)],
+      attributes: { strides: [2, 3], pads: [1, 0, 0, 1], output_padding: [1, 0], group: 2 },
+    },
+  ],
+  Resize: [
+    { inputs: [normal(1, 2, 5, 6), null, null, list(1, 2, 9, 4)] },
+    { inputs: [normal(1, 2, 5, 6), null, floats('', [4], [1, 1, 2.5, 0.5])] },
+    { inputs: [normal(1, 2, 5, 6), null, null, list(7, 3)], attributes: { axes: [3, -2] }, opset: 18 },
+  ],
+  'com.microsoft::GatherBlockQuantized': [
+    {
+      inputs: [bytes([5, 8]), list(4, 0, 2), normal(5, 1)],
+      attributes: { block_size: 16, bits: 4, quantize_axis: 1 },
+    },
+  ],
+  'com.microsoft::MatMulIntegerToFloat': [
+    { inputs: [bytes([2, 3, 4]), bytes([4, 5]), floats('', [1], [0.1]), floats('', [1], [0.2])] },
+  ],
+  'com.microsoft::DynamicQuantizeMatMul': [
+    { inputs: [normal(2, 3, 4), bytes([4, 5]), floats('', [1], [0.2])] },
+  ],
+  'com.microsoft::FusedGemm': [{ inputs: [normal(3, 4), normal(4, 2)], attributes: { activation: 'Relu' } }],
   MaxPool: [{ inputs: [normal(1, 2, 8)], attributes: { kernel_shape: [3], strides: [2], ceil_mode: 1 } }],
   GlobalAveragePool: [{ inputs: [normal(1, 2, 8, 3)] }],
   Softmax: [{ inputs: [normal(2, 3)] }],
@@ -190,7 +219,7 @@ async function compare(
   );
   const results = Array.from({ length: outputs }, (_, i) => `out_${i}`);
   net.op(opType, names, attributes, results);
-  const rest = { opsetImports: { '': opset }, irVersion: 10 };
+  const rest = { opsetImports: { '': opset, 'com.microsoft': 1 }, irVersion: 10 };
   const graph = net.load(rest);
   const probe = new Laboratory(graph).trials[0]!.probe(PLAIN);
   const samples = results.map(name => probe.sample(graph.main.resolve(name)!));
