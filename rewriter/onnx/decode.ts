@@ -1,14 +1,21 @@
-import onnxProto, { type onnx as proto } from 'onnx-proto';
 import { type ByteSource, MemorySource } from './byte-source.js';
-import { concatenate } from './bytes.js';
 import {
   AttributeField,
+  AttributeType,
+  DimensionField,
+  EntryField,
+  EXTERNAL_LOCATION,
   FunctionField,
   GraphField,
   ModelField,
   NodeField,
+  OpsetField,
+  ShapeField,
   SparseTensorField,
   TensorField,
+  TensorTypeField,
+  TypeField,
+  ValueInfoField,
 } from './field-numbers.js';
 import { describeForeignFile } from './foreign-file.js';
 import { modelError } from './model-error.js';
@@ -29,10 +36,7 @@ import type {
   ValueInfo,
 } from './model-info.js';
 import { DataType } from './spec.js';
-import { type Field, fields, WireError, WireType } from './wire.js';
-
-const { onnx } = onnxProto;
-const { AttributeType } = onnx.AttributeProto;
+import { decodeVarints, type Field, fields, WireError, WireType } from './wire.js';
 
 /**
  * Decodes a model without its weights.
@@ -70,65 +74,14 @@ const FLOATS = [WireType.fixed32, WireType.bytes];
 const DOUBLES = [WireType.fixed64, WireType.bytes];
 const BYTES = [WireType.bytes];
 
-/** Field numbers of a message with the wire types they may have; a field of another type is unknown. */
-type Expected = Readonly<Record<number, readonly WireType[]>>;
-
-/**
- * The small fields of each message, which onnx-proto decodes. The others hold weights, hold messages whose
- * place in the file matters, or are newer than onnx-proto (ONNX 1.10): the decoder handles those itself.
- */
-const SMALL = {
-  ModelProto: {
-    [ModelField.irVersion]: INT,
-    [ModelField.producerName]: BYTES,
-    [ModelField.producerVersion]: BYTES,
-    [ModelField.opsetImport]: BYTES,
-    [ModelField.metadataProps]: BYTES,
-  },
-  GraphProto: { [GraphField.name]: BYTES },
-  FunctionProto: {
-    [FunctionField.name]: BYTES,
-    [FunctionField.input]: BYTES,
-    [FunctionField.output]: BYTES,
-    [FunctionField.attribute]: BYTES,
-    [FunctionField.opsetImport]: BYTES,
-    [FunctionField.domain]: BYTES,
-  },
-  NodeProto: {
-    [NodeField.input]: BYTES,
-    [NodeField.output]: BYTES,
-    [NodeField.name]: BYTES,
-    [NodeField.opType]: BYTES,
-    [NodeField.docString]: BYTES,
-    [NodeField.domain]: BYTES,
-  },
-  AttributeProto: {
-    [AttributeField.name]: BYTES,
-    [AttributeField.f]: FLOAT,
-    [AttributeField.i]: INT,
-    [AttributeField.floats]: FLOATS,
-    [AttributeField.ints]: INTS,
-    [AttributeField.type]: INT,
-    [AttributeField.refAttrName]: BYTES,
-  },
-  TensorProto: {
-    [TensorField.dims]: INTS,
-    [TensorField.dataType]: INT,
-    [TensorField.name]: BYTES,
-    [TensorField.externalData]: BYTES,
-    [TensorField.dataLocation]: INT,
-  },
-  SparseTensorProto: { [SparseTensorField.dims]: INTS },
-} satisfies Record<string, Expected>;
+const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
+const UNTYPED: TypeInfo = { kind: 'unknown', dataType: DataType.UNDEFINED, dims: null };
 
 /** Called with each field of the number it is listed under, if the field has one of these wire types. */
 type Visitors = Readonly<Record<number, readonly [readonly WireType[], (field: Field) => void]>>;
 
-/** Decodes the part of a message that onnx-proto knows; the static side of its classes. */
-interface MessageType<T> {
-  readonly name: string;
-  decode(bytes: Uint8Array): T;
-}
+/** Domains and versions as a model or a function imports them. */
+type OpsetImports = readonly (readonly [domain: string, version: number])[];
 
 class Decoder {
   constructor(private readonly source: ByteSource) {}
@@ -136,24 +89,32 @@ class Decoder {
   model(file: string | null, sidecars: Sidecars | null): ModelInfo {
     const range = { start: 0, end: this.source.length };
     const graphs: GraphInfo[] = [];
-    const irVersion: FieldRange[] = [];
+    const irVersions: Field[] = [];
     const functions: FunctionInfo[] = [];
-    const message = this.message(onnx.ModelProto, SMALL.ModelProto, range, {
-      [ModelField.irVersion]: [INT, field => irVersion.push(field)],
+    const imports: [string, number][] = [];
+    const metadata = new Map<string, string>();
+    let producerName = '';
+    let producerVersion = '';
+    this.message(range, {
+      [ModelField.irVersion]: [INT, field => irVersions.push(field)],
+      [ModelField.producerName]: [BYTES, field => (producerName = this.text(field))],
+      [ModelField.producerVersion]: [BYTES, field => (producerVersion = this.text(field))],
       [ModelField.graph]: [BYTES, field => graphs.push(this.graph(field, []))],
+      [ModelField.opsetImport]: [BYTES, field => imports.push(this.opsetImport(field))],
+      [ModelField.metadataProps]: [BYTES, field => this.addEntry(metadata, field)],
       [ModelField.functions]: [BYTES, field => functions.push(this.function(field))],
     });
-    const irVersionRange = irVersion.at(-1);
+    const irVersionRange = irVersions.at(-1);
     if (irVersionRange === undefined) throw new WireError('it has no ir_version', 0);
     return {
       source: this.source,
       file,
       sidecars,
-      irVersion: toNumber(message.irVersion),
-      opsetImports: opsets(message.opsetImport, range),
-      producerName: message.producerName,
-      producerVersion: message.producerVersion,
-      metadata: entries(message.metadataProps),
+      irVersion: this.integer(irVersionRange),
+      opsetImports: opsets(imports, range),
+      producerName,
+      producerVersion,
+      metadata,
       graph: only(graphs, 'graph', range),
       functions,
       irVersionRange,
@@ -171,7 +132,9 @@ class Decoder {
     const valueInfos: ValueInfo[] = [];
     const initializers: TensorInfo[] = [];
     const sparseInitializers: SparseTensorInfo[] = [];
-    const { name } = this.message(onnx.GraphProto, SMALL.GraphProto, payload(range), {
+    let name = '';
+    this.message(payload(range), {
+      [GraphField.name]: [BYTES, child => (name = this.text(child))],
       [GraphField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
       [GraphField.initializer]: [BYTES, child => initializers.push(this.tensor(child))],
       [GraphField.input]: [BYTES, child => inputs.push(this.value(child))],
@@ -199,9 +162,21 @@ class Decoder {
     const valueInfos: ValueInfo[] = [];
     const attributeDefaults = new Map<string, AttributeInfo>();
     const metadata = new Map<string, string>();
+    const inputs: string[] = [];
+    const outputs: string[] = [];
+    const attributes: string[] = [];
+    const imports: [string, number][] = [];
+    let name = '';
+    let domain = '';
     let overload = '';
-    const message = this.message(onnx.FunctionProto, SMALL.FunctionProto, payload(range), {
+    this.message(payload(range), {
+      [FunctionField.name]: [BYTES, child => (name = this.text(child))],
+      [FunctionField.input]: [BYTES, child => inputs.push(this.text(child))],
+      [FunctionField.output]: [BYTES, child => outputs.push(this.text(child))],
+      [FunctionField.attribute]: [BYTES, child => attributes.push(this.text(child))],
       [FunctionField.node]: [BYTES, child => nodes.push(this.node(child, enclosing))],
+      [FunctionField.opsetImport]: [BYTES, child => imports.push(this.opsetImport(child))],
+      [FunctionField.domain]: [BYTES, child => (domain = this.text(child))],
       [FunctionField.attributeProto]: [
         BYTES,
         child => this.addAttribute(attributeDefaults, child, enclosing),
@@ -212,14 +187,14 @@ class Decoder {
     });
     return {
       kind: 'function',
-      name: message.name,
-      domain: domainName(message.domain),
+      name,
+      domain: domainName(domain),
       overload,
-      inputs: message.input,
-      outputs: message.output,
-      attributes: message.attribute,
+      inputs,
+      outputs,
+      attributes,
       attributeDefaults,
-      opsetImports: opsets(message.opsetImport, range),
+      opsetImports: opsets(imports, range),
       nodes,
       valueInfos,
       metadata,
@@ -232,21 +207,33 @@ class Decoder {
     const enclosing = [...around, range];
     const attributes = new Map<string, AttributeInfo>();
     const metadata = new Map<string, string>();
+    const inputs: string[] = [];
+    const outputs: string[] = [];
+    let name = '';
+    let opType = '';
+    let docString = '';
+    let domain = '';
     let overload = '';
-    const message = this.message(onnx.NodeProto, SMALL.NodeProto, payload(range), {
+    this.message(payload(range), {
+      [NodeField.input]: [BYTES, child => inputs.push(this.text(child))],
+      [NodeField.output]: [BYTES, child => outputs.push(this.text(child))],
+      [NodeField.name]: [BYTES, child => (name = this.text(child))],
+      [NodeField.opType]: [BYTES, child => (opType = this.text(child))],
       [NodeField.attribute]: [BYTES, child => this.addAttribute(attributes, child, enclosing)],
+      [NodeField.docString]: [BYTES, child => (docString = this.text(child))],
+      [NodeField.domain]: [BYTES, child => (domain = this.text(child))],
       [NodeField.overload]: [BYTES, child => (overload = this.text(child))],
       [NodeField.metadataProps]: [BYTES, child => this.addEntry(metadata, child)],
     });
     return {
-      name: message.name,
-      opType: message.opType,
-      domain: domainName(message.domain),
+      name,
+      opType,
+      domain: domainName(domain),
       overload,
-      inputs: message.input,
-      outputs: message.output,
+      inputs,
+      outputs,
       attributes,
-      docString: message.docString,
+      docString,
       metadata,
       range,
     };
@@ -275,49 +262,62 @@ class Decoder {
     const addGraph = (child: Field) => graphs.push(this.graph(child, enclosing));
     const addSparseTensor = (child: Field) => sparseTensors.push(this.sparseTensor(child));
     const addType = (child: Field) => types.push(this.type(child));
-    const message = this.message(onnx.AttributeProto, SMALL.AttributeProto, payload(range), {
+    const floats: number[] = [];
+    const ints: number[] = [];
+    let name = '';
+    let type = 0;
+    let referenced = '';
+    let float = 0;
+    let int = 0;
+    this.message(payload(range), {
+      [AttributeField.name]: [BYTES, child => (name = this.text(child))],
+      [AttributeField.f]: [FLOAT, child => (float = this.floats(child)[0]!)],
+      [AttributeField.i]: [INT, child => (int = this.integer(child))],
       [AttributeField.s]: [BYTES, child => strings.push(child)],
       [AttributeField.t]: [BYTES, addTensor],
       [AttributeField.g]: [BYTES, addGraph],
+      [AttributeField.floats]: [FLOATS, child => floats.push(...this.floats(child))],
+      [AttributeField.ints]: [INTS, child => ints.push(...this.integers(child))],
       [AttributeField.strings]: [BYTES, child => strings.push(child)],
       [AttributeField.tensors]: [BYTES, addTensor],
       [AttributeField.graphs]: [BYTES, addGraph],
       [AttributeField.tp]: [BYTES, addType],
       [AttributeField.typeProtos]: [BYTES, addType],
+      [AttributeField.type]: [INT, child => (type = this.integer(child))],
+      [AttributeField.refAttrName]: [BYTES, child => (referenced = this.text(child))],
       [AttributeField.sparseTensor]: [BYTES, addSparseTensor],
       [AttributeField.sparseTensors]: [BYTES, addSparseTensor],
     });
-    const { name } = message;
-    if (message.refAttrName !== '') return { name, range, type: 'reference', value: message.refAttrName };
+    if (referenced !== '') return { name, range, type: 'reference', value: referenced };
     const what = `value in attribute '${name}'`;
-    switch (message.type) {
-      case AttributeType.FLOAT:
-        return { name, range, type: 'float', value: message.f };
-      case AttributeType.INT:
-        return { name, range, type: 'int', value: toNumber(message.i) };
-      case AttributeType.STRING:
+    switch (type) {
+      case AttributeType.float:
+        return { name, range, type: 'float', value: float };
+      case AttributeType.int:
+        return { name, range, type: 'int', value: int };
+      case AttributeType.string:
         return this.lazyString(name, range, strings.at(-1));
-      case AttributeType.TENSOR:
+      case AttributeType.tensor:
         return { name, range, type: 'tensor', value: only(tensors, what, range) };
-      case AttributeType.GRAPH:
+      case AttributeType.graph:
         return { name, range, type: 'graph', value: only(graphs, what, range) };
-      case AttributeType.SPARSE_TENSOR:
+      case AttributeType.sparseTensor:
         return { name, range, type: 'sparse_tensor', value: only(sparseTensors, what, range) };
-      case AttributeType.TYPE_PROTO:
+      case AttributeType.typeProto:
         return { name, range, type: 'type_proto', value: only(types, what, range) };
-      case AttributeType.FLOATS:
-        return { name, range, type: 'floats', value: message.floats };
-      case AttributeType.INTS:
-        return { name, range, type: 'ints', value: message.ints.map(toNumber) };
-      case AttributeType.STRINGS:
+      case AttributeType.floats:
+        return { name, range, type: 'floats', value: floats };
+      case AttributeType.ints:
+        return { name, range, type: 'ints', value: ints };
+      case AttributeType.strings:
         return { name, range, type: 'strings', value: strings.map(child => this.text(child)) };
-      case AttributeType.TENSORS:
+      case AttributeType.tensors:
         return { name, range, type: 'tensors', value: tensors };
-      case AttributeType.GRAPHS:
+      case AttributeType.graphs:
         return { name, range, type: 'graphs', value: graphs };
-      case AttributeType.SPARSE_TENSORS:
+      case AttributeType.sparseTensors:
         return { name, range, type: 'sparse_tensors', value: sparseTensors };
-      case AttributeType.TYPE_PROTOS:
+      case AttributeType.typeProtos:
         return { name, range, type: 'type_protos', value: types };
       default:
         return { name, range, type: 'unknown', value: null };
@@ -346,30 +346,44 @@ class Decoder {
       if (last?.end === start) last.end = end;
       else list.push({ start, end });
     };
-    const message = this.message(onnx.TensorProto, SMALL.TensorProto, payload(range), {
+    const dims: number[] = [];
+    const external = new Map<string, string>();
+    let name = '';
+    let dataType: DataType = DataType.UNDEFINED;
+    let location = 0;
+    this.message(payload(range), {
+      [TensorField.dims]: [INTS, child => dims.push(...this.integers(child))],
+      [TensorField.dataType]: [INT, child => (dataType = this.integer(child))],
       [TensorField.floatData]: [FLOATS, child => addTyped('float_data', child)],
       [TensorField.int32Data]: [INTS, child => addTyped('int32_data', child)],
       [TensorField.stringData]: [BYTES, child => addTyped('string_data', child)],
       [TensorField.int64Data]: [INTS, child => addTyped('int64_data', child)],
+      [TensorField.name]: [BYTES, child => (name = this.text(child))],
       [TensorField.rawData]: [BYTES, child => raw.push(payload(child))],
       [TensorField.doubleData]: [DOUBLES, child => addTyped('double_data', child)],
       [TensorField.uint64Data]: [INTS, child => addTyped('uint64_data', child)],
+      [TensorField.externalData]: [BYTES, child => this.addEntry(external, child)],
+      [TensorField.dataLocation]: [INT, child => (location = this.integer(child))],
     });
-    const { name, dataType } = message;
-    const dims = message.dims.map(toNumber);
     if (dims.some(dim => dim < 0)) throw new WireError(`tensor '${name}' has a negative size`, range.start);
-    return { name, dims, dataType, storage: storage(message, raw, runs, range), range };
+    const storage =
+      location === EXTERNAL_LOCATION
+        ? externalStorage(name, external, range)
+        : ownStorage(name, raw, runs, range);
+    return { name, dims, dataType, storage, range };
   }
 
   private sparseTensor(range: FieldRange): SparseTensorInfo {
     const values: TensorInfo[] = [];
     const indices: TensorInfo[] = [];
-    const message = this.message(onnx.SparseTensorProto, SMALL.SparseTensorProto, payload(range), {
+    const dims: number[] = [];
+    this.message(payload(range), {
+      [SparseTensorField.dims]: [INTS, child => dims.push(...this.integers(child))],
       [SparseTensorField.values]: [BYTES, child => values.push(this.tensor(child))],
       [SparseTensorField.indices]: [BYTES, child => indices.push(this.tensor(child))],
     });
     return {
-      dims: message.dims.map(toNumber),
+      dims,
       values: only(values, 'tensor of values in a sparse tensor', range),
       indices: only(indices, 'tensor of indices in a sparse tensor', range),
       range,
@@ -377,43 +391,108 @@ class Decoder {
   }
 
   private value(range: FieldRange): ValueInfo {
-    const { name, type } = this.parse(onnx.ValueInfoProto, this.bytes(payload(range)), range);
-    return { name, ...typeInfo(type), range };
+    let name = '';
+    let type: TypeInfo = UNTYPED;
+    this.message(payload(range), {
+      [ValueInfoField.name]: [BYTES, child => (name = this.text(child))],
+      [ValueInfoField.type]: [BYTES, child => (type = this.type(child))],
+    });
+    return { name, ...type, range };
   }
 
-  private type(field: FieldRange): TypeInfo {
-    return typeInfo(this.parse(onnx.TypeProto, this.bytes(payload(field)), field));
+  private type(range: FieldRange): TypeInfo {
+    let type: TypeInfo = UNTYPED;
+    const set = (kind: TypeInfo['kind']) => () => (type = { ...UNTYPED, kind });
+    this.message(payload(range), {
+      [TypeField.tensor]: [BYTES, child => (type = this.tensorType('tensor', child))],
+      [TypeField.sequence]: [BYTES, set('sequence')],
+      [TypeField.map]: [BYTES, set('map')],
+      [TypeField.sparseTensor]: [BYTES, child => (type = this.tensorType('sparse-tensor', child))],
+      [TypeField.optional]: [BYTES, set('optional')],
+    });
+    return type;
   }
 
-  private addEntry(map: Map<string, string>, field: FieldRange): void {
-    const { key, value } = this.parse(onnx.StringStringEntryProto, this.bytes(payload(field)), field);
+  private tensorType(kind: TypeInfo['kind'], range: FieldRange): TypeInfo {
+    let dataType: DataType = DataType.UNDEFINED;
+    let dims: (number | string | null)[] | null = null;
+    this.message(payload(range), {
+      [TensorTypeField.elemType]: [INT, child => (dataType = this.integer(child))],
+      [TensorTypeField.shape]: [BYTES, child => (dims = this.shape(child))],
+    });
+    return { kind, dataType, dims };
+  }
+
+  private shape(range: FieldRange): (number | string | null)[] {
+    const dims: (number | string | null)[] = [];
+    this.message(payload(range), {
+      [ShapeField.dim]: [BYTES, child => dims.push(this.dimension(child))],
+    });
+    return dims;
+  }
+
+  /** Some exporters write -1 for a size they do not know. */
+  private dimension(range: FieldRange): number | string | null {
+    let size = -1;
+    let symbol = '';
+    this.message(payload(range), {
+      [DimensionField.value]: [INT, child => (size = this.integer(child))],
+      [DimensionField.symbol]: [BYTES, child => (symbol = this.text(child))],
+    });
+    if (symbol !== '') return symbol;
+    return size < 0 ? null : size;
+  }
+
+  private opsetImport(range: FieldRange): [domain: string, version: number] {
+    let domain = '';
+    let version = 0;
+    this.message(payload(range), {
+      [OpsetField.domain]: [BYTES, child => (domain = this.text(child))],
+      [OpsetField.version]: [INT, child => (version = this.integer(child))],
+    });
+    return [domain, version];
+  }
+
+  private addEntry(map: Map<string, string>, range: FieldRange): void {
+    let key = '';
+    let value = '';
+    this.message(payload(range), {
+      [EntryField.key]: [BYTES, child => (key = this.text(child))],
+      [EntryField.value]: [BYTES, child => (value = this.text(child))],
+    });
     map.set(key, value);
   }
 
   private text(field: FieldRange): string {
-    return new TextDecoder().decode(this.bytes(payload(field)));
+    return UTF8.decode(this.bytes(payload(field)));
+  }
+
+  private integer(field: FieldRange): number {
+    return this.integers(field)[0]!;
+  }
+
+  /** Integers of a field, one or packed, as the nearest doubles. */
+  private integers(field: FieldRange): number[] {
+    return decodeVarints(this.bytes(payload(field)), field.body).map(Number);
+  }
+
+  /** Numbers of a field, one or packed. */
+  private floats(field: FieldRange): number[] {
+    const { buffer, byteOffset, byteLength } = this.bytes(payload(field));
+    if (byteLength % 4 > 0) throw new WireError('the bytes end inside a number', field.end);
+    const view = new DataView(buffer, byteOffset, byteLength);
+    return Array.from({ length: byteLength / 4 }, (_, n) => view.getFloat32(4 * n, true));
   }
 
   private bytes(range: ByteRange): Uint8Array {
     return this.source.bytes(range.start, range.end);
   }
 
-  /** Decodes the small fields of a message with onnx-proto and sends the listed ones to their visitors. */
-  private message<T>(type: MessageType<T>, small: Expected, range: ByteRange, visitors: Visitors): T {
-    const parts: Uint8Array[] = [];
+  /** Sends the listed fields of a message to their visitors. */
+  private message(range: ByteRange, visitors: Visitors): void {
     for (const field of fields(this.source, range)) {
-      if (small[field.number]?.includes(field.wireType)) parts.push(this.bytes(field));
       const [types, visit] = visitors[field.number] ?? [];
       if (types?.includes(field.wireType)) visit?.(field);
-    }
-    return this.parse(type, concatenate(parts), range);
-  }
-
-  private parse<T>(type: MessageType<T>, bytes: Uint8Array, range: ByteRange): T {
-    try {
-      return type.decode(bytes);
-    } catch (error) {
-      throw new WireError(`malformed ${type.name}`, range.start, { cause: error });
     }
   }
 }
@@ -430,80 +509,47 @@ function only<T>(found: readonly T[], what: string, range: ByteRange): T {
   return first;
 }
 
-/** protobufjs gives 64-bit integers as Long objects, or as numbers where the long package is absent. */
-function toNumber(value: number | { toNumber(): number }): number {
-  return typeof value === 'number' ? value : value.toNumber();
-}
-
 /** ONNX lets the default domain be spelled both ways. */
 function domainName(domain: string): string {
   return domain === 'ai.onnx' ? '' : domain;
 }
 
-function entries(list: readonly proto.IStringStringEntryProto[]): Map<string, string> {
-  return new Map(list.map(({ key, value }) => [key ?? '', value ?? '']));
-}
-
-function opsets(list: readonly proto.IOperatorSetIdProto[], range: ByteRange): Map<string, number> {
+function opsets(imports: OpsetImports, range: ByteRange): Map<string, number> {
   const versions = new Map<string, number>();
-  for (const { domain, version } of list) {
-    const name = domainName(domain ?? '');
-    const number = toNumber(version ?? 0);
-    if ((versions.get(name) ?? number) !== number) {
+  for (const [domain, version] of imports) {
+    const name = domainName(domain);
+    if ((versions.get(name) ?? version) !== version) {
       throw new WireError(`it imports domain '${name}' in two versions`, range.start);
     }
-    versions.set(name, number);
+    versions.set(name, version);
   }
   return versions;
 }
 
-function storage(
-  message: proto.TensorProto,
+function externalStorage(
+  name: string,
+  external: ReadonlyMap<string, string>,
+  range: ByteRange,
+): TensorStorage {
+  const location = external.get('location');
+  if (location === undefined)
+    throw new WireError(`tensor '${name}' has external data without a location`, range.start);
+  const count = (key: string): number | null => {
+    const text = external.get(key);
+    if (text === undefined) return null;
+    if (!/^\d{1,15}$/.test(text)) throw new WireError(`tensor '${name}' has ${key} '${text}'`, range.start);
+    return Number(text);
+  };
+  return { kind: 'external', location, offset: count('offset') ?? 0, length: count('length') };
+}
+
+function ownStorage(
+  name: string,
   raw: readonly ByteRange[],
   runs: ReadonlyMap<TypedField, readonly ByteRange[]>,
   range: ByteRange,
 ): TensorStorage {
-  const named = `tensor '${message.name}'`;
-  if (message.dataLocation === onnx.TensorProto.DataLocation.EXTERNAL) {
-    const external = entries(message.externalData);
-    const location = external.get('location');
-    if (location === undefined)
-      throw new WireError(`${named} has external data without a location`, range.start);
-    const count = (key: string): number | null => {
-      const text = external.get(key);
-      if (text === undefined) return null;
-      if (!/^\d{1,15}$/.test(text)) throw new WireError(`${named} has ${key} '${text}'`, range.start);
-      return Number(text);
-    };
-    return { kind: 'external', location, offset: count('offset') ?? 0, length: count('length') };
-  }
-  if (raw.length > 0) return { kind: 'raw', range: only(raw, `raw_data in ${named}`, range) };
+  if (raw.length > 0) return { kind: 'raw', range: only(raw, `raw_data in tensor '${name}'`, range) };
   const [typed] = runs;
   return typed ? { kind: 'typed', field: typed[0], runs: typed[1] } : { kind: 'empty' };
-}
-
-const KINDS = {
-  tensorType: 'tensor',
-  sparseTensorType: 'sparse-tensor',
-  sequenceType: 'sequence',
-  mapType: 'map',
-  optionalType: 'optional',
-} as const;
-const TYPE_FIELDS = Object.keys(KINDS) as (keyof typeof KINDS)[];
-
-function typeInfo(type: proto.ITypeProto | null | undefined): TypeInfo {
-  const tensor = type?.tensorType ?? type?.sparseTensorType;
-  const field = TYPE_FIELDS.find(key => type?.[key] != null);
-  return {
-    kind: field ? KINDS[field] : 'unknown',
-    dataType: tensor?.elemType ?? DataType.UNDEFINED,
-    dims: tensor?.shape ? (tensor.shape.dim ?? []).map(dimension) : null,
-  };
-}
-
-/** Some exporters write -1 for a size they do not know. */
-function dimension({ dimValue, dimParam }: proto.TensorShapeProto.IDimension): number | string | null {
-  if (dimParam) return dimParam;
-  const size = dimValue == null ? -1 : toNumber(dimValue);
-  return size < 0 ? null : size;
 }

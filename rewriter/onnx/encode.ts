@@ -1,12 +1,20 @@
-import onnxProto, { type onnx as proto } from 'onnx-proto';
 import { concatenate, type Pieces, totalLength } from './bytes.js';
 import {
   AttributeField,
+  AttributeType,
+  DimensionField,
+  EntryField,
+  EXTERNAL_LOCATION,
   FunctionField,
   GraphField,
   ModelField,
   NodeField,
+  OpsetField,
+  ShapeField,
   TensorField,
+  TensorTypeField,
+  TypeField,
+  ValueInfoField,
 } from './field-numbers.js';
 import type {
   AttributeSpec,
@@ -20,25 +28,17 @@ import type {
 import { encodeVarint, WireType } from './wire.js';
 
 /**
- * Plain data to protobuf. onnx-proto encodes the fields that it knows; messages inside messages and fields
- * newer than it (ONNX 1.10) are put around and behind those as pieces of bytes. Protobuf allows fields in any
- * order. The result depends on nothing but the argument.
+ * Plain data to protobuf, as pieces of bytes: a message inside another is put behind its tag and length, and data is
+ * not copied. Strings that are empty are left out. The result depends on nothing but the argument.
  */
-
-const { onnx } = onnxProto;
-const { AttributeType } = onnx.AttributeProto;
 
 /** The bytes of a whole model, for tests, fixtures and benchmarks: a rewrite never encodes a model anew. */
 export function buildModel(model: ModelSpec): Uint8Array<ArrayBuffer> {
-  const { irVersion, producerName = '', metadata = {} } = model;
-  const opsetImport = opsetImports(model.opsetImports);
   return concatenate([
-    onnx.ModelProto.encode({
-      irVersion,
-      producerName,
-      opsetImport,
-      metadataProps: entries(metadata),
-    }).finish(),
+    ...integer(ModelField.irVersion, model.irVersion),
+    ...text(ModelField.producerName, model.producerName),
+    ...opsetImports(ModelField.opsetImport, model.opsetImports),
+    ...entries(ModelField.metadataProps, model.metadata),
     ...field(ModelField.graph, encodeGraph(model.graph)),
     ...(model.functions ?? []).flatMap(body => field(ModelField.functions, encodeFunction(body))),
   ]);
@@ -46,13 +46,13 @@ export function buildModel(model: ModelSpec): Uint8Array<ArrayBuffer> {
 
 /** A field that holds a message or other bytes: tag, length, payload. */
 export function field(number: number, payload: Pieces): Pieces {
-  return [encodeVarint(number * 8 + WireType.bytes), encodeVarint(totalLength(payload)), ...payload];
+  return [tag(number, WireType.bytes), encodeVarint(totalLength(payload)), ...payload];
 }
 
 /** A GraphProto. */
 export function encodeGraph(graph: GraphSpec): Pieces {
   return [
-    onnx.GraphProto.encode({ name: graph.name }).finish(),
+    ...text(GraphField.name, graph.name),
     ...graph.nodes.flatMap(node => field(GraphField.node, encodeNode(node))),
     ...(graph.initializers ?? []).flatMap(tensor => field(GraphField.initializer, encodeTensor(tensor))),
     ...graph.inputs.flatMap(value => field(GraphField.input, [encodeValue(value)])),
@@ -63,122 +63,137 @@ export function encodeGraph(graph: GraphSpec): Pieces {
 
 /** A NodeProto. */
 export function encodeNode(node: NodeSpec): Pieces {
-  const { inputs, outputs, opType, name = '', domain = '', overload = '', metadata = {} } = node;
   return [
-    onnx.NodeProto.encode({ input: [...inputs], output: [...outputs], name, opType, domain }).finish(),
+    ...texts(NodeField.input, node.inputs),
+    ...texts(NodeField.output, node.outputs),
+    ...text(NodeField.name, node.name),
+    ...text(NodeField.opType, node.opType),
+    ...text(NodeField.domain, node.domain),
     ...Object.entries(node.attributes ?? {}).flatMap(entry =>
       field(NodeField.attribute, encodeAttribute(...entry)),
     ),
-    ...(overload === '' ? [] : field(NodeField.overload, [utf8(overload)])),
-    ...entries(metadata).flatMap(entry =>
-      field(NodeField.metadataProps, [onnx.StringStringEntryProto.encode(entry).finish()]),
-    ),
+    ...text(NodeField.overload, node.overload),
+    ...entries(NodeField.metadataProps, node.metadata),
   ];
 }
 
 /** A FunctionProto. */
 export function encodeFunction(body: FunctionSpec): Pieces {
-  const { domain, name, overload = '', inputs, outputs, attributes = [] } = body;
-  const known = onnx.FunctionProto.encode({
-    name,
-    domain,
-    input: [...inputs],
-    output: [...outputs],
-    attribute: [...attributes],
-    opsetImport: opsetImports(body.opsetImports),
-  });
   return [
-    known.finish(),
+    ...text(FunctionField.name, body.name),
+    ...texts(FunctionField.input, body.inputs),
+    ...texts(FunctionField.output, body.outputs),
+    ...texts(FunctionField.attribute, body.attributes ?? []),
+    ...opsetImports(FunctionField.opsetImport, body.opsetImports),
+    ...text(FunctionField.domain, body.domain),
     ...body.nodes.flatMap(node => field(FunctionField.node, encodeNode(node))),
-    ...(overload === '' ? [] : field(FunctionField.overload, [utf8(overload)])),
+    ...text(FunctionField.overload, body.overload),
   ];
 }
 
 /** A TensorProto; its data is not copied. */
 export function encodeTensor(tensor: TensorSpec): Pieces {
-  const { name = '', dataType, dims } = tensor;
-  const head = { name, dataType, dims: [...dims] };
-  if ('data' in tensor)
-    return [onnx.TensorProto.encode(head).finish(), ...field(TensorField.rawData, [tensor.data])];
+  const head = [
+    ...tensor.dims.flatMap(dim => integer(TensorField.dims, dim)),
+    ...integer(TensorField.dataType, tensor.dataType),
+    ...text(TensorField.name, tensor.name),
+  ];
+  if ('data' in tensor) return [...head, ...field(TensorField.rawData, [tensor.data])];
   const { location, offset, length } = tensor.external;
-  const externalData = entries({ location, offset: String(offset), length: String(length) });
-  const dataLocation = onnx.TensorProto.DataLocation.EXTERNAL;
-  return [onnx.TensorProto.encode({ ...head, externalData, dataLocation }).finish()];
+  return [
+    ...head,
+    ...entries(TensorField.externalData, { location, offset: String(offset), length: String(length) }),
+    ...integer(TensorField.dataLocation, EXTERNAL_LOCATION),
+  ];
 }
 
 /** A ValueInfoProto of tensor type. */
 export function encodeValue({ name, dataType, dims }: ValueSpec): Uint8Array {
-  const shape = dims && { dim: dims.map(dimension) };
-  return onnx.ValueInfoProto.encode({
-    name,
-    type: { tensorType: { elemType: dataType, ...(shape && { shape }) } },
-  }).finish();
+  const shape = dims?.flatMap(dim => field(ShapeField.dim, dimension(dim)));
+  const tensor = [
+    ...integer(TensorTypeField.elemType, dataType),
+    ...(shape ? field(TensorTypeField.shape, shape) : []),
+  ];
+  const type = field(TypeField.tensor, tensor);
+  return concatenate([...text(ValueInfoField.name, name), ...field(ValueInfoField.type, type)]);
 }
 
 /** A ValueInfoProto that says nothing about the type. */
 export function encodeUntypedValue(name: string): Uint8Array {
-  return onnx.ValueInfoProto.encode({ name }).finish();
+  return concatenate(text(ValueInfoField.name, name));
 }
 
 /** An OperatorSetIdProto. */
 export function encodeOpsetImport(domain: string, version: number): Uint8Array {
-  return onnx.OperatorSetIdProto.encode({ domain, version }).finish();
+  return concatenate([...text(OpsetField.domain, domain), ...integer(OpsetField.version, version)]);
 }
 
 function encodeAttribute(name: string, attribute: AttributeSpec): Pieces {
-  const encode = (value: proto.IAttributeProto) => onnx.AttributeProto.encode({ name, ...value }).finish();
+  return [
+    ...text(AttributeField.name, name),
+    ...integer(AttributeField.type, AttributeType[attribute.type]),
+    ...attributeValue(attribute),
+  ];
+}
+
+function attributeValue(attribute: AttributeSpec): Pieces {
   switch (attribute.type) {
     case 'int':
-      return [encode({ type: AttributeType.INT, i: int64(attribute.value) })];
+      return integer(AttributeField.i, attribute.value);
     case 'float':
-      return [encode({ type: AttributeType.FLOAT, f: attribute.value })];
+      return float(AttributeField.f, attribute.value);
     case 'string':
-      return [encode({ type: AttributeType.STRING, s: utf8(attribute.value) })];
+      return texts(AttributeField.s, [attribute.value]);
     case 'ints':
-      return [encode({ type: AttributeType.INTS, ints: attribute.value.map(int64) })];
+      return attribute.value.flatMap(value => integer(AttributeField.ints, value));
     case 'floats':
-      return [encode({ type: AttributeType.FLOATS, floats: [...attribute.value] })];
+      return attribute.value.flatMap(value => float(AttributeField.floats, value));
     case 'strings':
-      return [encode({ type: AttributeType.STRINGS, strings: attribute.value.map(utf8) })];
+      return texts(AttributeField.strings, attribute.value);
     case 'tensor':
-      return [
-        encode({ type: AttributeType.TENSOR }),
-        ...field(AttributeField.t, encodeTensor(attribute.value)),
-      ];
+      return field(AttributeField.t, encodeTensor(attribute.value));
     case 'graph':
-      return [
-        encode({ type: AttributeType.GRAPH }),
-        ...field(AttributeField.g, encodeGraph(attribute.value)),
-      ];
+      return field(AttributeField.g, encodeGraph(attribute.value));
   }
 }
 
-function dimension(dim: number | string | null): proto.TensorShapeProto.IDimension {
-  if (dim === null) return {};
-  return typeof dim === 'number' ? { dimValue: dim } : { dimParam: dim };
+function dimension(dim: number | string | null): Pieces {
+  if (dim === null) return [];
+  return typeof dim === 'number' ? integer(DimensionField.value, dim) : text(DimensionField.symbol, dim);
 }
 
-function opsetImports(imports: Readonly<Record<string, number>>): proto.IOperatorSetIdProto[] {
-  return Object.entries(imports).map(([domain, version]) => ({ domain, version }));
+function opsetImports(number: number, imports: Readonly<Record<string, number>>): Pieces {
+  return Object.entries(imports).flatMap(entry => field(number, [encodeOpsetImport(...entry)]));
 }
 
-function entries(map: Readonly<Record<string, string>>): { key: string; value: string }[] {
-  return Object.entries(map).map(([key, value]) => ({ key, value }));
+function entries(number: number, map: Readonly<Record<string, string>> = {}): Pieces {
+  return Object.entries(map).flatMap(([key, value]) =>
+    field(number, [...text(EntryField.key, key), ...text(EntryField.value, value)]),
+  );
 }
 
-/**
- * A 64-bit integer in the form that protobufjs writes without loss.
- * @throws RangeError when a number is not an integer
- */
-function int64(value: number | bigint): { low: number; high: number; unsigned: boolean } {
-  const whole = BigInt(value);
-  return {
-    low: Number(BigInt.asIntN(32, whole)),
-    high: Number(BigInt.asIntN(32, whole >> 32n)),
-    unsigned: false,
-  };
+function tag(number: number, wireType: WireType): Uint8Array {
+  return encodeVarint(number * 8 + wireType);
 }
 
-function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+/** A field with a 64-bit integer. */
+function integer(number: number, value: number | bigint): Pieces {
+  return [tag(number, WireType.varint), encodeVarint(value)];
+}
+
+/** A field with a 32-bit floating-point number. */
+function float(number: number, value: number): Pieces {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setFloat32(0, value, true);
+  return [tag(number, WireType.fixed32), bytes];
+}
+
+/** A field with a string, left out when that is empty. */
+function text(number: number, value = ''): Pieces {
+  return value === '' ? [] : texts(number, [value]);
+}
+
+/** A field that repeats, with strings. */
+function texts(number: number, values: readonly string[]): Pieces {
+  return values.flatMap(value => field(number, [new TextEncoder().encode(value)]));
 }

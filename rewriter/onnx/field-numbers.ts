@@ -1,4 +1,4 @@
-/** Field numbers of onnx.proto (IR 13), as far as this code reads or writes them. */
+/** Numbers of fields and of enumerations of onnx.proto (IR 13), as far as this code reads or writes them. */
 
 export const ModelField = {
   irVersion: 1,
@@ -87,6 +87,40 @@ export const TensorField = {
   metadataProps: 16,
 } as const;
 
-export const ValueInfoField = { docString: 3, metadataProps: 4 } as const;
+export const ValueInfoField = { name: 1, type: 2, docString: 3, metadataProps: 4 } as const;
 
 export const SparseTensorField = { values: 1, indices: 2, dims: 3 } as const;
+
+export const TypeField = { tensor: 1, sequence: 4, map: 5, sparseTensor: 8, optional: 9 } as const;
+
+/** Of the types of tensors and of sparse tensors. */
+export const TensorTypeField = { elemType: 1, shape: 2 } as const;
+
+export const ShapeField = { dim: 1 } as const;
+
+export const DimensionField = { value: 1, symbol: 2 } as const;
+
+export const OpsetField = { domain: 1, version: 2 } as const;
+
+export const EntryField = { key: 1, value: 2 } as const;
+
+/** AttributeProto.AttributeType */
+export const AttributeType = {
+  float: 1,
+  int: 2,
+  string: 3,
+  tensor: 4,
+  graph: 5,
+  floats: 6,
+  ints: 7,
+  strings: 8,
+  tensors: 9,
+  graphs: 10,
+  sparseTensor: 11,
+  sparseTensors: 12,
+  typeProto: 13,
+  typeProtos: 14,
+} as const;
+
+/** TensorProto.DataLocation.EXTERNAL */
+export const EXTERNAL_LOCATION = 1;

@@ -161,14 +161,17 @@ export function decodeVarints(bytes: Uint8Array, offset: number): bigint[] {
   return values;
 }
 
-/** A base-128 varint of a nonnegative number below 2^53. */
-export function encodeVarint(value: number): Uint8Array {
+/**
+ * A base-128 varint of a 64-bit integer; negative ones take ten bytes.
+ * @throws RangeError when a number is not an integer
+ */
+export function encodeVarint(value: number | bigint): Uint8Array {
   const bytes: number[] = [];
-  let rest = value;
-  while (rest >= 128) {
-    bytes.push((rest % 128) | 0x80);
-    rest = Math.floor(rest / 128);
+  let rest = BigInt.asUintN(64, BigInt(value));
+  while (rest >= 128n) {
+    bytes.push(Number(rest & 0x7fn) | 0x80);
+    rest >>= 7n;
   }
-  bytes.push(rest);
+  bytes.push(Number(rest));
   return Uint8Array.from(bytes);
 }

@@ -261,6 +261,11 @@ describe('decodeModel', () => {
     assert.deepEqual([info.name, info.nodes.length], ['', 0]);
   });
 
+  it('looks no deeper into types than a tensor', () => {
+    const [input] = decodeModel(nestedTypes(100_000)).graph.inputs;
+    assert.deepEqual([input!.kind, input!.dims], ['sequence', null]);
+  });
+
   describe('refuses, as bad input,', () => {
     const refusals: Record<string, [Uint8Array, RegExp]> = {
       'a model without a graph': [incrementHeader(), /it has no graph/],
@@ -335,7 +340,19 @@ describe('decodeModel', () => {
         /tensor 'w' has offset '-1'/,
       ],
       'subgraphs without end': [nestedGraphs(200), /subgraphs nest too deeply/],
-      'types without end': [nestedTypes(100_000), /malformed ValueInfoProto/],
+      'a list of numbers that is cut off': [
+        concatenate([
+          incrementHeader(),
+          ...field(
+            ModelField.graph,
+            field(
+              GraphField.node,
+              field(NodeField.attribute, [Uint8Array.of(AttributeField.floats * 8 + 2, 3, 0, 0, 0)]),
+            ),
+          ),
+        ]),
+        /the bytes end inside a number/,
+      ],
       'a length beyond the end': [
         concatenate([
           incrementHeader(),
