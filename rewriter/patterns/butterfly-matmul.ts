@@ -1,8 +1,8 @@
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
-import { attributesOf, type Structure } from '../../custom-ops/structured-matmul/parameters.js';
+import type { Structure } from '../../custom-ops/structured-matmul/parameters.js';
 import { butterfly } from '../../custom-ops/structured-matmul/structures.js';
 import type { Node } from '../graph/node.js';
-import { ancestors, descendants } from '../graph/slices.js';
+import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { type AxisOrder, axisOrders, movesTo } from '../match/axis-orders.js';
 import { dominatorsOf } from '../match/dominators.js';
@@ -14,6 +14,7 @@ import { DataType } from '../onnx/spec.js';
 import { PLAIN, type Trial } from '../probe/laboratory.js';
 import { elements, sizeOf } from '../probe/sample.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
+import { structuredFusion } from './structured-fusion.js';
 
 /**
  * A product with a butterfly (operator specification, section 3): log2(n) stages that each mix entries in pairs by
@@ -281,24 +282,7 @@ function fusionOf(
   const shape = [stages.length, inFeatures / 2, 2, 2];
   const apart = [{ reshape: [stages.length, 4, inFeatures / 2] }, { transpose: [0, 2, 1] }];
   const moves = [...(blocks.length === stages.length ? [] : apart), { reshape: shape }];
-  const computed = descendants(x);
-  const inside = [...ancestors(end, value => value !== x)].filter(
-    value => computed.has(value) && value !== x,
-  );
-  return {
-    computation: 'structured-matmul',
-    operands: { x: { value: x }, left_1: { parts: blocks, moves } },
-    output: { value: end, axes: { batch: 0, sequence: dimsOf(end).length - 2 } },
-    parameters: attributesOf(structure),
-    causal: false,
-    keyMask: null,
-    emptyRow: 'never',
-    kind: 'self',
-    named: anchor,
-    interior: inside
-      .filter(value => value !== end)
-      .map(value => ({ value, holds: 'products with a factor' })),
-    nodes: new Set(inside.map(({ producer }) => producer!)),
-    refusals: [],
-  };
+  const factors = { left_1: { parts: blocks, moves } };
+  const { length: rank } = dimsOf(end);
+  return structuredFusion({ named: anchor, x, end, structure, factors, moves: [], rank });
 }

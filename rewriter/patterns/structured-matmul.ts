@@ -1,6 +1,5 @@
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import {
-  attributesOf,
   factorShapes,
   type Level,
   MOST_LEVELS,
@@ -10,7 +9,6 @@ import {
   structureProblem,
 } from '../../custom-ops/structured-matmul/parameters.js';
 import type { Node } from '../graph/node.js';
-import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { type AxisOrder, axisOrders, divisorsOf, movesTo } from '../match/axis-orders.js';
 import { Experiment } from '../match/experiment.js';
@@ -21,6 +19,7 @@ import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { elements } from '../probe/sample.js';
 import type { Move } from '../site.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
+import { structuredFusion } from './structured-fusion.js';
 
 /**
  * Products with matrices that are given by factors (operator specification, section 3): two products with stored
@@ -376,35 +375,15 @@ function fusionOf(
   const problem = structureProblem(structure);
   if (problem !== null) return { node: anchor, reason: problem, near: true, nodes: [anchor] };
   const shapes = factorShapes(structure);
-  const operands: Record<string, MovedValue> = { x: { value: x } };
+  const factors: Record<string, MovedValue> = {};
   levels.forEach(({ left, right }, n) => {
     [left, right].forEach(({ value, order }, side) => {
       const moves = movesTo(order, dimsOf(value), shapes[2 * n + side]!);
-      operands[`${side === 0 ? 'left' : 'right'}_${n + 1}`] = { value, moves };
+      factors[`${side === 0 ? 'left' : 'right'}_${n + 1}`] = { value, moves };
     });
   });
-  const computed = descendants(x);
-  const inside = [...ancestors(end, value => value !== x)].filter(
-    value => computed.has(value) && value !== x,
-  );
-  return {
-    computation: 'structured-matmul',
-    operands,
-    output: {
-      value: end,
-      moves: levels[0]!.apart ? piecesApart(levels[0]!.level, structure.outFeatures, dimsOf(end).length) : [],
-      axes: { batch: 0, sequence: dimsOf(end).length - 2 },
-    },
-    parameters: attributesOf(structure),
-    causal: false,
-    keyMask: null,
-    emptyRow: 'never',
-    kind: 'self',
-    named: anchor,
-    interior: inside
-      .filter(value => value !== end)
-      .map(value => ({ value, holds: 'products with a factor' })),
-    nodes: new Set(inside.map(({ producer }) => producer!)),
-    refusals: [],
-  };
+  const { length: rank } = dimsOf(end);
+  const [{ apart, level }] = levels as [StoredLevel, ...StoredLevel[]];
+  const moves = apart ? piecesApart(level, structure.outFeatures, rank) : [];
+  return structuredFusion({ named: anchor, x, end, structure, factors, moves, rank });
 }
