@@ -19,8 +19,8 @@ export interface ModelTimes {
   readonly sites: Readonly<Record<string, number>>;
 }
 
-/** Timed runs of each, after one that is not timed. */
-const ROUNDS = 4;
+/** Timed runs of each, after one that is not timed: for a report, and for a ratio that has to be right. */
+const [ROUNDS, RATIO_ROUNDS] = [4, 6];
 /** An original that takes longer is not run again and again. */
 const SLOW_MS = 3000;
 
@@ -46,8 +46,8 @@ export function timeAgainstExact(
       for (const choices of [context.exact, forms]) {
         contenders.push(await wholeModel(context, modelBytes(model.variant(choices)), data.calibration[0]!));
       }
-      const [exact, plan] = await timeInTurns(context, contenders, progress);
-      return plan! / exact!;
+      const [exact, plan] = await timeInTurns(context, contenders, RATIO_ROUNDS, progress);
+      return median(plan!.map((ms, round) => ms / exact![round]!));
     }),
   );
 }
@@ -71,7 +71,7 @@ export function timePlan(
       const whole = [model.variant(context.exact), model.variant(forms)];
       if (originalMs <= SLOW_MS) whole.push(model.file.model);
       for (const one of whole) contenders.push(await wholeModel(context, modelBytes(one), window));
-      const taken = await timeInTurns(context, contenders, progress);
+      const taken = (await timeInTurns(context, contenders, ROUNDS, progress)).map(median);
       const sites = model.sites.map(({ site }, s) => [site.id, taken[s]!] as const);
       const [exact, plan, original] = taken.slice(sites.length);
       return { original: original ?? null, exact: exact!, plan: plan!, sites: Object.fromEntries(sites) };
@@ -89,21 +89,22 @@ async function withContenders<T>(use: (contenders: Contender[]) => Promise<T>): 
   }
 }
 
-/** Median milliseconds of each. */
+/** Milliseconds of each, round by round. */
 async function timeInTurns(
   { engine }: TuningContext,
   contenders: readonly Contender[],
+  rounds: number,
   progress: ShareOfProgress,
-): Promise<number[]> {
+): Promise<number[][]> {
   const ms = contenders.map((): number[] => []);
-  for (let round = 0; round <= ROUNDS; round++) {
+  for (let round = 0; round <= rounds; round++) {
     for (const [c, { session, feeds, fetches }] of contenders.entries()) {
-      progress.step(round * contenders.length + c, (ROUNDS + 1) * contenders.length, 'timing the plan');
+      progress.step(round * contenders.length + c, (rounds + 1) * contenders.length, 'timing the plan');
       const taken = await engine.timed(session, feeds, fetches);
       if (round > 0) ms[c]!.push(taken.ms);
     }
   }
-  return ms.map(median);
+  return ms;
 }
 
 async function wholeModel(
