@@ -8,18 +8,10 @@ namespace {
 
 class CudaKernel {
  public:
-  CudaKernel(const ort::Api&, const NodeAttributes& attributes, const Operator<CudaKernel>& op)
-      : parameters_(readParameters(attributes)), type_(op.inputs[kQuery].type) {}
+  explicit CudaKernel(const NodeAttributes& attributes) : parameters_(readParameters(attributes)) {}
 
-  void run(const RunContext& context) const {
-    if (type_ == ort::kFloat) return runAs<float>(context);
-    if (type_ == ort::kFloat16) return runAs<__half>(context);
-    runAs<__nv_bfloat16>(context);
-  }
-
- private:
   template <class T>
-  void runAs(const RunContext& context) const {
+  void run(const RunContext& context) const {
     const Tensors tensors(context, parameters_);
     const Shape shape = tensors.shape();
     if (shape.rows > kMostRows || shape.keys > kMostRows || shape.channels > kMostRows || shape.batch > kMostBatch) {
@@ -39,19 +31,13 @@ class CudaKernel {
                        computeStream(context)));
   }
 
+ private:
   static constexpr size_t kMostRows = 1 << 30, kMostBatch = 65535;
 
   const Parameters parameters_;
-  const ort::ElementType type_;
 };
 
-Operator<CudaKernel> operatorOf(ort::ElementType type) {
-  return {kOpType, "CUDAExecutionProvider", inputs(type), outputs(type)};
-}
-
-const Operator<CudaKernel> single = operatorOf(ort::kFloat), half = operatorOf(ort::kFloat16),
-                           brain = operatorOf(ort::kBfloat16);
-const Registration registrations[] = {Registration(single), Registration(half), Registration(brain)};
+const CudaOperator<CudaKernel> registered(kOpType, inputs, outputs);
 
 }  // namespace
 }  // namespace onnxrewrite::elementwise

@@ -8,18 +8,10 @@ namespace {
 
 class CudaKernel {
  public:
-  CudaKernel(const ort::Api&, const NodeAttributes& attributes, const Operator<CudaKernel>& op)
-      : parameters_(readParameters(attributes)), type_(op.inputs[kQuery].type) {}
+  explicit CudaKernel(const NodeAttributes& attributes) : parameters_(readParameters(attributes)) {}
 
-  void run(const RunContext& context) const {
-    if (type_ == ort::kFloat) return runAs<float>(context);
-    if (type_ == ort::kFloat16) return runAs<__half>(context);
-    runAs<__nv_bfloat16>(context);
-  }
-
- private:
   template <class T>
-  void runAs(const RunContext& context) const {
+  void run(const RunContext& context) const {
     const Tensors tensors(context, parameters_);
     const Shape& shape = tensors.shape;
     checkLimits(shape);
@@ -43,6 +35,7 @@ class CudaKernel {
     checkCuda(Attention(shape, parameters_, memory.data()).run(operands, results, present, computeStream(context)));
   }
 
+ private:
   void checkLimits(const Shape& shape) const {
     const int64_t offset = parameters_.causalOffset.value_or(0);
     const auto most = static_cast<size_t>(cuda::kMostPosition / 2);
@@ -58,16 +51,9 @@ class CudaKernel {
   static constexpr size_t kMostHeads = 65535, kMostHeadDim = 1024;
 
   const Parameters parameters_;
-  const ort::ElementType type_;
 };
 
-Operator<CudaKernel> operatorOf(ort::ElementType type) {
-  return {kOpType, "CUDAExecutionProvider", inputs(type), outputs(type)};
-}
-
-const Operator<CudaKernel> single = operatorOf(ort::kFloat), half = operatorOf(ort::kFloat16),
-                           brain = operatorOf(ort::kBfloat16);
-const Registration registrations[] = {Registration(single), Registration(half), Registration(brain)};
+const CudaOperator<CudaKernel> registered(kOpType, inputs, outputs);
 
 }  // namespace
 }  // namespace onnxrewrite::multilevel

@@ -8,8 +8,7 @@ namespace {
 
 class CudaKernel {
  public:
-  CudaKernel(const ort::Api&, const NodeAttributes& attributes, const Operator<CudaKernel>& op)
-      : parameters_(readParameters(attributes)), type_(op.inputs[kQuery].type) {
+  explicit CudaKernel(const NodeAttributes& attributes) : parameters_(readParameters(attributes)) {
     const auto lacks = [](const char* what) {
       throw ort::Error(ort::kNotImplemented, std::string("MultipoleAttention: no CUDA kernel for ") + what);
     };
@@ -21,18 +20,8 @@ class CudaKernel {
     }
   }
 
-  void run(const RunContext& context) const {
-    if (type_ == ort::kFloat) return runAs<float>(context);
-    if (type_ == ort::kFloat16) return runAs<__half>(context);
-    runAs<__nv_bfloat16>(context);
-  }
-
- private:
-  /** Labels have 16 bits, of which one value means none; counts by label fit shared memory. */
-  static constexpr int64_t kMostClusters = 1024;
-
   template <class T>
-  void runAs(const RunContext& context) const {
+  void run(const RunContext& context) const {
     const Tensors tensors(context);
     const Shape shape = tensors.shape(parameters_);
     if (shape.valueDim > cuda::kPlainMaxValueDim) refuse("the CUDA kernel takes values of up to 512 elements");
@@ -46,20 +35,18 @@ class CudaKernel {
     checkCuda(Attention(shape, parameters_, mask != nullptr, memory.data())
                   .run({tensors.query.as<const T>(), tensors.key.as<const T>(), tensors.value.as<const T>(), mask, past,
                         output, lse},
-                       computeStream(context)));
+                       computeStream(context), side_));
   }
 
+ private:
+  /** Labels have 16 bits, of which one value means none; counts by label fit shared memory. */
+  static constexpr int64_t kMostClusters = 1024;
+
   const Parameters parameters_;
-  const ort::ElementType type_;
+  mutable onnxrewrite::cuda::SideStream side_;
 };
 
-Operator<CudaKernel> operatorOf(ort::ElementType type) {
-  return {"MultipoleAttention", "CUDAExecutionProvider", inputs(type), outputs(type)};
-}
-
-const Operator<CudaKernel> single = operatorOf(ort::kFloat), half = operatorOf(ort::kFloat16),
-                           brain = operatorOf(ort::kBfloat16);
-const Registration registrations[] = {Registration(single), Registration(half), Registration(brain)};
+const CudaOperator<CudaKernel> registered("MultipoleAttention", inputs, outputs);
 
 }  // namespace
 }  // namespace onnxrewrite::multipole

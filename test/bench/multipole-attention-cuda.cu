@@ -49,6 +49,7 @@ extern "C" int multipole_attention_run(const Call* call, const void* query, cons
     using T = decltype(t);
     const cuda::Tensors<T> tensors{static_cast<const T*>(query), static_cast<const T*>(key), static_cast<const T*>(value),
                                    nullptr, nullptr, static_cast<T*>(output), nullptr};
-    return static_cast<int>(attentionOf<T>(*call, memory).run(tensors, static_cast<cudaStream_t>(stream)));
+    static onnxrewrite::cuda::SideStream side;
+    return static_cast<int>(attentionOf<T>(*call, memory).run(tensors, static_cast<cudaStream_t>(stream), side));
   });
 }

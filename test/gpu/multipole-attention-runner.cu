@@ -102,7 +102,7 @@ std::vector<float> centroidsByBlock(const MultipoleAttention<T>& attention) {
 }
 
 template <class T>
-void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
+void runCase(CaseRecord& record, bool hopper, SideStream& side, CaseRecord& result) {
   const Shape shape = shapeOf(record);
   const Parameters parameters = parametersOf(record);
   Device<T> query(record.tensors["query"]), key(record.tensors["key"]), value(record.tensors["value"]),
@@ -120,7 +120,7 @@ void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
     output.poison();
     lse.poison();
     memory.poison();
-    check(attention.run(tensors, nullptr), "run");
+    check(attention.run(tensors, nullptr, side), "run");
     check(cudaDeviceSynchronize(), "synchronize");
     repeated.add(output);
     repeated.compare();
@@ -150,8 +150,9 @@ int main(int argc, char** argv) {
 #ifdef ONNX_REWRITE_EMULATE_CUDA
   if (argc > 4) emulation::setSchedule(static_cast<unsigned>(std::atoi(argv[4])));
 #endif
+  SideStream side;
   return test::runCases(argc, argv, "usage: multipole-attention-runner CASES RESULTS [PATH [SEED]]",
                         [&](CaseRecord& record, CaseRecord& result) {
-                          test::withType(record, [&](auto type) { runCase<decltype(type)>(record, hopper, result); });
+                          test::withType(record, [&](auto type) { runCase<decltype(type)>(record, hopper, side, result); });
                         });
 }

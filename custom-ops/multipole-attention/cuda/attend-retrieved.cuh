@@ -15,7 +15,8 @@ struct RetrievedPass {
   static constexpr int kListed = 256;
   using Rows = SoftmaxRows<T, Dim, 1, kStep>;
 
-  struct Shared {
+  /** Aligned for what follows, which is read in pieces of 16 bytes. */
+  struct alignas(16) Shared {
     T rows[kRows * Dim];
     struct Stage {
       T key[kStage * Dim];
@@ -28,24 +29,34 @@ struct RetrievedPass {
     int first[kListed];
     int begin[kListed + 1];
     alignas(8) uint16_t listed[kListed][kWarps];
-    int listCount;
   };
-  /** Bytes with the rows' sets and their union behind. */
-  static size_t sharedBytes(int words) { return sizeof(Shared) + static_cast<size_t>(kRows + 1) * words * sizeof(uint32_t); }
+  /** Bytes with what follows: the rows' sets by word, their union, and the columns of each word's clusters. */
+  static size_t sharedBytes(int words) { return sizeof(Shared) + static_cast<size_t>(kRows + 2) * words * sizeof(uint32_t); }
 };
 
-/** Columns that the pools of a thread's rows chose, by the bits of their users. */
+/** Columns that the pools of a thread's rows chose, by the bits of their users; `same` for all columns, if `uniform`. */
 template <int Warps>
 struct RetrievedLogit {
-  static constexpr int kHeadroom = 0;
+  static constexpr int kHeadroom = 8;
   float scale;
   const uint16_t (*users)[Warps];
-  __device__ bool plain(int) const { return false; }
+  unsigned same;
+  bool uniform;
+  __device__ static bool has(unsigned users, int half) { return users >> (threadIdx.x % 32 / 4 + 8 * half) & 1; }
+  /** Products of rows that do not use a uniform step are taken out beforehand. */
+  template <class Products>
+  __device__ void prepare(Products& products) const {
+    if (!uniform || same == 0xffff) return;
+#pragma unroll
+    for (auto& four : products[0])
+#pragma unroll
+      for (int i = 0; i < 4; i++) four[i] = has(same, i / 2) ? four[i] : -INFINITY;
+  }
+  __device__ bool plain(int) const { return uniform; }
   __device__ bool biased(int) const { return false; }
   __device__ float bias(int, int) const { return 0; }
   __device__ float operator()(int, int, int half, int column, float product) const {
-    const unsigned used = users[column][threadIdx.x / 32];
-    return used >> (threadIdx.x % 32 / 4 + 8 * half) & 1 ? product * scale : -INFINITY;
+    return has(users[column][threadIdx.x / 32], half) ? product * scale : -INFINITY;
   }
 };
 
@@ -57,8 +68,10 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
   const int head = blockIdx.y, kvHead = g.kvHeadOf(head), thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   if (retrieve.of(g, head) <= 0) return;
   auto& shared = *reinterpret_cast<typename Pass::Shared*>(dynamicShared());
+  // [words][rows], [words], [words]
   uint32_t* sets = reinterpret_cast<uint32_t*>(dynamicShared() + sizeof(typename Pass::Shared));
   uint32_t* all = sets + Pass::kRows * chosen.words;
+  int* columnsOf = reinterpret_cast<int*>(all + chosen.words);
   const int firstTileRow = nearTilesBegin(g, g.past, Pass::kRows) + static_cast<int>(blockIdx.x) * Pass::kRows;
   auto rowAt = [&](int local) {
     const int row = firstTileRow + local;
@@ -72,22 +85,28 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
   commitCopies();
 
   // What each row retrieves: its pool's choice inside its far field.
-  for (int local = warp; local < Pass::kRows; local += Pass::kWarps) {
-    const int row = rowAt(local);
+  {
+    constexpr int kThreadsPerRow = Pass::kThreads / Pass::kRows;
+    const int local = thread / kThreadsPerRow, row = rowAt(local);
     const uint32_t* set = row >= 0 && g.blockOf(row) >= 0 ? chosen.of(pools, head, pools.of(head, row, 0)) : nullptr;
     const Range near = row >= 0 ? g.nearClusters(row) : Range{0, 0};
-    for (int word = lane; word < chosen.words; word += 32) {
+#pragma unroll 4
+    for (int word = thread % kThreadsPerRow; word < chosen.words; word += kThreadsPerRow) {
       uint32_t bits = set ? set[word] : 0;
       const int low = clamped(near.begin - 32 * word, 0, 32), high = clamped(near.end - 32 * word, 0, 32);
       if (high > low) bits &= ~((high - low == 32 ? ~0u : (1u << (high - low)) - 1) << low);
-      sets[local * chosen.words + word] = bits;
+      sets[word * Pass::kRows + local] = bits;
     }
   }
   __syncthreads();
-  for (int word = thread; word < chosen.words; word += Pass::kThreads) {
-    uint32_t bits = 0;
-    for (int local = 0; local < Pass::kRows; local++) bits |= sets[local * chosen.words + word];
-    all[word] = bits;
+  for (int word = warp; word < chosen.words; word += Pass::kWarps) {
+    const uint32_t bits = __reduce_or_sync(kWholeWarp, sets[word * Pass::kRows + lane] | sets[word * Pass::kRows + 32 + lane]);
+    const int own = bits >> lane & 1 ? clusters.members(g, kvHead, word * 32 + lane).size() : 0;
+    const int columns = static_cast<int>(__reduce_add_sync(kWholeWarp, static_cast<unsigned>(own)));
+    if (lane == 0) {
+      all[word] = bits;
+      columnsOf[word] = columns;
+    }
   }
   waitForCopies<0>();
   __syncthreads();
@@ -103,68 +122,75 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
 
   typename Pass::Rows softmax;
   softmax.begin();
-  const size_t firstKey = static_cast<size_t>(kvHead) * g.keys;
+  // The 16 bytes of every key and value that this thread copies.
+  constexpr int kPieces = Dim / 8;
+  const int piece = thread % kPieces;
+  const bool keyPiece = piece * 8 < g.headDim, valuePiece = piece * 8 < g.valueDim;
+  const T* const ownKeys = keys + static_cast<size_t>(kvHead) * g.keys * g.headDim + (keyPiece ? piece * 8 : 0);
+  const T* const ownValues = values + static_cast<size_t>(kvHead) * g.keys * g.valueDim + (valuePiece ? piece * 8 : 0);
 
   for (int nextWord = 0; nextWord < chosen.words;) {
-    // One warp lists the next clusters of the union; all then find their users.
-    if (warp == 0) {
-      int count = 0, columns = 0;
-      for (; nextWord < chosen.words && count + 32 <= Pass::kListed; nextWord++) {
-        const uint32_t bits = all[nextWord];
-        const bool listed = bits >> lane & 1;
-        Range members{0, 0};
-        if (listed) members = clusters.members(g, kvHead, nextWord * 32 + lane);
-        int added;
-        const int at = columns + warpScan(members.size(), added), slot = count + __popc(bits & ((1u << lane) - 1));
-        if (listed) {
-          shared.first[slot] = members.begin;
-          shared.begin[slot] = at;
-          for (int w = 0; w < Pass::kWarps; w++) shared.listed[slot][w] = static_cast<uint16_t>(nextWord * 32 + lane);
+    // The words whose clusters are listed now: as many of the next 32 as there is room for.
+    const int laneWord = nextWord + lane;
+    int laneSlot = laneWord < chosen.words ? __popc(all[laneWord]) : 0;
+    int laneColumn = laneWord < chosen.words ? columnsOf[laneWord] : 0, total;
+    const int slotsOfWord = laneSlot, columnsOfWord = laneColumn;
+    laneSlot = warpScan(laneSlot, total);
+    laneColumn = warpScan(laneColumn, total);
+    const int wordsNow = __popc(__ballot_sync(kWholeWarp, laneWord < chosen.words && laneSlot + slotsOfWord <= Pass::kListed));
+    const int count = __shfl_sync(kWholeWarp, laneSlot + slotsOfWord, wordsNow - 1);
+    const int columns = __shfl_sync(kWholeWarp, laneColumn + columnsOfWord, wordsNow - 1);
+    for (int i = warp; i < wordsNow; i += Pass::kWarps) {
+      const uint32_t bits = all[nextWord + i];
+      const int firstSlot = __shfl_sync(kWholeWarp, laneSlot, i), firstColumn = __shfl_sync(kWholeWarp, laneColumn, i);
+      if (bits == 0) continue;
+      const bool listed = bits >> lane & 1;
+      const Range members = listed ? clusters.members(g, kvHead, (nextWord + i) * 32 + lane) : Range{0, 0};
+      const int column = firstColumn + warpScan(members.size(), total), slot = firstSlot + __popc(bits & ((1u << lane) - 1));
+      // Bit `lane` of every row's word, by warp.
+      uint32_t users[Pass::kWarps];
+#pragma unroll
+      for (int w = 0; w < Pass::kWarps; w++) {
+        users[w] = 0;
+#pragma unroll
+        for (int four = 0; four < 4; four++) {
+          const uint4 rows = *reinterpret_cast<const uint4*>(&sets[(nextWord + i) * Pass::kRows + w * 16 + 4 * four]);
+          users[w] |= ((rows.x >> lane & 1) | (rows.y >> lane & 1) << 1 | (rows.z >> lane & 1) << 2 | (rows.w >> lane & 1) << 3)
+                      << 4 * four;
         }
-        count += __popc(bits);
-        columns += added;
       }
-      if (lane == 0) {
-        shared.begin[count] = columns;
-        shared.listCount = count;
-      }
-    } else {
-      for (int count = 0; nextWord < chosen.words && count + 32 <= Pass::kListed; nextWord++) count += __popc(all[nextWord]);
+      if (!listed) continue;
+      shared.first[slot] = members.begin;
+      shared.begin[slot] = column;
+      *reinterpret_cast<uint2*>(shared.listed[slot]) = make_uint2(users[0] | users[1] << 16, users[2] | users[3] << 16);
     }
-    __syncthreads();
-    const int count = shared.listCount, columns = shared.begin[count];
-    for (int slot = 0; slot < count; slot++) {
-      const int cluster = shared.listed[slot][warp];
-      const bool used = lane < 16 && ChosenClusters::has(sets + (warp * 16 + lane) * chosen.words, cluster);
-      const unsigned users = __ballot_sync(kWholeWarp, used);
-      __syncwarp();
-      if (lane == 0) shared.listed[slot][warp] = static_cast<uint16_t>(users);
-      __syncwarp();
-    }
+    if (thread == 0) shared.begin[count] = columns;
+    nextWord += wordsNow;
     __syncthreads();
 
     const int stages = ceilDiv(columns, Pass::kStage);
+    // Columns of a thread only rise, and with them the slots they lie in.
+    int slot = 0;
     auto locate = [&](int index) {
       if (index >= stages || thread >= Pass::kStage) return;
       const int column = index * Pass::kStage + thread, table = index % 3;
-      int low = 0, high = count;
-      while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (shared.begin[middle] <= column ? low : high) = middle;
-      }
+      while (slot + 1 < count && shared.begin[slot + 1] <= column) slot++;
       const bool inside = column < columns;
-      shared.keys[table][thread] = inside ? clusters.key(g, kvHead, shared.first[low] + column - shared.begin[low]) : -1;
-      for (int w = 0; w < Pass::kWarps; w++) shared.users[table][thread][w] = inside ? shared.listed[low][w] : 0;
+      shared.keys[table][thread] = inside ? clusters.key(g, kvHead, shared.first[slot] + column - shared.begin[slot]) : -1;
+      *reinterpret_cast<uint2*>(shared.users[table][thread]) =
+          inside ? *reinterpret_cast<const uint2*>(shared.listed[slot]) : make_uint2(0, 0);
     };
     auto load = [&](int index) {
       auto& stage = shared.stage[index % 2];
       const int* at = shared.keys[index % 3];
-      auto source = [&](const T* data, int dim) {
-        return [=](int column) { return at[column] < 0 ? nullptr : data + (firstKey + at[column]) * dim; };
-      };
-      loadRows(SharedMatrix<T, Dim>{stage.key}, Pass::kStage, g.headDim, thread, Pass::kThreads, keys, source(keys, g.headDim));
-      loadRows(SharedMatrix<T, Dim>{stage.value}, Pass::kStage, g.valueDim, thread, Pass::kThreads, values,
-               source(values, g.valueDim));
+      const SharedMatrix<T, Dim> keyTile{stage.key}, valueTile{stage.value};
+#pragma unroll
+      for (int column = thread / kPieces; column < Pass::kStage; column += Pass::kThreads / kPieces) {
+        const int key = at[column];
+        const bool keyValid = key >= 0 && keyPiece, valueValid = key >= 0 && valuePiece;
+        copyAsync(keyTile.piece(column, piece), ownKeys + (keyValid ? static_cast<long long>(key) * g.headDim : 0), keyValid);
+        copyAsync(valueTile.piece(column, piece), ownValues + (valueValid ? static_cast<long long>(key) * g.valueDim : 0), valueValid);
+      }
       commitCopies();
     };
     locate(0);
@@ -178,12 +204,15 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
       locate(index + 2);
       for (int step = 0; step < Pass::kStage; step += Pass::kStep) {
         const auto* users = shared.users[index % 3] + step;
-        if (!__any_sync(kWholeWarp, users[lane][warp] != 0)) continue;
-        const RetrievedLogit<Pass::kWarps> logit{g.scale * kLog2E, users};
+        const unsigned own = users[lane][warp], same = __shfl_sync(kWholeWarp, own, 0);
+        if (!__any_sync(kWholeWarp, own != 0)) continue;
+        const bool uniform = !__any_sync(kWholeWarp, own != same) && g.scale > 0;
+        const RetrievedLogit<Pass::kWarps> logit{g.scale * kLog2E, users, same, uniform};
         typename Pass::Rows::Products s;
         typename Pass::Rows::Weights weights;
         typename Pass::Rows::PerRow shrink;
         multiplyKeys<T, Dim, 1, Pass::kStep>(s, query, SharedMatrix<T, Dim>{shared.stage[index % 2].key + step * Dim});
+        logit.prepare(s);
         softmax.exponentiate(s, shrink, 0, logit);
         softmax.template rescale<RetrievedLogit<Pass::kWarps>::kHeadroom>(shrink);
         Pass::Rows::pack(s, weights);

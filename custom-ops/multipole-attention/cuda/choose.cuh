@@ -11,16 +11,53 @@ namespace onnxrewrite::multipole::cuda {
 constexpr int kMostChosen = 64;
 /** Candidates beyond the wanted ones that may stay until the last tile. */
 constexpr int kSlack = 16;
-/** Sums of masses below this are nothing but rounding. */
+/** Sums of masses below this are nothing but rounding; the least float16 above 0. */
 constexpr float kLeastMass = 1.f / (1 << 24);
+constexpr uint32_t kLeastMassBits = 1;
 
-/** One warp's work: 16 pools and the largest sums found for each so far. */
+/** One warp's work: 16 pools and the largest sums found for each so far, as bits of float16, which have their order. */
 struct ChooseShared {
   static constexpr int kWarps = 4, kPools = 16, kCandidates = kMostChosen + kColumns;
-  uint32_t mass[kPools][kCandidates];
-  uint16_t cluster[kPools][kCandidates];
+  /** Rows of candidates are padded, so that eight pools side by side lie in different banks. */
+  static constexpr int kStride = kCandidates + 8;
+  alignas(4) uint16_t mass[kPools][kStride];
+  alignas(4) uint16_t cluster[kPools][kStride];
   int count[kPools];
 };
+
+/** How many of the float16 numbers, two in a word, are at least the one with the bits `bound`; up to 64 words. */
+template <int Words>
+__device__ inline int countAtLeast(const uint32_t (&pairs)[Words], uint32_t bound) {
+#ifdef ONNX_REWRITE_EMULATE_CUDA
+  int found = 0;
+  for (uint32_t pair : pairs) found += ((pair & 0xffff) >= bound) + (pair >> 16 >= bound);
+  return found;
+#else
+  const uint32_t bounds = bound * 0x10001u;
+  uint32_t found = 0;
+#pragma unroll
+  for (int i = 0; i < Words; i++)
+    asm("{ .reg .b32 reached; set.ge.f16x2.f16x2 reached, %1, %2; add.f16x2 %0, %0, reached; }"
+        : "+r"(found)
+        : "r"(pairs[i]), "r"(bounds));
+  const float2 counts = Pair<__half>::unpack(found);
+  return static_cast<int>(counts.x + counts.y);
+#endif
+}
+
+/** Sum of `value` over the four lanes that share a pool. */
+__device__ inline int quadSum(int value) {
+  value += __shfl_xor_sync(kWholeWarp, value, 1);
+  return value + __shfl_xor_sync(kWholeWarp, value, 2);
+}
+
+/** Sum of `value` over the lanes before this one of the four that share a pool. */
+__device__ inline int quadBefore(int value) {
+  const int t = threadIdx.x % 4;
+  const int below = __shfl_up_sync(kWholeWarp, value, 1), two = value + (t > 0 ? below : 0);
+  const int further = __shfl_up_sync(kWholeWarp, two, 2);
+  return two + (t > 1 ? further : 0) - value;
+}
 
 /**
  * Keeps the largest of the candidates of pools g and g + 8 (lane = 4 g + t), at least `wanted` and at most `most` of
@@ -28,34 +65,31 @@ struct ChooseShared {
  * that many. `most` above `wanted` is found in fewer steps. Four lanes share a pool.
  */
 __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, uint32_t (&least)[2]) {
-  constexpr int kOwn = ChooseShared::kCandidates / 4;
+  constexpr int kWords = ChooseShared::kCandidates / 8;
   const int lane = threadIdx.x % 32, t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int pool = lane / 4 + 8 * half, count = shared.count[pool];
-    uint32_t mass[kOwn];
+    // A lane holds words t, t + 4, ... of two candidates each; 0 where there is none.
+    auto word = [&](const uint16_t* of, int i) { return reinterpret_cast<const uint32_t*>(of)[4 * i + t]; };
+    auto bits = [](uint32_t pair, int which) { return pair >> 16 * which & 0xffff; };
+    uint32_t mass[kWords];
     uint32_t highest = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; i++) {
-      mass[i] = 4 * i + t < count ? shared.mass[pool][4 * i + t] : 0;
-      highest = max(highest, mass[i]);
+    for (int i = 0; i < kWords; i++) {
+      const int left = count - 2 * (4 * i + t);
+      mass[i] = left <= 0 ? 0 : word(shared.mass[pool], i) & (left == 1 ? 0xffffu : ~0u);
+      highest = max(highest, max(bits(mass[i], 0), bits(mass[i], 1)));
     }
     highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 1));
     highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 2));
-    auto atLeast = [&](uint32_t bound) {
-      int found = 0;
-#pragma unroll
-      for (int i = 0; i < kOwn; i++) found += mass[i] >= bound;
-      found += __shfl_xor_sync(kWholeWarp, found, 1);
-      return found + __shfl_xor_sync(kWholeWarp, found, 2);
-    };
     // `low` has at least `wanted` masses at or above it, `high` fewer; a pool with few candidates keeps all.
-    uint32_t low = __float_as_uint(kLeastMass), high = highest + 1;
+    uint32_t low = kLeastMassBits, high = highest + 1;
     const bool choosing = count > most;
     int atLow = choosing ? count : wanted;
     while (__any_sync(kWholeWarp, atLow > most && high - low > 1)) {
       const uint32_t middle = low + (high - low) / 2;
-      const int found = atLeast(middle);
+      const int found = quadSum(countAtLeast(mass, middle));
       if (atLow <= most || high - low <= 1) continue;
       if (found >= wanted) {
         low = middle;
@@ -64,19 +98,23 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
         high = middle;
       }
     }
+    uint32_t cluster[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; i++) cluster[i] = word(shared.cluster[pool], i);
     // More than that only if equal masses straddle the bound: among those the lowest clusters stay.
     int lastTie = 0xffff;
     if (__any_sync(kWholeWarp, atLow > most)) {
-      const int above = atLeast(low + 1);
+      const int above = quadSum(countAtLeast(mass, low + 1));
       int first = -1, end = 0xffff;
       while (__any_sync(kWholeWarp, atLow > most && end - first > 1)) {
         const int middle = first + (end - first) / 2;
         int found = 0;
 #pragma unroll
-        for (int i = 0; i < kOwn; i++)
-          found += mass[i] == low && 4 * i + t < count && shared.cluster[pool][4 * i + t] <= middle;
-        found += __shfl_xor_sync(kWholeWarp, found, 1);
-        found += __shfl_xor_sync(kWholeWarp, found, 2);
+        for (int i = 0; i < kWords; i++)
+#pragma unroll
+          for (int which = 0; which < 2; which++)
+            found += bits(mass[i], which) == low && static_cast<int>(bits(cluster[i], which)) <= middle;
+        found = quadSum(found);
         if (end - first <= 1) continue;
         if (above + found >= wanted)
           end = middle;
@@ -85,22 +123,28 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
       }
       if (atLow > most) lastTie = end;
     }
-    uint16_t cluster[kOwn];
+    auto stays = [&](int i, int which) {
+      const uint32_t own = bits(mass[i], which);
+      return own > low || (own == low && static_cast<int>(bits(cluster[i], which)) <= lastTie);
+    };
+    int kept = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; i++) cluster[i] = 4 * i + t < count ? shared.cluster[pool][4 * i + t] : 0;
+    for (int i = 0; i < kWords; i++) kept += stays(i, 0) + stays(i, 1);
+    int at = quadBefore(kept);
+    kept = quadSum(kept);
     __syncwarp();
     if (choosing) {
-      if (t == 0) shared.count[pool] = 0;
+#pragma unroll
+      for (int i = 0; i < kWords; i++)
+#pragma unroll
+        for (int which = 0; which < 2; which++)
+          if (stays(i, which)) {
+            shared.mass[pool][at] = static_cast<uint16_t>(bits(mass[i], which));
+            shared.cluster[pool][at++] = static_cast<uint16_t>(bits(cluster[i], which));
+          }
+      if (t == 0) shared.count[pool] = kept;
       least[half] = low;
     }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kOwn; i++)
-      if (choosing && (mass[i] > low || (mass[i] == low && cluster[i] <= lastTie)) && 4 * i + t < count) {
-        const int at = atomicAdd(&shared.count[pool], 1);
-        shared.mass[pool][at] = mass[i];
-        shared.cluster[pool][at] = cluster[i];
-      }
     __syncwarp();
   }
 }
@@ -139,7 +183,14 @@ __global__ void __launch_bounds__(128)
   from = static_cast<int>(__reduce_min_sync(kWholeWarp, static_cast<unsigned>(from)));
   to = static_cast<int>(__reduce_max_sync(kWholeWarp, static_cast<unsigned>(to)));
 
-  uint32_t least[2] = {__float_as_uint(kLeastMass), __float_as_uint(kLeastMass)};
+  // Where the far field of one of these rows ends when causal; their segments without a division each.
+  const int firstSegment = from < to ? g.segmentOf(from) : 0, firstEnd = (firstSegment + 1) * g.segment - g.offset;
+  auto farEnd = [&](int row) {
+    int segment = firstSegment;
+    if (row >= firstEnd) segment += row - firstEnd < g.segment ? 1 : 1 + (row - firstEnd) / g.segment;
+    return (segment - g.window) * g.keyClusters;
+  };
+  uint32_t least[2] = {kLeastMassBits, kLeastMassBits};
   // Clusters that some row uses by summary; nearest ones first, which are likely to be large.
   const int seen = wanted <= 0 || from >= to ? 0 : g.causal ? g.nearClusters(to - 1).begin : g.clusters();
   for (int tile = ceilDiv(seen, kColumns) - 1; tile >= 0; tile--) {
@@ -151,7 +202,7 @@ __global__ void __launch_bounds__(128)
       for (int i = 0; i < 4; i++) {
         const int row = base + 2 * t + i % 2 + i / 2 * 8;
         // Rows without this tile in their far field have no masses there.
-        const bool far = row < to && g.blockOf(row) >= 0 && (!g.causal || tile * kColumns < g.nearClusters(row).begin);
+        const bool far = row < to && (!g.causal || tile * kColumns < farEnd(row));
         weight[i] = 0;
         codes[i] = make_uint2(0, 0);
         if (!far) continue;
@@ -192,18 +243,30 @@ __global__ void __launch_bounds__(128)
       keepLargest(shared, wanted, min(wanted + kSlack, kMostChosen), least);
     __syncwarp();
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; n++)
+    for (int half = 0; half < 2; half++) {
+      const int pool = row8 + 8 * half;
+      auto bits = [&](int n, int i) {
+        return Pair<__half>::pack(fmaxf(sum[n][2 * half + i] - zero[2 * half + i], 0.f), 0.f);
+      };
+      int added = 0;
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int half = i / 2;
-        const uint32_t mass = __float_as_uint(fmaxf(sum[n][i] - zero[i], 0.f));
-        if (mass < least[half]) continue;
-        // See Masses: product column 2 t + i % 2 of tile n is byte 8 (2 t + i % 2) + n.
-        const int column = (i % 2 * 4 + n / 2) * 8 + 2 * t + n % 2, pool = row8 + 8 * half;
-        const int at = atomicAdd(&shared.count[pool], 1);
-        shared.mass[pool][at] = mass;
-        shared.cluster[pool][at] = static_cast<uint16_t>(tile * kColumns + column);
-      }
+      for (int n = 0; n < kColumns / 8; n++) added += (bits(n, 0) >= least[half]) + (bits(n, 1) >= least[half]);
+      const int before = shared.count[pool];
+      int at = before + quadBefore(added);
+      added = quadSum(added);
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          if (bits(n, i) < least[half]) continue;
+          // See Masses: product column 2 t + i of tile n is byte 8 (2 t + i) + n.
+          const int column = (i * 4 + n / 2) * 8 + 2 * t + n % 2;
+          shared.mass[pool][at] = static_cast<uint16_t>(bits(n, i));
+          shared.cluster[pool][at++] = static_cast<uint16_t>(tile * kColumns + column);
+        }
+      __syncwarp();
+      if (t == 0) shared.count[pool] = before + added;
+    }
     __syncwarp();
   }
   keepLargest(shared, wanted, wanted, least);

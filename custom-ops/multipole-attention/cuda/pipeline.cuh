@@ -1,11 +1,13 @@
 // MultipoleAttention on CUDA: which kernels run, in what order, on what memory. Everything is enqueued on one
-// stream; nothing waits, allocates or reads back, so a call can be captured in a CUDA graph.
+// stream, or what prepares the far field on another beside the near field; nothing waits, allocates or reads back, so
+// a call can be captured in a CUDA graph.
 #pragma once
 
 #include <type_traits>
 #include <utility>
 
 #include "../../native/cuda/arena.h"
+#include "../../native/cuda/side-stream.h"
 #include "attend-retrieved.cuh"
 #include "choose.cuh"
 #include "plain.cuh"
@@ -61,21 +63,19 @@ class MultipoleAttention {
 
   size_t bytes() const { return bytes_; }
 
-  cudaError_t run(const Tensors<T>& tensors, cudaStream_t stream) {
+  cudaError_t run(const Tensors<T>& tensors, cudaStream_t stream, SideStream& side) {
     if (queryHeads() == 0 || shape_.queries == 0 || shape_.valueDim == 0) return cudaSuccess;
     const T* queries = tensors.query;
     if (joinedQueries_) {
       CUDA_TRY(join(tensors, stream));
       queries = joinedQueries_;
     }
+    if constexpr (kSixteenBit)
+      if (fast_) return runFast(tensors, queries, stream, side);
     if (approximate_) {
       CUDA_TRY(cluster(tensors, queries, stream));
-      if constexpr (kSixteenBit)
-        if (fast_) CUDA_TRY(summarizeFast(tensors, stream));
-      if (!fast_) CUDA_TRY(summarizeSlow(tensors, stream));
+      CUDA_TRY(summarizeSlow(tensors, stream));
     }
-    if constexpr (kSixteenBit)
-      if (fast_) return attendFast(tensors, queries, stream);
     return attendSlow(tensors, queries, stream);
   }
 
@@ -145,8 +145,8 @@ class MultipoleAttention {
     }
     fast_ = kSixteenBit && shape_.headDim % 8 == 0 && shape_.valueDim % 8 == 0 && shape_.headDim <= 128 &&
             shape_.valueDim <= 128 && (!retrieves_ || choosesFast());
-    // Small query clusters waste less of small tiles.
-    const bool wideTiles = g_.headDim <= 64 && g_.valueDim <= 64 && g_.rows / g_.queryClusters >= 256;
+    // Small query clusters waste less of small tiles, of which more are under way at a time.
+    const bool wideTiles = g_.headDim <= 64 && g_.valueDim <= 64 && g_.rows / g_.queryClusters >= 1024;
     tileRows_ = wideTiles ? 128 : 64;
     massTiles_ = ceilDiv(g_.clusters(), kColumns);
     const size_t massBytes = static_cast<size_t>(g_.rows) * massTiles_ * (kColumns + sizeof(float));
@@ -296,11 +296,16 @@ class MultipoleAttention {
   cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
     if (g_.blocks == 0) return cudaSuccess;
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 64;
-      if (g_.segment <= kMostKeys)
-        return launch(summarizeSegment<T, kDim>, dim3(g_.segments, queryHeads()), kSummarizeWarps * 32,
-                      summarizeShared<T, kDim>(g_.segment, 1, kSummarizeWarps), stream, g_, keyClusters(), tensors.key, tensors.value,
-                      queryCentroids_, summaries_, g_.segment);
+      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 64, kBlockKeys = 128;
+      if (g_.segment <= kMostKeys) {
+        // Small tiles overlap loads and products of more blocks; clusters of a k-means may be as large as the segment.
+        const int clusters = groupsRuns() ? clamped(kBlockKeys / keysPerRun(), 1, g_.keyClusters) : g_.keyClusters;
+        const int keys = groupsRuns() ? clusters * keysPerRun() : g_.segment;
+        const int warps = keys <= kBlockKeys ? kMostSummarizeWarps / 2 : kMostSummarizeWarps;
+        return launch(summarizeTile<T, kDim>, dim3(g_.segments * ceilDiv(g_.keyClusters, clusters), queryHeads()), warps * 32,
+                      summarizeShared<T, kDim>(keys, 1, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
+                      queryCentroids_, summaries_, clusters, keys);
+      }
       const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kClusterWarps ? centerTiles : kClusterWarps;
       return launch(summarizeCluster<T, kDim>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
                     summarizeShared<T, kDim>(kTileKeys, 2, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
@@ -308,12 +313,29 @@ class MultipoleAttention {
     });
   }
 
-  cudaError_t attendFast(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
+  /** The near field is bound by arithmetic, what prepares the far field by memory, and neither needs the other. */
+  cudaError_t runFast(const Tensors<T>& tensors, const T* queries, cudaStream_t stream, SideStream& side) {
     const AttentionOutputs<T> out{tensors.output, tensors.lse, partLse_};
-    bool anyExact = false;
-    for (int i = 0; i < retrieve_.entries; i++) anyExact = anyExact || retrieve_.count[i] < 0;
-    if (g_.local || anyExact) CUDA_TRY(attendNearFast(tensors, queries, out, stream));
-    if (!approximate_ || g_.blocks == 0) return cudaSuccess;
+    bool near = g_.local;
+    for (int i = 0; i < retrieve_.entries; i++) near = near || retrieve_.count[i] < 0;
+    if (!approximate_) return attendNearFast(tensors, queries, out, stream);
+    {
+      const std::lock_guard<std::mutex> own(side.mutex());
+      CUDA_TRY(side.fork(stream));
+      auto prepare = [&] {
+        CUDA_TRY(cluster(tensors, queries, side.stream()));
+        CUDA_TRY(summarizeFast(tensors, side.stream()));
+        return near ? attendNearFast(tensors, queries, out, stream) : cudaSuccess;
+      };
+      const cudaError_t prepared = prepare();
+      // Also after an error: the memory is given back behind `stream`.
+      CUDA_TRY(side.join(stream));
+      CUDA_TRY(prepared);
+    }
+    return g_.blocks == 0 ? cudaSuccess : attendFarField(tensors, queries, out, stream);
+  }
+
+  cudaError_t attendFarField(const Tensors<T>& tensors, const T* queries, const AttentionOutputs<T>& out, cudaStream_t stream) {
     ColumnMaps maps{};
     if (farOnHopper())
       for (int block = 0; block < g_.blocks; block++) {

@@ -8,11 +8,11 @@ namespace onnxrewrite::multipole::cuda {
 
 /** Label of a point outside every cluster. */
 constexpr uint16_t kNoLabel = 0xffff;
-/** Rows per chunk; a multiple of the rows that the warps of a block take at a time. */
-constexpr int kChunk = 1024;
-
 /** `members` are the rows that a problem labels, `sources` those that its centroids are means of. */
 enum class Part { members, sources };
+
+/** Rows per chunk of members. */
+constexpr int kMemberChunk = 1024;
 
 struct PointSet {
   enum class Kind { keySegments, queryBlocks };
@@ -47,7 +47,14 @@ struct PointSet {
     return slot(problems(), part, range(problems(), part).begin);
   }
 
-  __host__ __device__ int chunksOf(int problem, Part part) const { return ceilDiv(range(problem, part).size(), kChunk); }
+  /**
+   * Rows per chunk, a multiple of the rows that the warps of a block take at a time. Short chunks of sources fill the last
+   * wave of blocks, but each leaves a sum per cluster.
+   */
+  __host__ __device__ int chunkRows(Part part) const {
+    return part == Part::members ? kMemberChunk : clamped(ceilDiv(clusters(), 16) * 256, 256, 1024);
+  }
+  __host__ __device__ int chunksOf(int problem, Part part) const { return ceilDiv(range(problem, part).size(), chunkRows(part)); }
   __host__ __device__ int chunksBefore(int problem, Part part) const {
     if (ofKeys()) return problem * chunksOf(0, part);
     int count = 0;
@@ -65,7 +72,7 @@ struct PointSet {
       for (int n; index >= (n = chunksOf(problem, part)); problem++) index -= n;
     }
     Range all = range(problem, part);
-    return {all.begin + index * kChunk, min(all.begin + (index + 1) * kChunk, all.end)};
+    return {all.begin + index * chunkRows(part), min(all.begin + (index + 1) * chunkRows(part), all.end)};
   }
 
   __device__ bool takesPart(int head, int row) const {

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(256) scanLabels(PointSet set, Sorted sorted) {
 
 /** Writes the rows of one chunk to their places: ranks among equal labels by warp, each warp taking a run of rows. */
 __global__ void __launch_bounds__(256) scatterRows(PointSet set, const uint16_t* labels, Sorted sorted) {
-  constexpr int kWarps = 8, kRun = kChunk / kWarps;
+  constexpr int kWarps = 8, kRun = kMemberChunk / kWarps;
   const int head = blockIdx.y, clusters = set.clusters(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int* next = reinterpret_cast<int*>(dynamicShared());
   for (int i = threadIdx.x; i < kWarps * clusters; i += 256) next[i] = 0;

@@ -195,7 +195,7 @@ __device__ void gatherKeys(const Geometry& g, const KeyClusters& clusters, int k
   commitCopies();
 }
 
-constexpr int kSummarizeWarps = 8, kClusterWarps = 4;
+constexpr int kMostSummarizeWarps = 8, kClusterWarps = 4;
 
 /** Bytes of shared memory for tiles of `keys` keys. */
 template <class T, int Dim>
@@ -203,36 +203,41 @@ size_t summarizeShared(int keys, int stages, int warps) {
   return (static_cast<size_t>(stages) * 2 * (keys + 16) + warps * 16) * Dim * sizeof(T);
 }
 
-/** One block per segment of at most `tileKeys` keys, which stay in shared memory for all query clusters of all blocks. */
+/**
+ * One block per `blockClusters` clusters of a segment, of at most `tileKeys` keys together, which stay in shared memory
+ * for all query clusters of all blocks.
+ */
 template <class T, int Dim>
-__global__ void __launch_bounds__(kSummarizeWarps * 32, Dim == 64 ? 2 : 1)
-    summarizeSegment(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
-                     Summaries<T> out, int tileKeys) {
-  const int segment = blockIdx.x, head = blockIdx.y, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
+__global__ void __launch_bounds__(kMostSummarizeWarps * 32, Dim == 64 ? 2 : 1)
+    summarizeTile(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
+                  Summaries<T> out, int blockClusters, int tileKeys) {
+  const int tilesPerSegment = ceilDiv(g.keyClusters, blockClusters);
+  const int segment = blockIdx.x / tilesPerSegment, firstOfSegment = blockIdx.x % tilesPerSegment * blockClusters;
+  const int firstCluster = segment * g.keyClusters + firstOfSegment;
+  const int count = min(blockClusters, g.keyClusters - firstOfSegment);
+  const int head = blockIdx.y, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32, warps = blockDim.x / 32;
   T* shared = reinterpret_cast<T*>(dynamicShared());
   const SharedMatrix<T, Dim> keyTile{shared}, valueTile{shared + (tileKeys + 16) * Dim},
       staging{shared + (2 * (tileKeys + 16) + warp * 16) * Dim};
-  const int first = clusters.members(g, kvHead, segment * g.keyClusters).begin;
-  const int count = clusters.members(g, kvHead, (segment + 1) * g.keyClusters - 1).end - first;
-  gatherKeys<T, Dim>(g, clusters, kvHead, keys, values, first, count, keyTile, valueTile);
+  const int firstKey = clusters.members(g, kvHead, firstCluster).begin;
+  const int keyCount = clusters.members(g, kvHead, firstCluster + count - 1).end - firstKey;
+  gatherKeys<T, Dim>(g, clusters, kvHead, keys, values, firstKey, keyCount, keyTile, valueTile);
   waitForCopies<0>();
   __syncthreads();
 
   const float scale = g.scale * kLog2E;
   const int centerTiles = ceilDiv(g.queryClusters, 16);
-  for (int block = 0; block < g.blocks; block++) {
+  for (int item = warp; item < g.blocks * centerTiles * count; item += warps) {
+    const int cluster = firstCluster + item % count, center = item / count % centerTiles * 16, block = item / count / centerTiles;
     const int width = g.blockClusters(block);
-    if (segment * g.keyClusters >= width) continue;
-    for (int item = warp; item < centerTiles * g.keyClusters; item += kSummarizeWarps) {
-      const int cluster = segment * g.keyClusters + item % g.keyClusters, center = item / g.keyClusters * 16;
-      const int count = min(16, g.queryClusters - center);
-      const Range members = clusters.members(g, kvHead, cluster);
-      TiltedMeans<T, Dim> means;
-      means.begin(centroids.rounded + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim,
-                  count, g.headDim);
-      means.add(keyTile, valueTile, members.begin - first, members.size(), scale);
-      means.store(staging, out, g.summaryIndex(block, head, center) + cluster, width, count, g.headDim, g.valueDim, scale);
-    }
+    if (cluster >= width) continue;
+    const int centers = min(16, g.queryClusters - center);
+    const Range members = clusters.members(g, kvHead, cluster);
+    TiltedMeans<T, Dim> means;
+    means.begin(centroids.rounded + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + center) * g.headDim,
+                centers, g.headDim);
+    means.add(keyTile, valueTile, members.begin - firstKey, members.size(), scale);
+    means.store(staging, out, g.summaryIndex(block, head, center) + cluster, width, centers, g.headDim, g.valueDim, scale);
   }
 }
 

@@ -153,15 +153,6 @@ __device__ inline void publishShared() {
 #endif
 }
 
-/** Barrier of the 128 threads of a warpgroup. */
-__device__ inline void syncGroup() {
-#ifdef ONNX_REWRITE_EMULATE_CUDA
-  emulation::meetGroup(nullptr, [](void* const*) {});
-#else
-  ONNX_REWRITE_HOPPER_ASM("bar.sync %0, 128;" ::"r"(1 + threadIdx.x / 128) : "memory");
-#endif
-}
-
 /** Before the first product after registers of operands were written. */
 __device__ inline void beginProducts() {
 #ifndef ONNX_REWRITE_EMULATE_CUDA

@@ -1,12 +1,15 @@
 // What the kernels of the CUDA execution provider share in their dealings with ONNX Runtime: its stream, its memory,
-// and CUDA's errors.
+// its element types, and CUDA's errors.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <memory>
 
 #include "../kernel.h"
+#include "../operators.h"
 
 namespace onnxrewrite {
 
@@ -51,6 +54,43 @@ class DeviceScratch {
   const ort::Api& api_;
   ort::Allocator* allocator_ = nullptr;
   void* data_ = nullptr;
+};
+
+// An operator for float32, float16 and bfloat16, registered while this lives: static storage only. Its kernel is
+// Kernel(const NodeAttributes&) with a template run<T>(const RunContext&) const; `inputs` and `outputs` tell the ports of an
+// element type, which is that of input 0.
+template <class Kernel>
+class CudaOperator {
+ public:
+  using Ports = std::vector<Port> (*)(ort::ElementType);
+
+  CudaOperator(const char* name, Ports inputs, Ports outputs)
+      : operators_{{name, kProvider, inputs(ort::kFloat), outputs(ort::kFloat)},
+                   {name, kProvider, inputs(ort::kFloat16), outputs(ort::kFloat16)},
+                   {name, kProvider, inputs(ort::kBfloat16), outputs(ort::kBfloat16)}} {}
+
+ private:
+  static constexpr const char* kProvider = "CUDAExecutionProvider";
+
+  class Typed {
+   public:
+    Typed(const ort::Api&, const NodeAttributes& attributes, const Operator<Typed>& op)
+        : kernel_(attributes), type_(op.inputs[0].type) {}
+
+    void run(const RunContext& context) const {
+      if (type_ == ort::kFloat) return kernel_.template run<float>(context);
+      if (type_ == ort::kFloat16) return kernel_.template run<__half>(context);
+      kernel_.template run<__nv_bfloat16>(context);
+    }
+
+   private:
+    const Kernel kernel_;
+    const ort::ElementType type_;
+  };
+
+  const Operator<Typed> operators_[3];
+  const Registration registrations_[3] = {Registration(operators_[0]), Registration(operators_[1]),
+                                          Registration(operators_[2])};
 };
 
 }  // namespace onnxrewrite

@@ -25,14 +25,6 @@ __device__ inline unsigned char* dynamicShared() {
   return bytes;
 }
 
-/** Multiprocessors of the current device. */
-inline int multiprocessors() {
-  int device = 0, count = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-  return known ? count : 1;
-}
-
 /** Enqueues a kernel; more than 48 KiB of dynamic shared memory is asked for where needed. */
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes, cudaStream_t stream,
