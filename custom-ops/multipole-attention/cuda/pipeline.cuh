@@ -1,6 +1,6 @@
 // MultipoleAttention on CUDA: which kernels run, in what order, on what memory. Everything is enqueued on one
-// stream, or what prepares the far field on another beside the near field; nothing waits, allocates or reads back, so
-// a call can be captured in a CUDA graph.
+// stream, but for what prepares the far field, which runs on another beside the near field; nothing waits, allocates or
+// reads back, so a call can be captured in a CUDA graph.
 #pragma once
 
 #include <type_traits>
