@@ -35,9 +35,12 @@ export const blockParameters = {
   /** Rows [block_begin, block_end). */
   block_begin: 'u32',
   block_end: 'u32',
-  /** Clusters in each row of `masses` and of the summaries. */
+  /** Clusters of the summaries, and of estimates, whose rows are padded to fours. */
   clusters: 'u32',
 } as const;
+
+/** Groups of four clusters in a row of estimates. */
+export const logitQuads = 'fn logit_quads() -> u32 { return (params.clusters + 3u) / 4u; }';
 
 /** A number above that of every cluster. */
 const NO_END = '0xffffffffu';

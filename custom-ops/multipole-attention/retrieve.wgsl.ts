@@ -20,8 +20,8 @@ const MAX_WORDS = 128;
  */
 export const retrieved = variants((shape: HeadShape, selection: Selection) => {
   const { headDim, valueDim } = shape;
-  const { keys } = shape.tile;
-  const tile = new AttentionTile(shape.tile);
+  const { keys } = shape.lowTile;
+  const tile = new AttentionTile(shape.lowTile);
   const rows = tile.height;
   const words = Math.min(tile.threads, MAX_WORDS);
   const loadQuery = (row: string, quad: string) => `load_query(head, first + ${row}, ${quad})`;

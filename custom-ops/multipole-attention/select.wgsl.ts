@@ -1,7 +1,7 @@
 import { stateQuads } from '../runtime/web/attention-state.wgsl.js';
 import { HIDDEN } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, optional, storage, variants } from '../runtime/web/wgsl.js';
-import { blockParameters, geometry, geometryParameters } from './geometry.wgsl.js';
+import { blockParameters, geometry, geometryParameters, logitQuads } from './geometry.wgsl.js';
 import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 
@@ -80,74 +80,79 @@ fn pool_rows(pool: u32) -> vec2<u32> {
 const poolsPerSegment =
   'fn pools_per_segment() -> u32 { return (params.segment + params.pool_size - 1u) / params.pool_size; }';
 
-/** `mass_of(head, row, cluster)`: a_j of a row of the block (README, step 8), from its estimated logit. */
-const massOf = (valueDim: number): string => `${stateOf(valueDim)}
-fn mass_of(head: u32, row: u32, cluster: u32) -> f32 {
+/** `masses_of(head, row, quad)`: a_j of a row of the block for four clusters (README, step 8), from its estimates. */
+const massesOf = (valueDim: number): string => `${stateOf(valueDim)}
+${logitQuads}
+fn masses_of(head: u32, row: u32, quad: u32) -> vec4<f32> {
   let at = head * (params.block_end - params.block_begin) + row - params.block_begin;
-  let logit = far_logits[at * params.clusters + cluster];
+  let logits = far_logits[at * logit_quads() + quad];
   let lse = state[state_of(head, row) + ${stateQuads(valueDim) - 1}u].z;
-  return select(0.0, exp(logit - lse), logit > ${HIDDEN});
+  return select(vec4<f32>(), exp(logits - lse), logits > vec4<f32>(${HIDDEN}));
 }`;
 
+/** Threads of {@link poolMeans}: groups of four clusters that a workgroup takes. */
+export const MEANS_THREADS = 64;
+
 /**
- * Mean of a_j over each pool of a block, [heads, block's pools, clusters]. Rows before the block come from
- * `tail` (see {@link keepTail}). One group per (head, pool, panel of 256 clusters).
+ * Mean of a_j over each pool of a block, [heads, block's pools, clusters padded to fours]. Rows before the block
+ * come from `tail` (see {@link keepTail}). One group per (head, pool, panel of clusters).
  */
 export const poolMeans = variants((selection: Selection, valueDim: number) => {
   const sliding = selection === 'sliding';
   const clustered = selection === 'cluster';
   return kernel({
     label: 'pool means',
+    threads: MEANS_THREADS,
     parameters: {
       ...geometryParameters,
       ...blockParameters,
       first_pool: 'u32',
       block_pools: 'u32',
       panels: 'u32',
-      /** Clusters in each row of `tail`. */
-      all_clusters: 'u32',
+      /** Groups of four clusters in each row of `tail`. */
+      all_quads: 'u32',
       /** Slots of `pool_order` by head. */
       slots: 'u32',
     },
     bindings: {
-      far_logits: storage('read', 'f32'),
+      far_logits: storage('read', 'vec4<f32>'),
       state: storage('read', 'vec4<f32>'),
-      means: storage('read_write', 'f32'),
-      ...optional(sliding, 'tail', storage('read', 'f32')),
+      means: storage('read_write', 'vec4<f32>'),
+      ...optional(sliding, 'tail', storage('read', 'vec4<f32>')),
       ...optional(clustered, 'pool_order', storage('read', 'u32')),
     },
     declarations: `${geometry}
-${massOf(valueDim)}
+${massesOf(valueDim)}
 ${poolRows(selection)}
-fn mass(head: u32, row: u32, cluster: u32) -> f32 {
-  ${sliding ? `if (row < params.block_begin) { return tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster]; }` : ''}
-  return mass_of(head, row, cluster);
+fn masses(head: u32, row: u32, quad: u32) -> vec4<f32> {
+  ${sliding ? 'if (row < params.block_begin) { return tail[(head * params.pool_size + row % params.pool_size) * params.all_quads + quad]; }' : ''}
+  return masses_of(head, row, quad);
 }`,
     body: `let panel = group % params.panels;
 let pool = group / params.panels % params.block_pools;
 let head = group / params.panels / params.block_pools;
-let cluster = panel * 256u + thread;
-if (cluster >= params.clusters) { return; }
+let quad = panel * ${MEANS_THREADS}u + thread;
+if (quad >= logit_quads()) { return; }
 let members = pool_rows(params.first_pool + pool);
-var sum = 0.0;
+var sum = vec4<f32>();
 var count = 0u;
 for (var member = members.x; member < members.y; member++) {
 ${
   clustered
     ? `  let slot = pool_order[head * params.slots + member];
   if (slot == 0u) { continue; }
-  sum += mass(head, slot - 1u, cluster);`
-    : '  sum += mass(head, member, cluster);'
+  sum += masses(head, slot - 1u, quad);`
+    : '  sum += masses(head, member, quad);'
 }
   count++;
 }
-means[(head * params.block_pools + pool) * params.clusters + cluster] = sum / f32(max(count, 1u));`,
+means[(head * params.block_pools + pool) * logit_quads() + quad] = sum / f32(max(count, 1u));`,
   });
 });
 
 /**
  * Keeps the masses of a block's last rows, row r at place r modulo the group's size, for the pools of the next
- * block. One thread per (head, row, cluster).
+ * block. One thread per (head, row, four clusters).
  */
 export const keepTail = variants((valueDim: number) =>
   kernel({
@@ -157,25 +162,23 @@ export const keepTail = variants((valueDim: number) =>
       ...blockParameters,
       /** Rows to keep: at most a group. */
       kept: 'u32',
-      all_clusters: 'u32',
+      all_quads: 'u32',
       threads: 'u32',
     },
     bindings: {
-      far_logits: storage('read', 'f32'),
+      far_logits: storage('read', 'vec4<f32>'),
       state: storage('read', 'vec4<f32>'),
-      tail: storage('read_write', 'f32'),
+      tail: storage('read_write', 'vec4<f32>'),
     },
-    declarations: massOf(valueDim),
+    declarations: massesOf(valueDim),
     body: `let index = group * 256u + thread;
 if (index >= params.threads) { return; }
-let cluster = index % params.all_clusters;
-let row = params.block_end - 1u - index / params.all_clusters % params.kept;
-let head = index / params.all_clusters / params.kept;
-var mass = 0.0;
-if (cluster < params.clusters) {
-  mass = mass_of(head, row, cluster);
-}
-tail[(head * params.pool_size + row % params.pool_size) * params.all_clusters + cluster] = mass;`,
+let quad = index % params.all_quads;
+let row = params.block_end - 1u - index / params.all_quads % params.kept;
+let head = index / params.all_quads / params.kept;
+var masses = vec4<f32>();
+if (quad < logit_quads()) { masses = masses_of(head, row, quad); }
+tail[(head * params.pool_size + row % params.pool_size) * params.all_quads + quad] = masses;`,
   }),
 );
 
@@ -201,7 +204,8 @@ export const choose = variants((threads: number) =>
       means: storage('read_write', 'f32'),
       chosen: storage('read_write', 'u32'),
     },
-    declarations: `var<workgroup> masses: array<f32, ${threads}>;
+    declarations: `${logitQuads}
+var<workgroup> masses: array<f32, ${threads}>;
 var<workgroup> clusters: array<u32, ${threads}>;
 var<workgroup> mass_left: f32;
 fn largest(origin: u32, thread: u32) -> vec2<u32> {
@@ -218,7 +222,7 @@ fn largest(origin: u32, thread: u32) -> vec2<u32> {
 }`,
     body: `let pool = group % params.block_pools;
 let head = group / params.block_pools;
-let origin = group * params.clusters;
+let origin = group * 4u * logit_quads();
 let words = (head * params.pools + params.first_pool - params.pool_base + pool) * params.words;
 for (var word = thread; word < params.words; word += ${threads}u) { chosen[words + word] = 0u; }
 var own = 0.0;

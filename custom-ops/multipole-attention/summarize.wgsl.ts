@@ -14,8 +14,8 @@ export interface HeadShape {
   /** E */
   readonly valueDim: number;
   readonly tile: TileShape;
-  /** For kernels that compute nothing but logits; as high as `tile`. */
-  readonly logitTile: TileShape;
+  /** For kernels where the rows of a high tile would have too little in common: few centroids, or several pools. */
+  readonly lowTile: TileShape;
 }
 
 /**
@@ -25,7 +25,7 @@ export interface HeadShape {
  */
 export const summarize = variants((shape: HeadShape) => {
   const { headDim, valueDim } = shape;
-  const tile = new AttentionTile(shape.tile);
+  const tile = new AttentionTile(shape.lowTile);
   const keyQuads = quads(headDim);
   const columns = 4 * (keyQuads + quads(valueDim));
   const loadQuery = (row: string, quad: string) => `load_centroid(first + ${row}, origin + ${row}, ${quad})`;
@@ -54,7 +54,7 @@ export const summarize = variants((shape: HeadShape) => {
     },
     declarations: `${geometry}
 ${tile.declarations}
-var<workgroup> tile_keys: array<u32, ${shape.tile.keys}>;
+var<workgroup> tile_keys: array<u32, ${shape.lowTile.keys}>;
 fn load_centroid(cluster: u32, row: u32, quad: u32) -> vec4<f32> {
   if (cluster >= params.query_clusters) { return vec4<f32>(); }
   return centroids[row * ${keyQuads}u + quad];
@@ -75,9 +75,9 @@ let begin = starts[unit_starts];
 let end = starts[unit_starts + 1u];
 ${tile.start(columns)}
 ${tile.loadQuery(headDim, loadQuery)}
-for (var base = begin; base < end; base += ${shape.tile.keys}u) {
-  let count = min(${shape.tile.keys}u, end - base);
-  if (thread < ${shape.tile.keys}u) {
+for (var base = begin; base < end; base += ${shape.lowTile.keys}u) {
+  let count = min(${shape.lowTile.keys}u, end - base);
+  if (thread < ${shape.lowTile.keys}u) {
     tile_keys[thread] = kv * params.keys + members[kv * params.keys + base + min(thread, count - 1u)] - 1u;
   }
   workgroupBarrier();

@@ -1,17 +1,17 @@
 import type { Attributes } from '../operator.js';
 import { stateQuads, writeOutputs } from '../runtime/web/attention-state.wgsl.js';
-import { AttentionTile, logitTileShape, tileShape } from '../runtime/web/attention-tile.wgsl.js';
+import { AttentionTile, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
-import { type FloatType, quads } from '../runtime/web/wgsl.js';
+import { type FloatType, quads, THREADS } from '../runtime/web/wgsl.js';
 import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
 import type { geometryParameters } from './geometry.wgsl.js';
 import { joinRows } from './join.wgsl.js';
 import { near } from './near.wgsl.js';
 import { type MultipoleParameters, parametersOf } from './parameters.js';
 import { retrieved } from './retrieve.wgsl.js';
-import { choose, keepTail, poolMeans, rowPools } from './select.wgsl.js';
+import { choose, keepTail, MEANS_THREADS, poolMeans, rowPools } from './select.wgsl.js';
 import { type HeadShape, summarize } from './summarize.wgsl.js';
 import {
   assignmentScratch,
@@ -171,6 +171,7 @@ class MultipoleCall {
   readonly #shape: HeadShape;
   readonly #scale: number;
   readonly #tileRows: number;
+  readonly #lowTileRows: number;
   readonly #scratchBytes: number;
   readonly #query: GpuRange;
   #keys: SortedRows | null = null;
@@ -193,9 +194,10 @@ class MultipoleCall {
       headDim,
       valueDim,
       tile: tileShape(recorder.device, headDim),
-      logitTile: logitTileShape(recorder.device, headDim),
+      lowTile: tileShape(recorder.device, headDim, THREADS),
     };
     this.#tileRows = new AttentionTile(this.#shape.tile).height;
+    this.#lowTileRows = new AttentionTile(this.#shape.lowTile).height;
     this.#scratchBytes = Math.min(MOST_SCRATCH_BYTES, recorder.device.limits.maxStorageBufferBindingSize / 2);
     this.#scale = parameters.scale ?? 1 / Math.sqrt(headDim);
     this.#query = past ? this.#joinQueries(past.range) : tensors.query.range;
@@ -241,7 +243,7 @@ class MultipoleCall {
     const { rows, clusters } = this.#layout;
     const widest = Math.max(quads(headDim), quads(valueDim));
     const summaries = this.parameters.queryClusters * clusters * widest * 16;
-    const masses = Math.min(rows, FULL_BLOCK) * clusters * 4;
+    const masses = Math.min(rows, FULL_BLOCK) * quads(clusters) * 16;
     return Math.max(1, Math.floor(this.#scratchBytes / Math.max(summaries, masses, this.#stateBytes(rows))));
   }
 
@@ -465,7 +467,7 @@ class MultipoleCall {
     const words = Math.ceil(clusters / 32);
     let tail: GpuRange | null = null;
     if (selection === 'sliding') {
-      tail = this.#scratch('masses of last rows', heads.count * group * clusters * 4);
+      tail = this.#scratch('masses of last rows', heads.count * group * quads(clusters) * 16);
       recorder.clear(tail);
     }
     const chosen = this.#scratch('chosen clusters', heads.count * pools * words * 4);
@@ -523,9 +525,9 @@ class MultipoleCall {
         summary_keys,
         summary_values,
       },
-      heads.count * Math.ceil(parameters.queryClusters / this.#tileRows) * clusters,
+      heads.count * Math.ceil(parameters.queryClusters / this.#lowTileRows) * clusters,
     );
-    const rows = Math.floor(this.#scratchBytes / (heads.count * clusters * 4));
+    const rows = Math.floor(this.#scratchBytes / (heads.count * quads(clusters) * 16));
     for (const part of this.#layout.split(block, rows)) {
       this.#farPart(
         geometry,
@@ -565,9 +567,11 @@ class MultipoleCall {
       slots,
       tileRows,
     );
-    const far_logits = this.#scratch('far logits', heads.count * size * clusters * 4);
+    const far_logits = this.#scratch('far logits', heads.count * size * quads(clusters) * 16);
     const tiles = slots / tileRows;
     const panels = Math.ceil(clusters / PANEL);
+    const threads = heads.count * size;
+    const panel_lse = this.#scratch('far lse', threads * panels * 4);
     const values = { ...geometry, block_begin: block.begin, block_end: block.end, clusters };
     recorder.dispatch(
       estimates(this.#shape),
@@ -580,10 +584,17 @@ class MultipoleCall {
         summary_weights: summaries.summary_weights,
         summary_keys: summaries.summary_keys,
         far_logits,
+        panel_lse,
       },
       heads.count * tiles * panels,
     );
-    recorder.dispatch(jointLse(valueDim), values, { far_logits, state }, heads.count * size);
+    recorder.dispatch(
+      jointLse(valueDim),
+      { ...values, panels, threads },
+      { panel_lse, state },
+      groupsOf(threads),
+    );
+    recorder.release(panel_lse);
     if (retrieval) this.#choose(values, heads, block, far_logits, state, retrieval);
     recorder.dispatch(
       farValues(this.#shape, retrieval && parameters.selection),
@@ -600,7 +611,7 @@ class MultipoleCall {
       heads.count * tiles,
     );
     if (retrieval) {
-      const rowTiles = Math.ceil(size / tileRows);
+      const rowTiles = Math.ceil(size / this.#lowTileRows);
       recorder.dispatch(
         retrieved(this.#shape, parameters.selection),
         {
@@ -638,23 +649,23 @@ class MultipoleCall {
     const { recorder, parameters } = this;
     const { valueDim } = this.sizes;
     const { clusters } = block;
-    const all_clusters = this.#layout.clusters;
+    const all_quads = quads(this.#layout.clusters);
     const { first, count } = this.#poolsOf(block, values.first_row);
-    const panels = Math.ceil(clusters / 256);
-    const means = this.#scratch('pool means', heads.count * count * clusters * 4);
+    const panels = Math.ceil(quads(clusters) / MEANS_THREADS);
+    const means = this.#scratch('pool means', heads.count * count * quads(clusters) * 16);
     const pools = { first_pool: first, block_pools: count };
     recorder.dispatch(
       poolMeans(parameters.selection, valueDim),
-      { ...values, ...pools, panels, all_clusters, slots: retrieval.slots },
+      { ...values, ...pools, panels, all_quads, slots: retrieval.slots },
       { far_logits, state, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
       heads.count * count * panels,
     );
     if (retrieval.tail) {
       const kept = Math.min(parameters.group, block.end - block.begin);
-      const threads = heads.count * kept * all_clusters;
+      const threads = heads.count * kept * all_quads;
       recorder.dispatch(
         keepTail(valueDim),
-        { ...values, kept, all_clusters, threads },
+        { ...values, kept, all_quads, threads },
         { far_logits, state, tail: retrieval.tail },
         groupsOf(threads),
       );

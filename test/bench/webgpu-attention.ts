@@ -34,7 +34,7 @@ import {
  * provider. Then the whole model, original and rewritten.
  *
  *   node dist/test/bench/webgpu-attention.js [--model FILE] [--text FILE] [--length N]... [--windows N]
- *        [--site N] [--segment N] [--runs N] [--dawn OPTION]... [--models]
+ *        [--site N] [--segment N] [--dawn OPTION]... [--models]
  *
  * Heads of `--windows` stretches of the text stand side by side. Prints one line of JSON per measurement, and
  * `done` at last: the process ends by a signal. Errors are relative squared errors against exact attention.
@@ -47,12 +47,10 @@ const { values: options } = parseArgs({
     windows: { type: 'string', default: '2' },
     site: { type: 'string', default: '1' },
     segment: { type: 'string', default: '256' },
-    runs: { type: 'string', default: '10' },
     dawn: { type: 'string', multiple: true, default: [] },
     models: { type: 'boolean', default: false },
   },
 });
-const runs = Number(options.runs);
 const original = new Uint8Array(readFileSync(options.model));
 const text = readFileSync(options.text);
 
@@ -106,7 +104,7 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
   const exact = contender('exact', { retrieve: [-1] });
   const multipole = contender('multipole', {});
   const theirs = await OnnxRuntimeContender.open(ort, runner, heads);
-  const [exactMs, ms, theirMs] = await timeInTurns(device, [exact, multipole, theirs], runs);
+  const [exactMs, ms, theirMs] = await timeInTurns(device, [exact, multipole, theirs]);
   const expected = await exact.output();
   print({
     length,
@@ -135,7 +133,7 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
   await attempt(`attention within default limits at ${length}`, async () => {
     const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
     const limited = contender('multipole within default limits', {}, small);
-    const [limitedMs] = await timeInTurns(small.device, [limited], runs);
+    const [limitedMs] = await timeInTurns(small.device, [limited]);
     const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.device.limits;
     print({
       length,

@@ -12,19 +12,18 @@ export interface Contender {
   run(): unknown;
 }
 
-const TURNS = 7;
-/** What a contender runs for in one turn, if that takes no more than the runs asked for. */
-const TURN_MS = 40;
+const TURNS = 5;
+/** What every contender runs for in one turn, so that waiting for the GPU at its end weighs the same for all. */
+const TURN_MS = 200;
 
 /**
  * Milliseconds per run of each contender: the medians of turns in which all of them take part, one after the other,
- * each with up to `runs` runs queued without waiting in between. Two runs before the turns compile kernels and tell
- * how many runs a turn takes.
+ * each with runs queued without waiting in between. Runs before the turns compile kernels and tell how many a turn
+ * takes.
  */
 export async function timeInTurns(
   device: GPUDevice,
   contenders: readonly Contender[],
-  runs: number,
 ): Promise<readonly number[]> {
   const timed = async (contender: Contender, count: number) => {
     const start = performance.now();
@@ -35,7 +34,11 @@ export async function timeInTurns(
   const counts: number[] = [];
   for (const contender of contenders) {
     await timed(contender, 1);
-    counts.push(Math.max(1, Math.min(runs, Math.round(TURN_MS / (await timed(contender, 1))))));
+    let count = 1;
+    for (let trial = 0; trial < 2; trial++) {
+      count = Math.max(1, Math.round(TURN_MS / (await timed(contender, count))));
+    }
+    counts.push(count);
   }
   const times = contenders.map(() => [] as number[]);
   for (let turn = 0; turn < TURNS; turn++) {

@@ -32,7 +32,7 @@ import {
  * the same width: the project's own kernel, and com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution
  * provider.
  *
- *   node dist/test/bench/webgpu-structured-attention.js [--length N]... [--heads N] [--runs N] [--dawn OPTION]...
+ *   node dist/test/bench/webgpu-structured-attention.js [--length N]... [--heads N] [--dawn OPTION]...
  *
  * All contenders of one length and of one decoding step take turns. Prints lines of JSON, and `done` at last: the
  * process ends by a signal.
@@ -41,11 +41,10 @@ const { values: options } = parseArgs({
   options: {
     length: { type: 'string', multiple: true, default: ['8192', '32768'] },
     heads: { type: 'string', default: '8' },
-    runs: { type: 'string', default: '20' },
     dawn: { type: 'string', multiple: true, default: [] },
   },
 });
-const [heads, runs] = [Number(options.heads), Number(options.runs)];
+const heads = Number(options.heads);
 const SIZE = 64;
 const RANKS = [[64], [48, 16], [40, 16, 4, 4], [32, 8, 6, 4, 4, 4, 4, 2], [8, 8, 8, 8, 8, 8, 8, 8]] as const;
 
@@ -57,7 +56,7 @@ async function measure(
   length: number,
   contenders: readonly (Contender & { readonly own?: OperatorContender })[],
 ): Promise<void> {
-  const times = await timeInTurns(runner.device, contenders, runs);
+  const times = await timeInTurns(runner.device, contenders);
   for (const [n, { name }] of contenders.entries()) {
     const faster = Object.fromEntries(
       contenders.slice(0, 2).map((other, o) => [`times_faster_than_${other.name}`, times[o]! / times[n]!]),

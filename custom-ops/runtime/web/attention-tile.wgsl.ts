@@ -1,24 +1,30 @@
 import { quads } from './wgsl.js';
 
 /**
- * The pieces that attention kernels are put together from: a workgroup of `side` x `side` threads computes
- * `rows` x `keys` logits of a tile, turns them into softmax weights with a running maximum, and adds the
- * weighted values to sums kept in registers.
+ * The pieces that attention kernels are put together from: a workgroup of `across` x `down` threads computes the
+ * logits of a tile of rows and keys, turns them into softmax weights with a running maximum, and adds the weighted
+ * values to sums kept in registers.
  *
- * Thread (ty, tx) owns the rows `4 ty` to `4 ty + 3`, held in one vector, the logits of keys `tx + side * c`, and
- * columns `4 (tx + side * chunk)` to `+ 3` of the sums. Workgroup memory: the query tile, the key or value tile,
- * the weights, and one vector per thread for reductions.
+ * Thread (ty, tx) owns the rows `4 ty` to `4 ty + 3`, held in one vector, the logits of keys `tx + across * c`, and
+ * columns `4 (tx + across * chunk)` to `+ 3` of the sums. Workgroup memory: the query tile, the key or value tile,
+ * which serves reductions as well, and the weights. Tiles are padded, so that neighboring threads differ in banks, and
+ * not permuted: of such indices WGSL compilers know that they stay inside the array, others they clamp at each access.
  */
 export interface TileShape {
-  /** Threads along each axis: rows are four times as many. */
-  readonly side: number;
-  /** A multiple of `side`. */
+  /** Threads along keys and columns. */
+  readonly across: number;
+  /** Threads along rows: rows are four times as many. */
+  readonly down: number;
+  /** A multiple of `across`. */
   readonly keys: number;
-  /** Columns, in groups of four, that the query and key tiles hold at a time: a power of two up to 16. */
+  /** Columns, in groups of four, that the query and key tiles hold at a time. */
   readonly depth: number;
 }
 
 const ROWS_PER_THREAD = 4;
+
+/** Keys of a thread in tiles that {@link withFourKeys} makes: their logits of a row fill a vector. */
+export const KEYS_PER_THREAD = 4;
 
 /** Logit of what may not be seen: finite, since WGSL promises nothing about infinities. */
 export const HIDDEN = '-1e30';
@@ -26,40 +32,56 @@ export const HIDDEN = '-1e30';
 export const visible = (logit: string): string => `(${logit} > vec4<f32>(-5e29))`;
 
 /**
- * The fastest tile for queries of `columns` columns that fits the device's workgroup memory. Software adapters get
- * the smallest: they pay for every thread of a workgroup at every barrier, and for each when compiling.
+ * The fastest tile for queries of `columns` columns that the device has workgroup memory for, of `threads` threads at
+ * most. Software adapters get the smallest: they pay for every thread of a workgroup at every barrier, and for
+ * each when compiling.
  */
-export function tileShape({ limits, adapterInfo }: GPUDevice, columns: number): TileShape {
-  const width = 2 ** Math.ceil(Math.log2(quads(columns)));
-  if (adapterInfo.isFallbackAdapter) return { side: 4, keys: 8, depth: Math.min(width, 8) };
-  const memory = limits.maxComputeWorkgroupStorageSize - RESERVED;
+export function tileShape(
+  { limits, adapterInfo }: GPUDevice,
+  columns: number,
+  threads: number = limits.maxComputeInvocationsPerWorkgroup,
+): TileShape {
+  const width = quads(columns);
+  if (adapterInfo.isFallbackAdapter) return { across: 4, down: 4, keys: 8, depth: Math.min(width, 8) };
+  const most = Math.min(threads, limits.maxComputeWorkgroupSizeX);
   const shapes: TileShape[] = [
-    { side: 16, keys: 32, depth: Math.min(width, 16) },
-    { side: 16, keys: 32, depth: Math.min(width, 8) },
-    { side: 8, keys: 16, depth: Math.min(width, 8) },
+    { across: 16, down: 32, keys: 32, depth: Math.min(width, 8) },
+    { across: 16, down: 16, keys: 32, depth: Math.min(width, 16) },
+    { across: 16, down: 16, keys: 32, depth: Math.min(width, 8) },
+    { across: 8, down: 8, keys: 16, depth: Math.min(width, 8) },
   ];
-  return shapes.find(shape => tileBytes(shape) <= memory)!;
+  const memory = limits.maxComputeWorkgroupStorageSize;
+  return shapes.find(shape => threadsOf(shape) <= most && largestBytes(shape) <= memory)!;
 }
 
-/** The same for kernels that compute nothing but logits, and so can look at more keys at a time. */
-export function logitTileShape(device: GPUDevice, columns: number): TileShape {
-  const shape = tileShape(device, columns);
-  const wide = { ...shape, keys: 2 * shape.keys };
-  const fits = logitBytes(wide) + LOGIT_RESERVED <= device.limits.maxComputeWorkgroupStorageSize;
-  return fits && !device.adapterInfo.isFallbackAdapter ? wide : shape;
+/** A tile with {@link KEYS_PER_THREAD} keys for each thread, for kernels that use half of the tiles in memory. */
+export function withFourKeys(shape: TileShape): TileShape {
+  return { ...shape, keys: KEYS_PER_THREAD * shape.across };
 }
 
-/** Workgroup memory left for what a kernel declares besides the tile. */
+/** Workgroup memory left for what a kernel declares besides the tile: one that uses all of it, and others. */
 const RESERVED = 4096;
-const LOGIT_RESERVED = 512;
+const LITTLE_RESERVED = 1024;
 
-function logitBytes({ side, keys, depth }: TileShape): number {
-  return 16 * (ROWS_PER_THREAD * side * depth + keys * Math.max(depth, side));
-}
+const threadsOf = ({ across, down }: TileShape): number => across * down;
 
-function tileBytes(shape: TileShape): number {
-  const { side, keys } = shape;
-  return logitBytes(shape) + 16 * (keys * side + side * side);
+/** Places that a row of threads, a key, and the weights of a key take: one of them is padding. */
+const queryStride = ({ depth }: TileShape): number => ROWS_PER_THREAD * depth + 1;
+const keyStride = ({ depth }: TileShape): number => depth + 1;
+const weightStride = ({ down }: TileShape): number => down + 1;
+
+const queryPlaces = (shape: TileShape): number => shape.down * queryStride(shape);
+/** Columns of keys, or a part of their values, or one vector for each thread. */
+const keyPlaces = (shape: TileShape): number => Math.max(shape.keys * keyStride(shape), threadsOf(shape));
+const weightPlaces = (shape: TileShape): number => shape.keys * weightStride(shape);
+
+/** The most workgroup memory that a kernel with this tile, or with four keys for each thread, takes. */
+function largestBytes(shape: TileShape): number {
+  const wide = withFourKeys(shape);
+  return Math.max(
+    16 * (queryPlaces(shape) + keyPlaces(shape) + weightPlaces(shape)) + RESERVED,
+    16 * (keyPlaces(wide) + Math.max(queryPlaces(wide), weightPlaces(wide))) + LITTLE_RESERVED,
+  );
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, n) => n);
@@ -86,9 +108,9 @@ export class AttentionTile {
   readonly keys: readonly number[];
 
   constructor(readonly shape: TileShape) {
-    this.height = ROWS_PER_THREAD * shape.side;
-    this.threads = shape.side ** 2;
-    this.keys = range(shape.keys / shape.side);
+    this.height = ROWS_PER_THREAD * shape.down;
+    this.threads = threadsOf(shape);
+    this.keys = range(shape.keys / shape.across);
   }
 
   /** Expression of the tile's row that the thread's row number r stands for. */
@@ -98,31 +120,24 @@ export class AttentionTile {
 
   /** Expression of the tile's key that the thread's key number c stands for. */
   key(c: number): string {
-    return `(tx + ${this.shape.side * c}u)`;
+    return `(tx + ${this.shape.across * c}u)`;
   }
 
   /** What {@link logits} needs. */
   get logitDeclarations(): string {
-    const { side, keys, depth } = this.shape;
-    return `var<workgroup> query_tile: array<vec4<f32>, ${this.height * depth}>;
-var<workgroup> key_tile: array<vec4<f32>, ${keys * Math.max(depth, side)}>;`;
+    return `var<workgroup> query_tile: array<vec4<f32>, ${queryPlaces(this.shape)}>;
+var<workgroup> key_tile: array<vec4<f32>, ${keyPlaces(this.shape)}>;`;
   }
 
   get declarations(): string {
-    const { side, keys } = this.shape;
     return `${this.logitDeclarations}
-var<workgroup> weight_tile: array<vec4<f32>, ${keys * side}>;
-var<workgroup> reduction: array<vec4<f32>, ${this.threads}>;`;
-  }
-
-  get coordinates(): string {
-    return `let tx = thread % ${this.shape.side}u;
-let ty = thread / ${this.shape.side}u;`;
+var<workgroup> weight_tile: array<vec4<f32>, ${weightPlaces(this.shape)}>;`;
   }
 
   /** Thread coordinates and the running softmax: to be declared once, before anything else. */
   start(valueColumns: number): string {
-    return `${this.coordinates}
+    return `let tx = thread % ${this.shape.across}u;
+let ty = thread / ${this.shape.across}u;
 var row_max = vec4<f32>(${HIDDEN});
 var row_total = vec4<f32>();
 ${this.#sums(valueColumns)
@@ -158,10 +173,10 @@ for (var step = 0u; step < ${partial ? `(${partial.quads} + ${depth - 1}u) / ${d
     let quad = step * ${depth}u + i % ${depth}u;
     var columns = vec4<f32>();
     if (quad < ${partial ? partial.quads : `${quads(columns)}u`}) { columns = ${loadKey('key', 'quad')}; }
-    key_tile[${this.#keyAt('key', `(i % ${depth}u)`)}] = columns;
+    key_tile[key * ${keyStride(this.shape)}u + i % ${depth}u] = columns;
   }
   workgroupBarrier();
-  ${partial ? this.#partialProducts(partial) : this.#eachQuad(`${depth}u`, (c, products) => `logit_${c} += ${products};`)}
+  ${partial ? this.#partialProducts(partial) : this.#eachQuad(`${depth}u`, c => this.#addProducts(`logit_${c}`, c))}
   workgroupBarrier();
 }`;
   }
@@ -184,21 +199,26 @@ for (var step = 0u; step < ${partial ? `(${partial.quads} + ${depth - 1}u) / ${d
             .join(', ')}));`,
       )
       .join('\n')}
-reduction[thread] = ${this.keys.map(c => `logit_${c}`).reduce((a, b) => `max(${a}, ${b})`)};
+key_tile[thread] = ${this.keys.map(c => `logit_${c}`).reduce((a, b) => `max(${a}, ${b})`)};
 workgroupBarrier();
 var next_max = row_max;
-for (var x = 0u; x < ${this.shape.side}u; x++) { next_max = max(next_max, reduction[ty * ${this.shape.side}u + x]); }
+${this.#eachOfRow(vector => `next_max = max(next_max, ${vector});`)}
 let shrink = exp(row_max - next_max);
 row_max = next_max;
 row_total *= shrink;
 ${this.keys
   .map(
     c => `let weight_${c} = select(vec4<f32>(), exp(logit_${c} - row_max), ${visible(`logit_${c}`)});
-row_total += weight_${c};
-weight_tile[${this.key(c)} * ${this.shape.side}u + ty] = weight_${c};`,
+${this.storeWeights(c, `weight_${c}`)}`,
   )
   .join('\n')}
 ${this.#eachSum(valueColumns, (sum, r) => `${sum} *= shrink[${r}];`)}`;
+  }
+
+  /** Puts the weights of the thread's key number c into `weight_tile`, and adds them up. */
+  storeWeights(c: number, weights: string): string {
+    return `row_total += ${weights};
+weight_tile[${this.key(c)} * ${weightStride(this.shape)}u + ty] = ${weights};`;
   }
 
   /**
@@ -206,34 +226,54 @@ ${this.#eachSum(valueColumns, (sum, r) => `${sum} *= shrink[${r}];`)}`;
    * four value columns. Ends with all threads past the tile, so that it may be filled again.
    */
   accumulate(valueColumns: number, load: (key: string, quad: string) => string): string {
-    const { side, keys } = this.shape;
-    return range(this.#chunks(valueColumns))
-      .map(
-        chunk => `for (var i = thread; i < ${keys * side}u; i += ${this.threads}u) {
-  let key = i / ${side}u;
-  let quad = ${chunk * side}u + i % ${side}u;
-  var columns = vec4<f32>();
-  if (quad < ${quads(valueColumns)}u) { columns = ${load('key', 'quad')}; }
-  key_tile[i] = columns;
-}
+    const { across, keys } = this.shape;
+    // A power of two, as the tile's keys are: a part of them.
+    const held = Math.min(keys, 2 ** Math.floor(Math.log2(keyPlaces(this.shape) / across)));
+    const chunks = range(this.#chunks(valueColumns)).map(
+      chunk => `for (var part = 0u; part < ${keys / held}u; part++) {
+  workgroupBarrier();
+  for (var i = thread; i < ${held * across}u; i += ${this.threads}u) {
+    let key = part * ${held}u + i / ${across}u;
+    let quad = ${chunk * across}u + i % ${across}u;
+    var columns = vec4<f32>();
+    if (quad < ${quads(valueColumns)}u) { columns = ${load('key', 'quad')}; }
+    key_tile[i] = columns;
+  }
+  workgroupBarrier();
+  for (var key = 0u; key < ${held}u; key++) {
+    let weights = weight_tile[(part * ${held}u + key) * ${weightStride(this.shape)}u + ty];
+    let columns = key_tile[key * ${across}u + tx];
+${this.rows.map(r => `    ${sumName(chunk, r)} += weights[${r}] * columns;`).join('\n')}
+  }
+}`,
+    );
+    return `${chunks.join('\n')}
+workgroupBarrier();`;
+  }
+
+  /** Gives the threads that share rows one maximum, and makes their totals relative to it. */
+  get joinMaxima(): string {
+    return `workgroupBarrier();
+key_tile[thread] = row_max;
+let own_max = row_max;
 workgroupBarrier();
-for (var key = 0u; key < ${keys}u; key++) {
-  let weights = weight_tile[key * ${this.shape.side}u + ty];
-  let columns = key_tile[key * ${side}u + tx];
-${this.rows.map(r => `  ${sumName(chunk, r)} += weights[${r}] * columns;`).join('\n')}
-}
-workgroupBarrier();`,
-      )
-      .join('\n');
+${this.#eachOfRow(vector => `row_max = max(row_max, ${vector});`)}
+row_total *= exp(own_max - row_max);`;
   }
 
   /** Adds up `row_total` over the threads that share rows; afterwards every thread has the totals. */
   get finishTotals(): string {
     return `workgroupBarrier();
-reduction[thread] = row_total;
+key_tile[thread] = row_total;
 workgroupBarrier();
 row_total = vec4<f32>();
-for (var x = 0u; x < ${this.shape.side}u; x++) { row_total += reduction[ty * ${this.shape.side}u + x]; }`;
+${this.#eachOfRow(vector => `row_total += ${vector};`)}`;
+  }
+
+  /** Loops over the vectors that the threads which share rows have put into the key tile. */
+  #eachOfRow(use: (vector: string) => string): string {
+    const { across } = this.shape;
+    return `for (var x = 0u; x < ${across}u; x++) { ${use(`key_tile[ty * ${across}u + x]`)} }`;
   }
 
   /**
@@ -241,28 +281,37 @@ for (var x = 0u; x < ${this.shape.side}u; x++) { row_total += reduction[ty * ${t
    * columns, `r` is the row's component, `quad` an expression of the group of columns.
    */
   eachSum(valueColumns: number, use: (sum: string, r: number, quad: string) => string): string {
-    const { side } = this.shape;
+    const { across } = this.shape;
     return range(this.#chunks(valueColumns))
       .map(
-        chunk => `if (${chunk * side}u + tx < ${quads(valueColumns)}u) {
-${this.rows.map(r => use(sumName(chunk, r), r, `(${chunk * side}u + tx)`)).join('\n')}
+        chunk => `if (${chunk * across}u + tx < ${quads(valueColumns)}u) {
+${this.rows.map(r => use(sumName(chunk, r), r, `(${chunk * across}u + tx)`)).join('\n')}
 }`,
       )
       .join('\n');
   }
 
-  /** Loops over the groups of columns that the tiles hold; `use` gets the products of four columns. */
-  #eachQuad(end: string, use: (c: number, products: string) => string): string {
-    const { depth } = this.shape;
+  /** Loops over the groups of columns that the tiles hold, with `query_r` and `key_c` at hand. */
+  #eachQuad(end: string, use: (c: number) => string): string {
     return `for (var quad = 0u; quad < ${end}; quad++) {
-${this.rows.map(r => `    let query_${r} = query_tile[(ty * ${ROWS_PER_THREAD}u + ${r}u) * ${depth}u + (quad ^ (ty & ${depth - 1}u))];`).join('\n')}
+${this.rows.map(r => `    let query_${r} = query_tile[ty * ${queryStride(this.shape)}u + ${r * this.shape.depth}u + quad];`).join('\n')}
 ${this.keys
   .map(
-    c => `    let key_${c} = key_tile[${this.#keyAt(this.key(c), 'quad')}];
-    ${use(c, `vec4<f32>(${this.rows.map(r => `dot(query_${r}, key_${c})`).join(', ')})`)}`,
+    c => `    let key_${c} = key_tile[${this.key(c)} * ${keyStride(this.shape)}u + quad];
+${use(c)}`,
   )
   .join('\n')}
   }`;
+  }
+
+  /** One multiply-add per row and column: `dot` would add up beside the logit and then add once more. */
+  #addProducts(sum: string, c: number): string {
+    return ['x', 'y', 'z', 'w']
+      .map(
+        column =>
+          `    ${sum} += vec4<f32>(${this.rows.map(r => `query_${r}.${column}`).join(', ')}) * key_${c}.${column};`,
+      )
+      .join('\n');
   }
 
   #partialProducts({ quads, uneven, prepare, counts }: PartialProducts): string {
@@ -272,18 +321,13 @@ ${this.keys
   ${this.keys.map(prepare).join('\n')}
   ${this.#eachQuad(
     end,
-    (c, products) =>
-      `logit_${c} += select(vec4<f32>(), ${products}, ${counts(c, `step * ${depth}u + quad`)});`,
+    c => `    var products_${c} = vec4<f32>();
+${this.#addProducts(`products_${c}`, c)}
+    logit_${c} += select(vec4<f32>(), products_${c}, ${counts(c, `step * ${depth}u + quad`)});`,
   )}
 } else {
-  ${this.#eachQuad(end, (c, products) => `logit_${c} += ${products};`)}
+  ${this.#eachQuad(end, c => this.#addProducts(`logit_${c}`, c))}
 }`;
-  }
-
-  /** Place of a key's columns, spread so that the keys of a row of threads differ in banks. */
-  #keyAt(key: string, quad: string): string {
-    const { depth } = this.shape;
-    return `${key} * ${depth}u + (${quad} ^ (${key} & ${depth - 1}u))`;
   }
 
   #eachSum(valueColumns: number, use: (sum: string, r: number) => string): string {
@@ -303,7 +347,7 @@ ${this.keys
   let quad = ${firstQuad} + i % ${depth}u;
   var columns = vec4<f32>();
   if (quad < ${quads(columns)}u) { columns = ${load('row', 'quad')}; }
-  query_tile[row * ${depth}u + ((i % ${depth}u) ^ ((row / ${ROWS_PER_THREAD}u) & ${depth - 1}u))] = columns;
+  query_tile[row / ${ROWS_PER_THREAD}u * ${queryStride(this.shape)}u + row % ${ROWS_PER_THREAD}u * ${depth}u + i % ${depth}u] = columns;
 }`;
   }
 
@@ -312,7 +356,7 @@ ${this.keys
   }
 
   #chunks(valueColumns: number): number {
-    return Math.ceil(quads(valueColumns) / this.shape.side);
+    return Math.ceil(quads(valueColumns) / this.shape.across);
   }
 }
 

@@ -5,6 +5,7 @@ import type { Node } from '../../../rewriter/graph/node.js';
 import { decodeModel } from '../../../rewriter/onnx/decode.js';
 import type { ValueInfo } from '../../../rewriter/onnx/model-info.js';
 import { DOMAIN } from '../../operator.js';
+import { checkFeeds } from './check-feeds.js';
 import { GpuLimitError, GpuMemoryError } from './gpu-limit-error.js';
 import { loadKernels } from './kernels.js';
 import { onnxRuntimeLock } from './lock.js';
@@ -47,6 +48,7 @@ export class InferenceSession implements Ort.InferenceSession {
   readonly outputNames: readonly string[];
   readonly inputMetadata: readonly Ort.InferenceSession.ValueMetadata[];
   readonly outputMetadata: readonly Ort.InferenceSession.ValueMetadata[];
+  readonly #inputs: readonly ValueInfo[];
   #execution: Execution;
   #partitioned: PartitionedSession | null = null;
   #whole: Ort.InferenceSession | null = null;
@@ -59,10 +61,10 @@ export class InferenceSession implements Ort.InferenceSession {
   ) {
     const { initializers, inputs, outputs } = graph.model.graph;
     const stored = new Set(initializers.map(({ name }) => name));
-    const fed = inputs.filter(({ name }) => !stored.has(name));
-    this.inputMetadata = fed.map(metadata);
+    this.#inputs = inputs.filter(({ name }) => !stored.has(name));
+    this.inputMetadata = this.#inputs.map(metadata);
     this.outputMetadata = outputs.map(metadata);
-    this.inputNames = fed.map(({ name }) => name);
+    this.inputNames = this.#inputs.map(({ name }) => name);
     this.outputNames = outputs.map(({ name }) => name);
     this.#execution = { provider: 'wasm', kernels: 0, functionBodies: 0, parts: 0, reason: null };
   }
@@ -126,9 +128,9 @@ export class InferenceSession implements Ort.InferenceSession {
     const fetches = isFetches ? (second as Ort.InferenceSession.FetchesType) : [];
     const options = (isFetches ? third : (second as Ort.InferenceSession.RunOptions)) ?? {};
     const wanted = this.#wanted(fetches);
-    for (const name of this.inputNames)
-      if (!feeds[name]) throw new Error(`input '${name}' is missing in 'feeds'`);
-    return onnxRuntimeLock.run(() => this.#run(feeds as Readonly<Record<string, Tensor>>, wanted, options));
+    const given: Parameters<typeof checkFeeds>[1] = feeds;
+    checkFeeds(this.#inputs, given);
+    return onnxRuntimeLock.run(() => this.#run(given, wanted, options));
   }
 
   async release(): Promise<void> {

@@ -76,8 +76,9 @@ describe('tiles of attention kernels', () => {
   const runner = testRunner();
 
   for (const shape of [
-    { side: 4, keys: 8, depth: 2 },
-    { side: 4, keys: 4, depth: 8 },
+    { across: 4, down: 4, keys: 8, depth: 2 },
+    { across: 4, down: 2, keys: 4, depth: 8 },
+    { across: 8, down: 2, keys: 16, depth: 1 },
   ]) {
     for (const [columns, valueColumns] of [
       [8, 16],
