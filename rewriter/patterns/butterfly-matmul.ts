@@ -35,8 +35,6 @@ const LINEAR: ReadonlySet<string> = new Set([
 
 /** Fewest stages: two pairs of two entries are as many numbers as a matrix. */
 const LEAST_STAGES = 3;
-/** Rows that are compared. */
-const ROWS = 2;
 /** Indices that every floating type tells apart. */
 const ORDERED = 2048;
 const ROUNDING = { float32: 2e-5, float16: 5e-3 } as const;
@@ -207,7 +205,7 @@ function blocksAt(
   const found = experiment.sample(after);
   const numbers = new Map(blocks.map(value => [value, elements(probe.sample(value))]));
   const rounding = ROUNDING[dataType === DataType.FLOAT16 ? 'float16' : 'float32'];
-  const rows = [...new Set([0, count / features - 1])].slice(0, ROWS);
+  const rows = [...new Set([0, count / features - 1])];
   const fits = (stage: Stage['blocks']) =>
     rows.every(row =>
       Array.from({ length: features }, (_, entry) => entry).every(entry => {
