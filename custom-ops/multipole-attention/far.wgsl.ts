@@ -199,7 +199,7 @@ export const farValues = variants((shape: HeadShape, selection: Selection | null
     },
     declarations: `${geometry}
 ${stateOf(valueDim)}
-${tile.declarations}
+${tile.valueDeclarations}
 ${selection ? isRetrieved(selection) : ''}
 ${tileRows(rows)}
 ${logitQuads}

@@ -126,12 +126,26 @@ export class AttentionTile {
   /** What {@link logits} needs. */
   get logitDeclarations(): string {
     return `var<workgroup> query_tile: array<vec4<f32>, ${queryPlaces(this.shape)}>;
-var<workgroup> key_tile: array<vec4<f32>, ${keyPlaces(this.shape)}>;`;
+${this.#keyTile}`;
+  }
+
+  /** What {@link storeWeights} and {@link accumulate} need. */
+  get valueDeclarations(): string {
+    return `${this.#keyTile}
+${this.#weightTile}`;
   }
 
   get declarations(): string {
     return `${this.logitDeclarations}
-var<workgroup> weight_tile: array<vec4<f32>, ${weightPlaces(this.shape)}>;`;
+${this.#weightTile}`;
+  }
+
+  get #keyTile(): string {
+    return `var<workgroup> key_tile: array<vec4<f32>, ${keyPlaces(this.shape)}>;`;
+  }
+
+  get #weightTile(): string {
+    return `var<workgroup> weight_tile: array<vec4<f32>, ${weightPlaces(this.shape)}>;`;
   }
 
   /** Thread coordinates and the running softmax: to be declared once, before anything else. */

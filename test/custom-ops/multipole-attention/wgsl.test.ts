@@ -68,10 +68,15 @@ function workgroupBytes({ code }: Kernel): number {
 }
 
 /** A device of hardware that only counts what it is given. */
-function imaginaryDevice(workgroupMemory: number): GPUDevice {
-  const limits = { maxBufferSize: 2 ** 28, maxStorageBufferBindingSize: 2 ** 27 };
+function imaginaryDevice(workgroupMemory: number, threads: number): GPUDevice {
   return {
-    limits: { ...limits, maxComputeWorkgroupStorageSize: workgroupMemory },
+    limits: {
+      maxBufferSize: 2 ** 28,
+      maxStorageBufferBindingSize: 2 ** 27,
+      maxComputeWorkgroupStorageSize: workgroupMemory,
+      maxComputeInvocationsPerWorkgroup: threads,
+      maxComputeWorkgroupSizeX: threads,
+    },
     adapterInfo: { isFallbackAdapter: false },
     createBuffer: ({ size }: GPUBufferDescriptor) => ({ size }),
   } as unknown as GPUDevice;
@@ -107,9 +112,15 @@ describe('WGSL of MultipoleAttention', () => {
     device.destroy();
   });
 
-  for (const limit of [16384, 32768, 49152]) {
-    it(`stays within ${limit} bytes of workgroup memory`, () => {
-      const device = imaginaryDevice(limit);
+  for (const [limit, threads] of [
+    [16384, 256],
+    [16384, 1024],
+    [32768, 256],
+    [49152, 256],
+    [49152, 1024],
+  ] as const) {
+    it(`stays within ${limit} bytes of workgroup memory and ${threads} threads`, () => {
+      const device = imaginaryDevice(limit, threads);
       for (const size of [4, 64, 128]) {
         for (const parameters of VARIANTS) {
           const recorder = new Collector(device, new BufferPool(device));
@@ -117,6 +128,8 @@ describe('WGSL of MultipoleAttention', () => {
           assert(recorder.kernels.size > 0);
           for (const kernel of recorder.kernels) {
             assert(workgroupBytes(kernel) <= limit, `${kernel.label} takes ${workgroupBytes(kernel)} bytes`);
+            const size = Number(/@workgroup_size\((\d+)\)/.exec(kernel.code)![1]);
+            assert(size <= threads, `${kernel.label} takes ${size} threads`);
           }
         }
       }

@@ -29,6 +29,8 @@ const DEFAULT_LIMITS = {
   maxStorageBufferBindingSize: 128 * 2 ** 20,
   maxBufferSize: 256 * 2 ** 20,
   maxComputeWorkgroupStorageSize: 16384,
+  maxComputeInvocationsPerWorkgroup: 256,
+  maxComputeWorkgroupSizeX: 256,
   maxStorageBuffersPerShaderStage: 8,
 };
 const [HEADS, TOKENS, SIZE] = [8, 32768, 64];
