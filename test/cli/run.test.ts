@@ -67,9 +67,16 @@ describe('onnx-rewrite run', () => {
     assert.deepEqual([inputs, length], [`${path('text.txt')}, as tokens of ${path('tokenizer.json')}`, 8]);
   });
 
+  it('names ids that the model does not have', async () => {
+    writeFileSync(path('bad.json'), '{"input_ids": [[1, 999]]}');
+    const { exitCode, stderr } = await onnxRewrite(['run', path('model.onnx'), '--inputs', path('bad.json')]);
+    assert.equal(exitCode, 2);
+    assert.match(stderr, /bad\.json: input "input_ids" has the id 999, and the model knows ids up to 256/);
+  });
+
   it('refuses a model that the runtime refuses, and leaves nothing behind', async () => {
     const args = ['run', path('model.onnx'), '--inputs', path('bad.json'), '-o', path('out.npz')];
-    writeFileSync(path('bad.json'), '{"input_ids": [[1, 999]]}');
+    writeFileSync(path('bad.json'), '{"input_ids": [[1, -999]]}');
     const { exitCode, stderr } = await onnxRewrite(args);
     assert.equal(exitCode, 2);
     assert.match(stderr, /model\.onnx: the model does not run/);
