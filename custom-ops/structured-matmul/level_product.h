@@ -65,6 +65,14 @@ class Factor {
     for (size_t row = 0; row < count; row++) std::fill_n(sums + row * sumRow, padded, 0.f);
     addProduct(simd, sums, sumRow, block, x, xRow, count);
   }
+  // One product after the other: of `pieces` pieces of x, which follow each other in its rows, each with the block of
+  // its number. Sums of a piece are `slab` floats behind those of the one before.
+  void products(const Simd& simd, float* sums, size_t slab, size_t pieces, const float* x, size_t xRow,
+                size_t count) const {
+    for (size_t piece = 0; piece < pieces; piece++) {
+      product(simd, sums + piece * slab, padded, piece, x + piece * rows_, xRow, count);
+    }
+  }
 
   const size_t padded;
 
@@ -227,9 +235,7 @@ class PermutedByPiece : public LevelProduct {
   void addSome(const Simd& simd, const Target& y, const float* x, size_t xRow, size_t rows, float* scratch) const {
     const size_t slab = rows * right_.padded;
     float *middle = scratch, *results = scratch + sizes_.inputPieces * slab;
-    for (size_t gamma = 0; gamma < sizes_.inputPieces; gamma++) {
-      right_.product(simd, middle + gamma * slab, right_.padded, gamma, x + gamma * sizes_.piece, xRow, rows);
-    }
+    right_.products(simd, middle, slab, sizes_.inputPieces, x, xRow, rows);
     for (size_t group = 0; group < sizes_.groups; group++) {
       float* to = y.data + group * y.group;
       if (!inPlace()) std::fill_n(results, rows * term(), 0.f);
@@ -287,9 +293,7 @@ class PermutedByNumber : public LevelProduct {
            float* scratch) const override {
     const size_t slab = kRows * right_.padded, rank = sizes_.rank, terms = sizes_.inputPieces;
     float *results = scratch, *middle = scratch + kRows * lanes_;
-    for (size_t gamma = 0; gamma < terms; gamma++) {
-      right_.product(simd, middle + gamma * slab, right_.padded, gamma, x + gamma * sizes_.piece, xRow, rows);
-    }
+    right_.products(simd, middle, slab, terms, x, xRow, rows);
     for (size_t beta = 0; beta < sizes_.groups * sizes_.outputPieces; beta++) {
       std::fill_n(results, rows * lanes_, 0.f);
       for (size_t sigma = 0; sigma < rank; sigma++) {
