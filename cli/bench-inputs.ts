@@ -1,16 +1,12 @@
 import { InputError } from '../rewriter/errors.js';
 import { openModelFile } from '../rewriter/onnx/model-file.js';
-import { fileSource, generatedSource, sequenceLength } from './data/input-source.js';
+import { chosenSource, generatedSource, type InputChoice, sequenceLength } from './data/input-source.js';
 import { type ModelInput, modelInputs } from './data/model-inputs.js';
 import { repeatBatch } from './data/repeat-batch.js';
 import type { TensorValue } from './data/tensor.js';
 
 /** Inputs of one length for a benchmark. */
-export interface InputRequest {
-  /** Input file; null for generated inputs. */
-  readonly inputs: string | null;
-  /** Tokenizer of a text as input; null where its bytes are the ids. */
-  readonly tokenizer: string | null;
+export interface InputRequest extends InputChoice {
   /** Length of generated inputs, or of the text to take; null for the inputs as they are. */
   readonly length: number | null;
   readonly batch: number;
@@ -21,9 +17,8 @@ export interface InputRequest {
  * @throws InputError when the model cannot be read, or does not take such inputs
  */
 export function feedsOf(model: string, request: InputRequest): ReadonlyMap<string, TensorValue> {
-  const { inputs: file, tokenizer, length, batch } = request;
-  const inputs = inputsOf(model);
-  const source = file === null ? generatedSource(inputs, 'single') : fileSource(file, tokenizer, inputs);
+  const { length, batch } = request;
+  const source = chosenSource(request, inputsOf(model));
   if (length !== null && !source.anyLength) checkLength(model, source.at(null), length);
   return repeatBatch(source.at(length), batch);
 }

@@ -9,6 +9,7 @@ import {
   crossoverOf,
   scalingOf,
 } from './bench-report.js';
+import type { InputChoice } from './data/input-source.js';
 import { commandLine, describeEnvironment } from './environment.js';
 import { PROVIDERS, type Provider } from './runtime/providers.js';
 import { JobDied, runJob } from './runtime/run-job.js';
@@ -16,14 +17,11 @@ import { median } from './statistics.js';
 import { VERSION } from './version.js';
 
 /** What to measure: every contender at every length, with every provider and number of threads. */
-export interface BenchPlan {
+export interface BenchPlan extends InputChoice {
   readonly contenders: readonly Contender[];
   readonly providers: readonly Provider[];
   readonly threads: readonly (number | null)[];
   readonly lengths: readonly (number | null)[];
-  readonly inputs: string | null;
-  /** Tokenizer of a text as input; null where its bytes are the ids. */
-  readonly tokenizer: string | null;
   readonly batch: number;
   readonly runs: number;
   /** Whether to measure peak memory. */

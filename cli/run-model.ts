@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { openModelFile } from '../rewriter/onnx/model-file.js';
 import type { RuntimeDescription } from '../rewriter/validation.js';
-import { fileSource, generatedSource, sequenceLength } from './data/input-source.js';
+import { chosenSource, type InputChoice, sequenceLength } from './data/input-source.js';
 import { encodeJsonTensors } from './data/json-tensors.js';
 import { modelInputs } from './data/model-inputs.js';
 import { encodeNpz } from './data/npz.js';
@@ -11,12 +11,8 @@ import type { Progress } from './runtime/jobs.js';
 import { refusable } from './runtime/refusable.js';
 import { openSession } from './runtime/session.js';
 
-export interface RunRequest {
+export interface RunRequest extends InputChoice {
   readonly model: string;
-  /** Input file; null for generated inputs. */
-  readonly inputs: string | null;
-  /** Tokenizer of a text as input; null where its bytes are the ids. */
-  readonly tokenizer: string | null;
   readonly length: number | null;
   /** Threads of one operator; null for the runtime's choice. */
   readonly threads: number | null;
@@ -61,10 +57,7 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
   const opened = openModelFile(request.model);
   const inputs = modelInputs(opened.model);
   opened.close();
-  const source =
-    request.inputs === null
-      ? generatedSource(inputs, 'single')
-      : fileSource(request.inputs, request.tokenizer, inputs);
+  const source = chosenSource(request, inputs);
   const length = request.length ?? (source.longest === null && source.anyLength ? DEFAULT_LENGTH : null);
   const feeds = source.at(length);
   const total = request.repeat + 1;

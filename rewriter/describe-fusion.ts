@@ -1,7 +1,7 @@
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
 import type { Value } from './graph/value.js';
-import type { Fusion, JoinedValues, MovedValue, Zeros } from './patterns/source-form.js';
+import type { FormOperand, Fusion, MovedValue } from './patterns/source-form.js';
 import { type Laboratory, PLAIN } from './probe/laboratory.js';
 import type { FusionInput, FusionOperand, FusionSite, MaskKind } from './site.js';
 import { dtypeOf, pathOf, refusalsOfPlace } from './site-facts.js';
@@ -17,7 +17,7 @@ export function describeFusion(form: string, fusion: Fusion, laboratory: Laborat
     const { dataType } = laboratory.trials[0]!.probe(PLAIN).sample(value);
     return { value: value.name, dataType, moves };
   };
-  const input = (operand: MovedValue | JoinedValues | Zeros): FusionInput => {
+  const input = (operand: FormOperand): FusionInput => {
     if ('parts' in operand) return { parts: operand.parts.map(placed), moves: operand.moves };
     return 'sizesOf' in operand ? { ...operand, sizesOf: operand.sizesOf.name } : placed(operand);
   };
@@ -59,7 +59,7 @@ export function describeFusion(form: string, fusion: Fusion, laboratory: Laborat
   };
 }
 
-function valuesOf(operand: MovedValue | JoinedValues | Zeros): readonly Value[] {
+function valuesOf(operand: FormOperand): readonly Value[] {
   if ('parts' in operand) return operand.parts.map(({ value }) => value);
   return ['sizesOf' in operand ? operand.sizesOf : operand.value];
 }

@@ -77,14 +77,14 @@ export interface FusionOperand {
 }
 
 /** Values one after the other along axis 1, and the moves from all of them to what the operator takes. */
-export interface JoinedOperand {
-  readonly parts: readonly FusionOperand[];
+export interface JoinedOperand<Part = FusionOperand> {
+  readonly parts: readonly Part[];
   readonly moves: readonly Move[];
 }
 
 /** Zeros in float32, of the sizes that a value has along some axes, and the moves from them. */
-export interface ZerosOperand {
-  readonly sizesOf: string;
+export interface ZerosOperand<Value = string> {
+  readonly sizesOf: Value;
   readonly axes: readonly number[];
   readonly moves: readonly Move[];
 }

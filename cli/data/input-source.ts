@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import { InputError } from '../../rewriter/errors.js';
+import { fitsDims } from '../../rewriter/onnx/element-size.js';
 import { generateInputs, isConventional, takesPadding } from './generate-inputs.js';
 import { decodeJsonTensors } from './json-tensors.js';
 import type { ModelInput } from './model-inputs.js';
@@ -39,6 +40,25 @@ export function generatedSource(inputs: readonly ModelInput[], rows: 'padded' | 
     longest: null,
     at: length => generateInputs(inputs, { length: length ?? 1, batch: padded ? 2 : 1, padded, seed: SEED }),
   };
+}
+
+/** What a user says of inputs. */
+export interface InputChoice {
+  /** Input file; null for generated inputs. */
+  readonly inputs: string | null;
+  /** Tokenizer of a text as input; null where its bytes are the ids. */
+  readonly tokenizer: string | null;
+}
+
+/**
+ * The chosen inputs, generated ones of a single batch row.
+ * @throws InputError when the file cannot be read or does not fit the model
+ */
+export function chosenSource(
+  { inputs: file, tokenizer }: InputChoice,
+  inputs: readonly ModelInput[],
+): InputSource {
+  return file === null ? generatedSource(inputs, 'single') : fileSource(file, tokenizer, inputs);
 }
 
 /**
@@ -216,7 +236,7 @@ export function completeInputs(
           `Convert it, in NumPy with .astype("${input.type}").`,
         );
       }
-      if (!fits(tensor.dims, input.dims)) {
+      if (!fitsDims(tensor.dims, input.dims)) {
         throw fail(
           `input "${input.name}" has shape [${tensor.dims.join(', ')}], the model takes [${input.dims.map(dim => dim ?? '?').join(', ')}]`,
           'Give it in the shape of the model.',
@@ -240,11 +260,4 @@ function largestOf(tensor: TensorValue): number {
   let largest = Number.NEGATIVE_INFINITY;
   for (let i = 0; i < values.length; i++) largest = Math.max(largest, values[i]!);
   return largest;
-}
-
-function fits(dims: readonly number[], declared: ModelInput['dims']): boolean {
-  return (
-    dims.length === declared.length &&
-    dims.every((dim, axis) => typeof declared[axis] !== 'number' || dim === declared[axis])
-  );
 }

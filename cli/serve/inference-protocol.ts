@@ -1,6 +1,6 @@
 import { isRecord } from '../../rewriter/is-record.js';
 import { concatenate } from '../../rewriter/onnx/bytes.js';
-import { elementCount } from '../../rewriter/onnx/element-size.js';
+import { elementCount, fitsDims } from '../../rewriter/onnx/element-size.js';
 import type { ValueInfo } from '../../rewriter/onnx/model-info.js';
 import type { ModelInput } from '../data/model-inputs.js';
 import {
@@ -203,10 +203,7 @@ function decodeInput(input: ModelInput, entry: Record<string, unknown>, binary: 
     throw new RequestError(400, `input "${name}": "shape" is not an array of sizes`);
   }
   const dims = shape as number[];
-  const fits =
-    dims.length === input.dims.length &&
-    input.dims.every((dim, axis) => typeof dim !== 'number' || dim === dims[axis]);
-  if (!fits) {
+  if (!fitsDims(dims, input.dims)) {
     const expected = input.dims.map(dim => dim ?? '?').join(', ');
     throw new RequestError(400, `input "${name}" takes shape [${expected}], not [${dims.join(', ')}]`);
   }

@@ -15,7 +15,13 @@ import {
   type Validation,
   within,
 } from '../../rewriter/validation.js';
-import { fileSource, generatedSource, type InputSource, sequenceLength } from '../data/input-source.js';
+import {
+  fileSource,
+  generatedSource,
+  type InputChoice,
+  type InputSource,
+  sequenceLength,
+} from '../data/input-source.js';
 import { type ModelInput, modelInputs } from '../data/model-inputs.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
@@ -26,17 +32,13 @@ import { difference } from './difference.js';
 import { exactBelowOf, findReplacements, hiddenNodes, type Replacement, siteId } from './replacement.js';
 import type { RowsWithoutKeys } from './rows-without-keys.js';
 
-export interface ValidationRequest {
+export interface ValidationRequest extends InputChoice {
   readonly original: string;
   readonly rewritten: string;
   /** How messages call the rewritten model. */
   readonly label: string;
   /** Set for a model under a temporary name: its external data is then still beside the original only. */
   readonly staged: boolean;
-  /** Input file; null for generated inputs. */
-  readonly inputs: string | null;
-  /** Tokenizer of a text as input; null where its bytes are the ids. */
-  readonly tokenizer: string | null;
   /** Null for a choice that suits the model. */
   readonly lengths: readonly number[] | null;
   readonly budgets: Budgets;

@@ -39,6 +39,14 @@ export function elementCount(dims: readonly number[]): number {
   return dims.reduce((product, dim) => product * dim, 1);
 }
 
+/** Whether a tensor of these sizes is what was declared: numbers are sizes, anything else takes any size. */
+export function fitsDims(dims: readonly number[], declared: readonly unknown[]): boolean {
+  return (
+    dims.length === declared.length &&
+    dims.every((dim, axis) => typeof declared[axis] !== 'number' || dim === declared[axis])
+  );
+}
+
 /** Bytes of a tensor as `raw_data` holds it; null for strings and for types unknown here. */
 export function tensorBytes(tensor: {
   readonly dataType: DataType;

@@ -6,9 +6,9 @@ import { Experiment } from '../match/experiment.js';
 import { DataType } from '../onnx/spec.js';
 import { PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, indexOf } from '../probe/sample.js';
-import type { Move } from '../site.js';
+import type { JoinedOperand, Move } from '../site.js';
 import { inverse, transposed } from './moves.js';
-import type { JoinedValues, MovedValue } from './source-form.js';
+import type { MovedValue } from './source-form.js';
 
 /**
  * Element-wise attention token by token: sums of earlier tokens come in, those of the new ones are added, and the
@@ -182,7 +182,7 @@ export class ElementwiseState {
   }
 
   /** The operator's `past_state` [B,2,t+1,X]. */
-  pastState(trials: readonly Trial[]): JoinedValues {
+  pastState(trials: readonly Trial[]): JoinedOperand<MovedValue> {
     const parts = this.past.map((holder): MovedValue => {
       const { known, stored, dims, sorted } = this.shapes(holder, trials);
       const target = [known[0]!, countOf(holder.places), countOf(known.slice(1)) / countOf(holder.places)];

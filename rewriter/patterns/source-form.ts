@@ -11,6 +11,7 @@ import type {
   AttentionSite,
   FusedComputation,
   FusionSite,
+  JoinedOperand,
   KeyMask,
   KeysAndValues,
   Move,
@@ -18,6 +19,7 @@ import type {
   Projection,
   RotaryPositions,
   SequenceAxes,
+  ZerosOperand,
 } from '../site.js';
 
 /** What forms look at to recognize attention. */
@@ -103,18 +105,8 @@ export interface MovedValue {
   readonly moves?: readonly Move[];
 }
 
-/** Values one after the other along axis 1, and the moves from all of them to the operator's layout. */
-export interface JoinedValues {
-  readonly parts: readonly MovedValue[];
-  readonly moves: readonly Move[];
-}
-
-/** Zeros in float32 of the sizes that a value has along some axes, and the moves from them. */
-export interface Zeros {
-  readonly sizesOf: Value;
-  readonly axes: readonly number[];
-  readonly moves: readonly Move[];
-}
+/** What a custom operator takes: a value, or what several or none hold. */
+export type FormOperand = MovedValue | JoinedOperand<MovedValue> | ZerosOperand<Value>;
 
 /**
  * Plain operators that compute what a custom operator computes, as one form found them. A form reports it only
@@ -124,7 +116,7 @@ export interface Zeros {
 export interface Fusion {
   readonly computation: FusedComputation;
   /** By name of the operator's input, but for the key mask. */
-  readonly operands: Readonly<Record<string, MovedValue | JoinedValues | Zeros>>;
+  readonly operands: Readonly<Record<string, FormOperand>>;
   /** Moves lead from the operator's output to `value`. */
   readonly output: MovedValue & { readonly axes: SequenceAxes | null };
   /** By name of the operator's output, the values that hold it; none when left out. */

@@ -1,4 +1,5 @@
 import type * as Ort from 'onnxruntime-common';
+import { fitsDims } from '../../../rewriter/onnx/element-size.js';
 import type { ValueInfo } from '../../../rewriter/onnx/model-info.js';
 import { tensorType } from './tensor-type.js';
 
@@ -21,15 +22,10 @@ export function checkFeeds(
     const expected = tensorType(dataType);
     if (expected !== null && tensor.type !== expected)
       throw new Error(`input '${name}' is ${tensor.type} where the model takes ${expected}`);
-    if (dims === null) continue;
-    const fits =
-      tensor.dims.length === dims.length &&
-      dims.every((dim, axis) => typeof dim !== 'number' || dim === tensor.dims[axis]);
-    if (!fits) {
-      const wanted = dims.map(dim => dim ?? '?').join(', ');
-      throw new Error(
-        `input '${name}' has shape [${tensor.dims.join(', ')}] where the model takes [${wanted}]`,
-      );
-    }
+    if (dims === null || fitsDims(tensor.dims, dims)) continue;
+    const wanted = dims.map(dim => dim ?? '?').join(', ');
+    throw new Error(
+      `input '${name}' has shape [${tensor.dims.join(', ')}] where the model takes [${wanted}]`,
+    );
   }
 }
