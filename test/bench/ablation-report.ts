@@ -23,6 +23,8 @@ export interface Result {
   readonly loss_by_window: readonly number[] | null;
   /** Relative to exact attention. */
   readonly loss_increase: number | null;
+  /** Standard error of that, by how windows differ; null for one window. */
+  readonly loss_increase_error: number | null;
   /** By site. */
   readonly errors: readonly number[] | null;
   /** Times fewer multiply-adds than exact attention; null where they depend on data. */

@@ -5,6 +5,7 @@ import { bitsPerByte, surprisal } from '../../cli/data/byte-task.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { mean, median } from '../../cli/statistics.js';
 import { note, printJson, table } from '../../cli/terminal.js';
+import { meanOf } from '../../cli/tune/forecast.js';
 import { operationCeiling } from '../../custom-ops/multipole-attention/operation-count.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { type MultipoleParameters, parametersOf } from '../../custom-ops/multipole-attention/parameters.js';
@@ -180,7 +181,16 @@ async function measureSites(
   }));
 }
 
+/** Standard error of sum(losses) / sum(exact) - 1; null for one window. */
+function errorOfIncrease(losses: readonly number[], exact: readonly number[]): number | null {
+  if (losses.length < 2) return null;
+  const ratio = mean(losses) / mean(exact);
+  return meanOf(losses.map((loss, n) => loss - ratio * exact[n]!)).error / mean(exact);
+}
+
 const percent = (x: number | null) => (x === null ? '' : `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`);
+const increase = ({ loss_increase, loss_increase_error }: Result) =>
+  `${percent(loss_increase)}${loss_increase_error === null ? '' : ` ± ${(100 * loss_increase_error).toFixed(2)}`}`;
 const times = (x: number | null) => (x === null ? '' : `${x.toFixed(2)}x`);
 
 /** A path as it may stand in a report: relative, or without its folder where that is somewhere else. */
@@ -242,12 +252,13 @@ for (const variant of variants) {
     ? await losses(variant)
     : { loss_by_window: null, leak: null };
   const loss = loss_by_window && mean(loss_by_window);
-  const exactLoss = results[0]?.loss ?? loss;
+  const exactLosses = results[0]?.loss_by_window ?? loss_by_window;
   const result: Result = {
     name: variant.name,
     loss,
     loss_by_window,
-    loss_increase: loss === null ? null : loss / exactLoss! - 1,
+    loss_increase: loss === null ? null : loss / mean(exactLosses!) - 1,
+    loss_increase_error: loss_by_window && errorOfIncrease(loss_by_window, exactLosses!),
     errors: null,
     speed: null,
     speed_over_own_exact: null,
@@ -264,9 +275,7 @@ for (const variant of variants) {
     );
     writeFileSync(options.results, JSON.stringify(reportOf([...results, ...others])));
   }
-  note(
-    `${variant.name}: ${loss?.toFixed(4) ?? ''} ${percent(result.loss_increase)}, ceiling ${times(result.ceiling)}`,
-  );
+  note(`${variant.name}: ${loss?.toFixed(4) ?? ''} ${increase(result)}, ceiling ${times(result.ceiling)}`);
 }
 
 const report = reportOf(results);
@@ -281,7 +290,7 @@ else {
       results.map(r => [
         r.name,
         r.loss?.toFixed(4) ?? '',
-        percent(r.loss_increase),
+        increase(r),
         times(r.ceiling),
         times(r.speed),
         times(r.speed_over_own_exact),

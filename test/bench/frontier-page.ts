@@ -5,7 +5,25 @@ import type { AblationReport, Result } from './ablation-report.js';
 
 const percent = (x: number) => `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`;
 const times = (x: number) => `${x.toFixed(2)}x`;
-const maybe = (x: number | null, format: (x: number) => string) => html`${x === null ? '' : format(x)}`;
+const maybe = (x: number | null, format: (x: number) => string) => (x === null ? null : format(x));
+
+/** Those without a cell that says anything are left out. */
+const COLUMNS: readonly { readonly title: string; readonly cell: (result: Result) => string | null }[] = [
+  { title: 'Variant', cell: ({ name }) => name },
+  { title: 'Loss', cell: ({ loss }) => maybe(loss, bits => bits.toFixed(4)) },
+  { title: 'Increase', cell: ({ loss_increase }) => maybe(loss_increase, percent) },
+  {
+    title: 'Standard error',
+    cell: ({ loss_increase_error }) => maybe(loss_increase_error, x => percent(x).slice(1)),
+  },
+  { title: 'Fewer operations', cell: ({ ceiling }) => maybe(ceiling, times) },
+  { title: 'Over own exact', cell: ({ speed_over_own_exact }) => maybe(speed_over_own_exact, times) },
+  { title: 'Over fused', cell: ({ speed }) => maybe(speed, times) },
+  {
+    title: 'Errors by site',
+    cell: ({ errors }) => errors?.map(error => error.toPrecision(2)).join(' ') ?? null,
+  },
+];
 
 /** Loss against speed, measured and at best, and a table of everything. */
 export function frontierPage(report: AblationReport): string {
@@ -15,6 +33,7 @@ export function frontierPage(report: AblationReport): string {
     ["Measured, against this operator's own exact attention", result => result.speed_over_own_exact],
     ['Measured, against com.microsoft.MultiHeadAttention', result => result.speed],
   ];
+  const columns = COLUMNS.filter(({ cell }) => results.some(result => cell(result) !== null));
   return renderPage({
     title: `Ablation of multipole attention on ${model}`,
     kicker: 'multipole-attention',
@@ -31,24 +50,8 @@ export function frontierPage(report: AblationReport): string {
         'All variants',
         dataTable(
           `Loss on windows ${windows} of ${text}, ${stride} bytes apart`,
-          [
-            'Variant',
-            'Loss',
-            'Increase',
-            'Fewer operations',
-            'Over own exact',
-            'Over fused',
-            'Errors by site',
-          ],
-          results.map(result => [
-            html`${result.name}`,
-            maybe(result.loss, loss => loss.toFixed(4)),
-            maybe(result.loss_increase, percent),
-            maybe(result.ceiling, times),
-            maybe(result.speed_over_own_exact, times),
-            maybe(result.speed, times),
-            html`${result.errors?.map(error => error.toPrecision(2)).join(' ') ?? ''}`,
-          ]),
+          columns.map(({ title }) => title),
+          results.map(result => columns.map(({ cell }) => html`${cell(result) ?? ''}`)),
         ),
       ),
     ],
