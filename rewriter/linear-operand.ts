@@ -61,7 +61,7 @@ export function linearOperand(
     if (before === null) return null;
     split = { shape: shape.name, allowZero: reshape.int('allowzero', 0) };
     value = before;
-  } else if (layout === 'N(BH)D') return null;
+  } else if (layout === 'N(BH)D' || layout === 'B(HD)N') return null;
   let bias: Value | null = null;
   if (value.producer?.type === 'Add') {
     const { inputs } = value.producer;

@@ -266,8 +266,15 @@ function toHeads({ value, layout }: Operand, role: string, heads: number | null)
   if (heads === null) {
     throw new RangeError(`the heads of ${role} '${value}' are packed, their number unknown`);
   }
-  const perm = layout === 'BN(HD)' ? [0, 2, 1, 3] : [1, 2, 0, 3];
-  return [{ reshape: [0, 0, heads, -1] }, { transpose: perm }];
+  const split = { reshape: [0, 0, heads, -1] };
+  switch (layout) {
+    case 'BN(HD)':
+      return [split, { transpose: [0, 2, 1, 3] }];
+    case 'B(HD)N':
+      return [{ transpose: [0, 2, 1] }, split, { transpose: [0, 2, 1, 3] }];
+    case 'NB(HD)':
+      return [split, { transpose: [1, 2, 0, 3] }];
+  }
 }
 
 /** The moves from the operator's output to the layout of softmax attention's. */
@@ -294,6 +301,8 @@ function fromHeads(value: string, layout: Operand['layout'], headDim: number | n
       return [{ transpose: [0, 2, 1, 3] }];
     case 'BN(HD)':
       return [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }];
+    case 'B(HD)N':
+      return [{ transpose: [0, 2, 1, 3] }, { reshape: [0, 0, -1] }, { transpose: [0, 2, 1] }];
     case 'NB(HD)':
       return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, 0, -1] }];
     case 'N(BH)D':

@@ -17,10 +17,10 @@ export type MaskKind =
 /**
  * How a value of the graph lays out batch (B), heads (H), sequence (N) and head size (D):
  * 'BHND' is the operator's own layout; 'BHDN' a key transposed for the score product; 'BNHD' before the
- * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them; 'NB(HD)' and
- * 'N(BH)D' sequence first, as torch.nn.MultiheadAttention works.
+ * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them; 'B(HD)N' channels first,
+ * as convolutions make them; 'NB(HD)' and 'N(BH)D' sequence first, as torch.nn.MultiheadAttention works.
  */
-export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)' | 'NB(HD)' | 'N(BH)D';
+export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)' | 'B(HD)N' | 'NB(HD)' | 'N(BH)D';
 
 /** Where a layout has the batch, alone or as the outer part of batch times heads, and queries or keys. */
 export const LAYOUT_AXES: Readonly<
@@ -30,6 +30,7 @@ export const LAYOUT_AXES: Readonly<
   BHDN: { batch: 0, sequence: 3, headsWithBatch: false },
   BNHD: { batch: 0, sequence: 1, headsWithBatch: false },
   'BN(HD)': { batch: 0, sequence: 1, headsWithBatch: false },
+  'B(HD)N': { batch: 0, sequence: 2, headsWithBatch: false },
   'NB(HD)': { batch: 1, sequence: 0, headsWithBatch: false },
   'N(BH)D': { batch: 1, sequence: 0, headsWithBatch: true },
 };

@@ -28,50 +28,26 @@ export class HeadRows {
     const stride = (axis: number) => dims.slice(axis + 1).reduce((product, dim) => product * dim, 1);
     const batch = axes.headsWithBatch ? dims[axes.batch]! / heads : dims[axes.batch]!;
     const [row, rows] = [stride(axes.sequence), dims[axes.sequence]!];
+    const by = (size: number, batchStride: number, head: number, step = 1) =>
+      new HeadRows(toNumbers(tensor), batch, rows, size, { batch: batchStride, head, row }, step);
     switch (operand.layout) {
       case 'BHND':
-      case 'BHDN': {
-        const step = operand.layout === 'BHND' ? 1 : rows;
-        const size = dims[operand.layout === 'BHND' ? 3 : 2]!;
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          size,
-          { batch: stride(0), head: stride(1), row },
-          step,
-        );
-      }
+        return by(dims[3]!, stride(0), stride(1));
+      case 'BHDN':
+        return by(dims[2]!, stride(0), stride(1), rows);
       case 'BNHD':
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          dims[3]!,
-          { batch: stride(0), head: stride(2), row },
-          1,
-        );
+        return by(dims[3]!, stride(0), stride(2));
+      case 'B(HD)N': {
+        const size = dims[1]! / heads;
+        return by(size, stride(0), size * rows, rows);
+      }
       case 'BN(HD)':
       case 'NB(HD)': {
         const size = dims[2]! / heads;
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          size,
-          { batch: stride(axes.batch), head: size, row },
-          1,
-        );
+        return by(size, stride(axes.batch), size);
       }
       case 'N(BH)D':
-        return new HeadRows(
-          toNumbers(tensor),
-          batch,
-          rows,
-          dims[2]!,
-          { batch: heads * stride(1), head: stride(1), row },
-          1,
-        );
+        return by(dims[2]!, heads * stride(1), stride(1));
     }
   }
 
@@ -86,6 +62,7 @@ const RANKS: Readonly<Record<Layout, number>> = {
   BHDN: 4,
   BNHD: 4,
   'BN(HD)': 3,
+  'B(HD)N': 3,
   'NB(HD)': 3,
   'N(BH)D': 3,
 };

@@ -12,6 +12,8 @@ function elementsPerTurn(dims: readonly number[], layout: Layout, heads: number)
     case 'BN(HD)':
     case 'NB(HD)':
       return dims[2]! / heads;
+    case 'B(HD)N':
+      return (dims[1]! / heads) * dims[2]!;
     case 'N(BH)D':
       return dims[2]!;
   }

@@ -117,13 +117,15 @@ function targetViews(
   const split = reshapeView(transposeView(source, [...lead, rows, columns]), [batch, heads, length, size]);
   if (split === null) return null;
   const byRows = transposeView(split, [0, 2, 1, 3]);
+  const byChannels = transposeView(split, [0, 1, 3, 2]);
   const rowsFirst = transposeView(split, [2, 0, 1, 3]);
   const regrouped: Partial<Record<Layout, View | null>> = {
     'BN(HD)': reshapeView(byRows, [batch, length, heads * size]),
+    'B(HD)N': reshapeView(byChannels, [batch, heads * size, length]),
     'NB(HD)': reshapeView(rowsFirst, [length, batch, heads * size]),
     'N(BH)D': reshapeView(rowsFirst, [length, batch * heads, size]),
   };
-  return { BHND: split, BNHD: byRows, ...regrouped };
+  return { BHND: split, BNHD: byRows, BHDN: byChannels, ...regrouped };
 }
 
 function sameView(one: View, other: View | null): boolean {

@@ -62,6 +62,15 @@ const LAYOUTS: Readonly<Record<Layout, (dims: readonly number[], d: number) => S
     hidden === undefined || hidden % d !== 0 || rest.length > 0
       ? null
       : source(batch!, hidden / d, length!, { batch: length! * hidden, head: d, row: hidden, column: 1 }),
+  'B(HD)N': ([batch, hidden, length, ...rest], d) =>
+    length === undefined || hidden! % d !== 0 || rest.length > 0
+      ? null
+      : source(batch!, hidden! / d, length, {
+          batch: hidden! * length,
+          head: d * length,
+          row: 1,
+          column: length,
+        }),
   'NB(HD)': ([length, batch, hidden, ...rest], d) =>
     hidden === undefined || hidden % d !== 0 || rest.length > 0
       ? null
@@ -80,7 +89,15 @@ function source(
 }
 
 /** In order of preference: the operators' own layout, then the ones that a transpose brings there. */
-export const LAYOUT_ORDER: readonly Layout[] = ['BHND', 'BNHD', 'BN(HD)', 'NB(HD)', 'BHDN', 'N(BH)D'];
+export const LAYOUT_ORDER: readonly Layout[] = [
+  'BHND',
+  'BNHD',
+  'BN(HD)',
+  'NB(HD)',
+  'BHDN',
+  'B(HD)N',
+  'N(BH)D',
+];
 
 /** Sizes of a source of shape `dims` if an operand that reads it by `runs` takes it in this layout. */
 export function sizesIn(layout: Layout, dims: readonly number[], runs: OperandRuns): LayoutSizes | null {

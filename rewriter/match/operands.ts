@@ -149,7 +149,8 @@ export function candidatesOf(operand: OperandAxes, laboratory: Laboratory): read
     for (const layout of LAYOUT_ORDER) {
       const sizesAt = (trial: Trial) => {
         const sample = trial.probe(PLAIN).tryToSample(value);
-        const runs = sample === null ? null : runsFrom(sample.dims, nodes, operand, trial);
+        const view = sample === null ? null : viewThrough(sample.dims, nodes, trial);
+        const runs = view === null ? null : operand.runs(view, trial);
         return sample === null || runs === null ? null : sizesIn(layout, sample.dims, runs);
       };
       const sizes = laboratory.trials.map(sizesAt).filter(found => found !== null);
@@ -160,19 +161,14 @@ export function candidatesOf(operand: OperandAxes, laboratory: Laboratory): read
   return candidates;
 }
 
-/** How the operand reads a source of shape `dims`, from which `nodes` (nearest to the operand first) make it. */
-function runsFrom(
-  dims: readonly number[],
-  nodes: readonly Node[],
-  operand: OperandAxes,
-  trial: Trial,
-): OperandRuns | null {
+/** How a value reads a source of shape `dims`, from which `nodes` (nearest to the value first) make it. */
+export function viewThrough(dims: readonly number[], nodes: readonly Node[], trial: Trial): View | null {
   let view: View | null = identityView(dims);
   for (const node of [...nodes].reverse()) {
     view = moved(view, node, trial);
     if (view === null) return null;
   }
-  return operand.runs(view, trial);
+  return view;
 }
 
 function moved(view: View, node: Node, trial: Trial): View | null {

@@ -54,6 +54,20 @@ export function productOf(node: Node): Product | null {
   };
 }
 
+/** The same product with rows and columns swapped: of the transposed right factor with the transposed left one. */
+export function transposedProduct({ left, right, axes, result, factor }: Product): Product {
+  return {
+    left: right,
+    right: left,
+    axes: { left: axes.right, right: axes.left },
+    result: rank => {
+      const { lead, rows, columns } = result(rank);
+      return { lead, rows: columns, columns: rows };
+    },
+    factor,
+  };
+}
+
 function range(count: number): number[] {
   return Array.from({ length: count }, (_, axis) => axis);
 }

@@ -2,9 +2,11 @@ import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
 import type { MaskFacts } from '../masks/facts.js';
 import { isMatch, type Match, match } from '../match/matcher.js';
+import { viewThrough } from '../match/operands.js';
 import { any, bound, constant, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
-import { type Product, productOf } from '../match/product.js';
+import { PRODUCTS, type Product, productOf, transposedProduct } from '../match/product.js';
 import { productsBehind } from '../match/products-behind.js';
+import { canonical, identityView, sameRuns } from '../match/view.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { FusionSite } from '../site.js';
 import type { FormContext } from './source-form.js';
@@ -25,14 +27,9 @@ export function weightedSumOf(logits: Pattern): Pattern {
     constant('0', value => value === 0),
     bound('unguarded', through(softmax, 'a softmax')),
   ]);
-  const probabilities = through(
-    oneOf('emptyRow', { nan: softmax, zeros: guarded }),
-    'probabilities of a softmax',
-  );
-  return oneOf('weightedSum', {
-    matMul: node(['MatMul', 'com.microsoft::FusedMatMul'], [probabilities, any()], { name: 'sum' }),
-    einsum: node('Einsum', [probabilities, any()], { name: 'sum', commutative: true }),
-  });
+  const inOrder = through(oneOf('emptyRow', { nan: softmax, zeros: guarded }), 'probabilities of a softmax');
+  const probabilities = oneOf('turned', { not: inOrder, transposed: node('Transpose', [inOrder]) });
+  return node(PRODUCTS, [probabilities, any()], { name: 'sum', commutative: true });
 }
 
 /** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
@@ -49,8 +46,9 @@ export function weightedValues(anchor: Node, found: Match, laboratory: Laborator
   const softmax = found.nodes.get('softmax')!;
   const sum = productOf(anchor);
   if (sum === null) return 'one of its products is no product of query, key and value';
-  if (!comesFrom(sum.left, softmax, found.matched)) return 'the probabilities are the second factor';
-  if (keepsMatrix(softmax.outputs[0]!, sum.left, laboratory)) return sum;
+  const weighted = comesFrom(sum.left, softmax, found.matched) ? sum : transposedProduct(sum);
+  const behind = found.matched.slice(1, found.matched.indexOf(softmax));
+  if (weightsByRow(weighted, softmax.outputs[0]!, behind, laboratory)) return weighted;
   return 'the probabilities are rearranged before they weight the values';
 }
 
@@ -120,10 +118,28 @@ function comesFrom(value: Value, source: Node, matched: readonly Node[]): boolea
   );
 }
 
-/** Whether two values of the same elements in the same order agree on rows and columns. */
-function keepsMatrix(before: Value, after: Value, { trials }: Laboratory): boolean {
+/**
+ * Whether a product takes each row of `probabilities` for a row of weights, batch axes in their order. `behind` are
+ * the nodes that make its left factor of them, nearest to it first.
+ */
+function weightsByRow(
+  { axes }: Product,
+  probabilities: Value,
+  behind: readonly Node[],
+  { trials }: Laboratory,
+): boolean {
   return trials.every(trial => {
-    const [one, other] = [before, after].map(value => trial.probe(PLAIN).tryToSample(value)?.dims.slice(-2));
-    return one === undefined || other === undefined || one.every((dim, axis) => dim === other[axis]);
+    const dims = trial.probe(PLAIN).tryToSample(probabilities)?.dims;
+    if (dims === undefined) return true;
+    const view = viewThrough(dims, behind, trial);
+    if (view === null) return false;
+    const { lead, outer, inner } = axes.left(view.length);
+    const source = identityView(dims);
+    const [rows, columns] = source.slice(-2);
+    return (
+      sameRuns(view[outer]!, rows!) &&
+      sameRuns(view[inner]!, columns!) &&
+      sameRuns(canonical(lead.flatMap(axis => view[axis]!)), canonical(source.slice(0, -2).flat()))
+    );
   });
 }

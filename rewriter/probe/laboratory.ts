@@ -16,11 +16,17 @@ function cycling(sizes: readonly number[]): SizePlan['other'] {
   return n => sizes[n % sizes.length]! * 10 ** Math.floor(n / sizes.length);
 }
 
-/** Models whose free sizes are pixels or frames need more of them than a sequence does. */
-const ENLARGEMENTS: readonly ((other: SizePlan['other']) => SizePlan['other'])[] = [
+type Enlargement = (other: SizePlan['other']) => SizePlan['other'];
+
+/**
+ * Models whose free sizes are pixels, frames or samples need more of them than a sequence does. The last is for raw
+ * audio: convolutions that look at 400 samples every 320, as in wav2vec 2.0, make as many frames of it.
+ */
+const ENLARGEMENTS: readonly Enlargement[] = [
   other => other,
   other => n => 16 * other(n),
   () => () => 224,
+  other => n => 320 * other(n) + 80,
 ];
 
 /** Sample sizes together with everything known about the graph at them. */
@@ -48,6 +54,8 @@ interface Attempt {
 export class Laboratory {
   /** Two small trials; only one when the model has no free size. */
   readonly trials: readonly Trial[];
+  /** The one that the first trial took, and larger ones. */
+  private readonly enlargements: readonly Enlargement[];
   private readonly long = new Map<number, Trial | null>();
   private readonly scalars = new Map<Value, number | null>();
   private readonly feeds = new Map<string, Feed>();
@@ -56,10 +64,10 @@ export class Laboratory {
     private readonly graph: ModelGraph,
     private readonly cache: SizePlan['cache'] = 'filled',
   ) {
-    const found = TRIALS.map(({ batch, other }) =>
-      this.settle(ENLARGEMENTS.map(enlarge => ({ batch, other: enlarge(other), cache }))),
-    );
-    this.trials = found[0]!.sizes.free === 0 ? found.slice(0, 1) : found;
+    const first = this.settle(TRIALS[0]!, ENLARGEMENTS);
+    this.enlargements = ENLARGEMENTS.slice(ENLARGEMENTS.indexOf(first.enlarge));
+    const others = first.trial.sizes.free === 0 ? [] : TRIALS.slice(1);
+    this.trials = [first.trial, ...others.map(plan => this.settle(plan, this.enlargements).trial)];
   }
 
   /**
@@ -108,22 +116,23 @@ export class Laboratory {
   longTrial(length: number): Trial | null {
     let trial = this.long.get(length);
     if (trial === undefined) {
-      const plan = { batch: 2, other: (n: number) => length + 2 * n, cache: this.cache };
-      trial = this.trials.length === 1 ? null : this.settle([plan]);
+      const plan = { batch: 2, other: (n: number) => length + 2 * n };
+      trial = this.trials.length === 1 ? null : this.settle(plan, this.enlargements).trial;
       this.long.set(length, trial);
     }
     return trial;
   }
 
-  /** The sizes at which most of the graph can be followed. */
-  private settle(plans: readonly SizePlan[]): Trial {
-    let best: Attempt | null = null;
-    for (const plan of plans) {
+  /** The sizes, by one of these enlargements, at which most of the graph can be followed. */
+  private settle({ batch, other }: Pick<SizePlan, 'batch' | 'other'>, enlargements: readonly Enlargement[]) {
+    let best: (Attempt & { readonly enlarge: Enlargement }) | null = null;
+    for (const enlarge of enlargements) {
+      const plan = { batch, other: enlarge(other), cache: this.cache };
       const settled = this.resolveConflicts(this.attempt(planSizes(this.graph.main, plan)));
-      if (best === null || settled.failures < best.failures) best = settled;
+      if (best === null || settled.failures < best.failures) best = { ...settled, enlarge };
       if (best.failures === 0 || best.trial.sizes.free === 0) break;
     }
-    return best!.trial;
+    return best!;
   }
 
   /** Makes sizes agree that have to, one at a time, as long as each step lets more of the graph be followed. */

@@ -267,6 +267,14 @@ describe('applyRewrite', () => {
       BHDN: { dims: ['b', HEADS, SIZE, 'n'], there: [0, 1, 3, 2], back: [0, 1, 3, 2], adapters: 4 },
       BNHD: { dims: ['b', 'n', HEADS, SIZE], there: swapped, back: swapped, adapters: 4 },
       'BN(HD)': { dims: ['b', 'n', HEADS * SIZE], there: swapped, back: swapped, ...heads, adapters: 12 },
+      'B(HD)N': {
+        dims: ['b', HEADS * SIZE, 'n'],
+        there: [0, 1, 3, 2],
+        back: [0, 1, 3, 2],
+        split: 'split_channels',
+        join: 'join_channels',
+        adapters: 16,
+      },
       'NB(HD)': {
         dims: ['n', 'b', HEADS * SIZE],
         there: [1, 2, 0, 3],
@@ -313,6 +321,8 @@ describe('applyRewrite', () => {
           initializers: [
             ...CONSTANTS,
             shape('split', 0, 0, HEADS, SIZE),
+            shape('split_channels', 0, HEADS, SIZE, -1),
+            shape('join_channels', 0, HEADS * SIZE, -1),
             shape('join', 0, 0, HEADS * SIZE),
             shape('join_batch', 0, -1, SIZE),
           ],

@@ -64,6 +64,7 @@ describe('heads of a site', () => {
     ['BHDN', [B, H, D, N], ([, h]) => h!],
     ['BNHD', [B, N, H, D], ([, , h]) => h!],
     ['BN(HD)', [B, N, H * D], ([, , x]) => Math.floor(x! / D)],
+    ['B(HD)N', [B, H * D, N], ([, x]) => Math.floor(x! / D)],
     ['NB(HD)', [N, B, H * D], ([, , x]) => Math.floor(x! / D)],
     ['N(BH)D', [N, B * H, D], ([, x]) => x! % H],
   ];

@@ -75,6 +75,7 @@ function laidOut(data: Float32Array, heads: number, rows: number, size: number, 
     BHDN: [1, heads, size, rows],
     BNHD: [1, rows, heads, size],
     'BN(HD)': [1, rows, heads * size],
+    'B(HD)N': [1, heads * size, rows],
     'NB(HD)': [rows, 1, heads * size],
     'N(BH)D': [rows, heads, size],
   };
@@ -140,6 +141,7 @@ describe('reach of attention', () => {
     'keys transposed': { ...shape, layout: 'BHDN' },
     'heads inside': { ...shape, layout: 'BNHD' },
     'heads packed': { ...shape, layout: 'BN(HD)' },
+    'channels first': { ...shape, layout: 'B(HD)N' },
     'sequence first': { ...shape, layout: 'NB(HD)' },
     'batch times heads': { ...shape, layout: 'N(BH)D' },
   })) {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { AttentionSite } from '../../../rewriter/site.js';
-import type { Net } from '../net.js';
+import { Net } from '../net.js';
 import {
   attentionNet,
   type Factor,
@@ -45,6 +45,24 @@ function assertPlain(site: AttentionSite, expected: Partial<AttentionSite> = {})
   assert.deepEqual(found, claims);
 }
 
+/** Sites of attention over the pixels of a feature map, as autoencoders of images write it, with this weighted sum. */
+function channelsFirst(
+  sum: (net: Net, channels: string, weights: string) => string,
+): readonly AttentionSite[] {
+  const net = new Net();
+  net.input('x', ['batch', WIDTH, 'height', 'width']);
+  const flat = (seed: number) => {
+    const weights = Array.from({ length: WIDTH * WIDTH }, (_, i) => Math.sin(seed + i));
+    const projected = net.op('Conv', ['x', net.tensor([WIDTH, WIDTH, 1, 1], weights)]);
+    return net.op('Reshape', [projected, net.ints(0, WIDTH, -1)]);
+  };
+  const query = net.op('Transpose', [flat(1)], { perm: [0, 2, 1] });
+  const weights = net.op('Softmax', [net.op('MatMul', [query, flat(2)])], { axis: -1 });
+  net.op('Reshape', [sum(net, flat(3), weights), net.op('Shape', ['x'])], {}, ['y']);
+  net.output('y');
+  return inspectNet(net).sites;
+}
+
 /** 1/sqrt(head size) from the shape of a value, as exporters write it without constant folding. */
 const rootOfShape = (net: Net, value: string): string => {
   const size = net.op('Slice', [net.op('Shape', [value]), net.ints(-1), net.ints(2 ** 40)]);
@@ -84,6 +102,49 @@ describe('softmax attention', () => {
       assertPlain(site);
       assert.deepEqual([site.query.layout, site.key.layout, site.output.layout], ['BNHD', 'BNHD', 'BNHD']);
     });
+  });
+
+  describe('values that multiply transposed probabilities', () => {
+    const perm = [0, 2, 1];
+    const turns: Readonly<Record<string, (net: Net, channels: string, weights: string) => string>> = {
+      'turned by a node': (net, channels, weights) =>
+        net.op('MatMul', [channels, net.op('Transpose', [weights], { perm })]),
+      'turned inside the product': (net, channels, weights) =>
+        net.op('com.microsoft::FusedMatMul', [channels, weights], { transB: 1 }),
+      'turned by letters': (net, channels, weights) =>
+        net.op('Einsum', [channels, weights], { equation: 'bck,bqk->bcq' }),
+    };
+    for (const [name, sum] of Object.entries(turns)) {
+      it(`with channels first, ${name}`, () => {
+        const [site] = channelsFirst(sum);
+        assertPlain(site!, { scope: null, queryHeads: 1, kvHeads: 1, headDim: WIDTH, valueDim: WIDTH });
+        const { query, key, value, output } = site!;
+        assert.deepEqual(
+          [query, key, value, output].map(({ layout }) => layout),
+          ['BN(HD)', 'B(HD)N', 'B(HD)N', 'B(HD)N'],
+        );
+      });
+    }
+
+    it('are none where the sum runs over queries', () => {
+      assert.deepEqual(
+        channelsFirst((net, channels, weights) => net.op('MatMul', [channels, weights])),
+        [],
+      );
+    });
+  });
+
+  it('is not seen where values are weighted along the queries', () => {
+    const net = attentionNet({ batched: true });
+    const sum = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+    Object.assign(sum, {
+      opType: 'FusedMatMul',
+      domain: 'com.microsoft',
+      attributes: { transA: { type: 'int', value: 1 } },
+    });
+    const { sites, nearMisses } = inspectNet(net);
+    assert.deepEqual(sites, []);
+    assert.match(nearMisses[0]!.reason, /rearranged/);
   });
 
   it('takes heads next to the batch apart again', () => {

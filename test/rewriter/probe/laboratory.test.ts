@@ -38,6 +38,21 @@ describe('Laboratory', () => {
     assert.equal(new Laboratory(net.load()).longTrial(100), null);
   });
 
+  it('makes as many frames of raw audio as a sequence has tokens', () => {
+    const net = new Net();
+    net.input('input_values', ['batch', 1, 'samples']);
+    const weights = net.tensor([4, 1, 400], Array(1600).fill(0.1));
+    net.op('Conv', ['input_values', weights], { strides: [320] }, ['frames']);
+    net.output('frames');
+    assert.deepEqual(shapes(net, 'frames'), [
+      [2, 4, 5],
+      [3, 4, 6],
+    ]);
+    const graph = net.load();
+    const long = new Laboratory(graph).longTrial(50)!;
+    assert.deepEqual(long.probe(PLAIN).sample(graph.main.resolve('frames')!).dims, [2, 4, 50]);
+  });
+
   it('takes the leading dimensions of all inputs for one batch', () => {
     const net = new Net();
     net.input('ids', ['s0', 's1'], INT64);
