@@ -412,19 +412,24 @@ function fitting(
       const [query, key] = [image(token(i), h, 'query'), image(token(j), h, 'key')];
       return productOfVectors(normalized(query, 0), normalized(key, 1));
     };
-    const terms = scores.map(place => ({ score: place.score, ...products(place) }));
-    // Least squares: single scores may have lost digits in their sums.
-    const squares = terms.reduce((total, { sum }) => total + sum * sum, 0);
-    const measured = terms.reduce((total, { sum, score }) => total + sum * score, 0) / squares;
     const usual = 1 / Math.sqrt(left === undefined ? candidate.inputPieces * candidate.rank : features);
-    const scale =
-      [1, usual].find(value => Math.abs(measured / value - 1) <= rounding) ?? Math.fround(measured);
-    // NaN compares false.
-    const agree = terms.every(
-      ({ score, sum, magnitude }) =>
-        Math.abs(score - scale * sum) <= 10 * rounding * Math.abs(scale) * magnitude,
-    );
-    if (scale !== 0 && agree) return { ...candidate, scale };
+    const scaleAt = (some: Scores) => {
+      const terms = some.map(place => ({ score: place.score, ...products(place) }));
+      // Least squares: single scores may have lost digits in their sums.
+      const squares = terms.reduce((total, { sum }) => total + sum * sum, 0);
+      const measured = terms.reduce((total, { sum, score }) => total + sum * score, 0) / squares;
+      const scale =
+        [1, usual].find(value => Math.abs(measured / value - 1) <= rounding) ?? Math.fround(measured);
+      // NaN compares false.
+      const agree = terms.every(
+        ({ score, sum, magnitude }) =>
+          Math.abs(score - scale * sum) <= 10 * rounding * Math.abs(scale) * magnitude,
+      );
+      return agree ? scale : 0;
+    };
+    // Two places are enough to refuse most candidates.
+    const scale = scaleAt(scores.slice(0, 2)) === 0 ? 0 : scaleAt(scores);
+    if (scale !== 0) return { ...candidate, scale };
   }
   return null;
 }

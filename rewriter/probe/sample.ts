@@ -81,12 +81,12 @@ export function broadcastReader(sample: Sample, dims: readonly number[]): (index
 }
 
 /** Reads a buffer through strides: element [i, j, ...] of `dims` is at `offset + i * strides[0] + ...`. */
-export function stridedReader(
-  at: (index: number) => number,
+export function stridedReader<T>(
+  at: (index: number) => T,
   dims: readonly number[],
   strides: readonly number[],
   offset: number,
-): (index: number) => number {
+): (index: number) => T {
   return index => {
     let rest = index;
     let position = offset;
@@ -124,21 +124,61 @@ export function axisOf(axis: number, rank: number): number {
   return result;
 }
 
+/** Elements by index that are worked out when they are first asked for. */
+class Remembered {
+  private few: Map<number, number> | null = new Map();
+  private values = new Float64Array(0);
+  private known = new Uint8Array(0);
+  /** Single elements are kept one by one until they are an eighth of all. */
+  private readonly most: number;
+
+  constructor(
+    private readonly compute: (index: number) => number,
+    private readonly count: number,
+  ) {
+    this.most = Math.max(8, count / 8);
+  }
+
+  at(index: number): number {
+    if (this.few !== null) return this.amongFew(this.few, index);
+    if (this.known[index] === 0) {
+      this.values[index] = this.compute(index);
+      this.known[index] = 1;
+    }
+    return this.values[index]!;
+  }
+
+  private amongFew(few: Map<number, number>, index: number): number {
+    let value = few.get(index);
+    if (value === undefined) {
+      value = this.compute(index);
+      few.set(index, value);
+      if (few.size > this.most) this.makeRoom(few);
+    }
+    return value;
+  }
+
+  private makeRoom(few: Map<number, number>): void {
+    this.values = new Float64Array(this.count);
+    this.known = new Uint8Array(this.count);
+    for (const [index, value] of few) {
+      this.values[index] = value;
+      this.known[index] = 1;
+    }
+    this.few = null;
+  }
+}
+
 /** Remembers elements that are costly or shared. Most samples are looked at for their shape alone. */
 export function remembered(sample: Sample): Sample {
-  const { at } = sample;
-  let values: Map<number, number> | null = null;
+  const { dims, dataType, at } = sample;
+  let known: Remembered | null = null;
   return {
-    dims: sample.dims,
-    dataType: sample.dataType,
+    dims,
+    dataType,
     at: index => {
-      values ??= new Map();
-      let value = values.get(index);
-      if (value === undefined) {
-        value = at(index);
-        values.set(index, value);
-      }
-      return value;
+      known ??= new Remembered(at, sizeOf(dims));
+      return known.at(index);
     },
   };
 }

@@ -7,6 +7,7 @@ import {
   rounded,
   type Sample,
   sizeOf,
+  stridedReader,
   stridesOf,
   UnknownSample,
 } from '../sample.js';
@@ -45,7 +46,7 @@ function contraction(
   const summed = [...sizes.keys()].filter(letter => !result.includes(letter));
   const summedDims = summed.map(letter => sizes.get(letter)!);
   const steps = sizeOf(summedDims);
-  const readers = terms.map(({ sample, letters }) => {
+  const factors = terms.map(({ sample, letters }) => {
     const strides = stridesOf(sample.dims);
     const strideOf = (letter: string) =>
       [...letters].reduce(
@@ -54,22 +55,39 @@ function contraction(
       );
     const inner = summed.map(strideOf);
     const offsets = Array.from({ length: steps }, (_, step) => dot(coordinates(step, summedDims), inner));
-    return { at: sample.at, outer: [...result].map(strideOf), offsets };
+    return { lineAt: linesOf(sample.at, offsets), outer: [...result].map(strideOf) };
   });
-  return ({ dims }) =>
-    index => {
-      const position = coordinates(index, dims);
-      const starts = readers.map(({ outer }) => dot(position, outer));
-      let sum = 0;
-      for (let step = 0; step < steps; step++) {
-        let product = factor;
-        for (let n = 0; n < readers.length && product !== 0; n++) {
-          product *= readers[n]!.at(starts[n]! + readers[n]!.offsets[step]!);
-        }
-        sum += product;
+  return ({ dims }) => {
+    const lineReaders = factors.map(({ lineAt, outer }) => stridedReader(lineAt, dims, outer, 0));
+    const ones = new Float64Array(steps).fill(1);
+    return index => {
+      const lines: Float64Array[] = [];
+      for (const lineOf of lineReaders) {
+        const line = lineOf(index);
+        if (line === null) return 0;
+        lines.push(line);
       }
-      return sum;
+      const [first = ones, second = ones, ...others] = lines;
+      const product = others.reduce((left, right) => left.map((x, step) => x * right[step]!), first);
+      let sum = 0;
+      for (let step = 0; step < steps; step++) sum += product[step]! * second[step]!;
+      return factor * sum;
     };
+  };
+}
+
+/** The elements at `offsets` from a place; null where all are zero. Each line is read once. */
+function linesOf(at: Sample['at'], offsets: readonly number[]): (start: number) => Float64Array | null {
+  const known = new Map<number, Float64Array | null>();
+  return start => {
+    let line = known.get(start);
+    if (line === undefined) {
+      const read = Float64Array.from(offsets, offset => at(start + offset));
+      line = read.some(element => element !== 0) ? read : null;
+      known.set(start, line);
+    }
+    return line;
+  };
 }
 
 function dot(position: readonly number[], strides: readonly number[]): number {
