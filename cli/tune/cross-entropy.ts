@@ -16,9 +16,10 @@ const MASK = 'attention_mask';
 
 /**
  * A model whose probabilities are right loses exactly the divergence when it predicts otherwise. Trained models lose
- * rather less, for some of what approximations leave out misled them.
+ * less, for some of what approximations leave out misled them: the byte models of models/byte-lm 0.86, 0.90, 0.45 and
+ * 0.65 times the divergence under their tuned plans, over 32 (causal) and 125 (encoder) windows.
  */
-const SLOPE = { mean: 0.9, error: 0.2 } as const;
+const SLOPE = { mean: 0.7, error: 0.25 } as const;
 
 /**
  * Mean cross-entropy in bits; hidden tokens (`attention_mask` 0) and labels of -100 do not count. Its divergence
