@@ -35,15 +35,33 @@ export function tabulate(
 /** Small enough to be on the straight part of every cap. */
 const SMALL_PRODUCT = 2 ** -8;
 
+/** Beyond every cap that means to hold scores back, and within those that only keep half precision from overflow. */
+const LARGE_LOGIT = 2 ** 10;
+
+/** Twice the rounding of bfloat16, in which models may compute a large logit. */
+const LARGE_TOLERANCE = 2 ** -7;
+
 function entryAt(logit: (place: Place, product: number) => number, place: Place): Entry {
   const bias = logit(place, 0);
   if (bias <= HIDDEN_AT_MOST) return { ...place, hidden: true, bias, factor: 0, linear: true };
   const one = logit(place, 1) - bias;
   const other = logit(place, -2) - bias;
   // Biases are float32: the difference of two logits is good to their rounding.
-  const linear = Math.abs(other + 2 * one) <= 1e-5 * (1 + Math.abs(bias));
-  const factor = linear ? one : (logit(place, SMALL_PRODUCT) - bias) / SMALL_PRODUCT;
+  const straight = Math.abs(other + 2 * one) <= 1e-5 * (1 + Math.abs(bias));
+  const factor = straight ? one : (logit(place, SMALL_PRODUCT) - bias) / SMALL_PRODUCT;
+  const linear = straight && staysStraight(factor, bias, product => logit(place, product));
   return { ...place, hidden: false, bias, factor, linear };
+}
+
+/** Whether products that make the logit large are multiplied by the factor of small ones; a cap may be far off. */
+function staysStraight(factor: number, bias: number, logit: (product: number) => number): boolean {
+  if (factor === 0) return true;
+  const large = 2 ** Math.floor(Math.log2(LARGE_LOGIT / Math.abs(factor)));
+  return [large, -2 * large].every(product => {
+    const expected = factor * product;
+    const tolerance = LARGE_TOLERANCE * (Math.abs(expected) + Math.abs(bias));
+    return Math.abs(logit(product) - bias - expected) <= tolerance;
+  });
 }
 
 function places(extent: Extent, distances: readonly number[]): Place[] {

@@ -52,8 +52,8 @@ interface NodeOptions {
   readonly unfit?: (node: Node, rankOf: RankOf) => string | null;
 }
 
-/** Rank of a value; null where it is unknown. */
-export type RankOf = (value: Value) => number | null;
+/** Rank of a value, or why it is unknown. */
+export type RankOf = (value: Value) => number | string;
 
 /** Any value, bound to a name when one is given. */
 export function any(name: string | null = null): Pattern {

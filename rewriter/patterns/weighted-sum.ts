@@ -34,11 +34,11 @@ export function weightedSumOf(logits: Pattern): Pattern {
 
 /** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
 function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
-  const input = softmax.inputs[0];
-  const rank = input == null ? null : rankOf(input);
   const axis = softmax.int('axis', softmax.opset >= 13 ? -1 : 1);
-  if (axis === -1 || (rank !== null && axis === rank - 1)) return null;
-  return `runs along axis ${axis} of ${rank ?? 'unknown'}, not along the last one`;
+  if (axis === -1) return null;
+  const rank = rankOf(softmax.inputs[0]!);
+  if (typeof rank === 'string') return `has a shape that cannot be followed: ${rank}`;
+  return axis === rank - 1 ? null : `runs along axis ${axis} of ${rank}, not along the last one`;
 }
 
 /** The product of probabilities and values that {@link weightedSumOf} matched at `anchor`, or why it is none. */

@@ -83,9 +83,14 @@ export class Laboratory {
     return known;
   }
 
-  /** Rank of a value; null when its shape is unknown. */
-  rank(value: Value): number | null {
-    return this.trials[0]!.probe(PLAIN).tryToSample(value)?.dims.length ?? null;
+  /** Rank of a value, or why its shape is unknown. */
+  rank(value: Value): number | string {
+    try {
+      return this.trials[0]!.probe(PLAIN).sample(value).dims.length;
+    } catch (error) {
+      if (error instanceof UnknownSample) return error.message;
+      throw error;
+    }
   }
 
   /** The feed of this key, made on first use: probes are shared by feed. */

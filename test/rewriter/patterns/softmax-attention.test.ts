@@ -297,6 +297,22 @@ describe('softmax attention', () => {
       assert.deepEqual([site!.mask, site!.scale, site!.replaceable], ['other', 1, false]);
       assert.match(site!.reason!, /capped/);
     });
+    it('with a cap far above the scores of a small scale', () => {
+      const factors: Factor[] = [{ at: 'scores', op: 'Mul', value: 1 / 16 }];
+      const capped = (net: Net, scores: string) =>
+        net.op('Mul', [net.op('Tanh', [net.op('Div', [scores, net.scalar(50)])]), net.scalar(50)]);
+      const clamped = (net: Net, scores: string) => net.op('Clip', [scores, net.scalar(-200)]);
+      for (const mask of [capped, clamped]) {
+        assert.match(siteOf({ factors, mask }).reason!, /capped/);
+        assert.match(siteOf({ factors, mask, half: true }).reason!, /capped/);
+      }
+    });
+    it('but not with a bound that only keeps half precision from overflow', () => {
+      const mask = (net: Net, scores: string) =>
+        net.op('Clip', [scores, net.scalar(-65504), net.scalar(65504)]);
+      assertPlain(siteOf({ mask }));
+      assertPlain(siteOf({ mask, half: true }), { dtype: 'float16' });
+    });
     for (const [what, sequence, reason] of [
       ['without causality, with keys that join a cache', 'sequence', /cache.*not causal/],
       ['with a cache and one query', 1, /one query a step/],
