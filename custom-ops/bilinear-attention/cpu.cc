@@ -203,18 +203,21 @@ struct Shape {
 };
 
 // Vectors [batch][heads][tokens][padded] of all tokens, tile by tile: transform(vectors of the first head, x, rows,
-// scratch) fills rows of zeros, those of one head `padded` floats apart and heads tokens * padded.
+// scratch) writes the first `written` numbers of rows and adds to the others, which are zeros. Rows of one head are
+// `padded` floats apart and heads tokens * padded.
 template <class Transform>
 Buffer<float> vectorsOf(const Environment& environment, const Shape& shape, const float* x, size_t stride,
-                        size_t scratch, const Transform& transform) {
+                        size_t written, size_t scratch, const Transform& transform) {
   const size_t padded = shape.padded(), tiles = (shape.tokens + kRows - 1) / kRows;
   Buffer<float> vectors(environment.allocator, shape.batch * shape.heads * shape.tokens * padded);
   PerRunner<Buffer<float>> buffers(shape.batch * tiles);
   environment.parallel.forEach(shape.batch * tiles, [&](size_t item, size_t runner) {
     const size_t b = item / tiles, first = item % tiles * kRows, rows = std::min(kRows, shape.tokens - first);
     float* target = vectors.data() + (b * shape.heads * shape.tokens + first) * padded;
-    for (size_t head = 0; head < shape.heads; head++) {
-      std::fill_n(target + head * shape.tokens * padded, rows * padded, 0.f);
+    for (size_t head = 0; head < shape.heads && written < padded; head++) {
+      for (size_t row = 0; row < rows; row++) {
+        std::fill_n(target + (head * shape.tokens + row) * padded + written, padded - written, 0.f);
+      }
     }
     transform(target, x + (b * shape.tokens + first) * stride, rows,
               buffers.get(runner, environment.allocator, scratch).data());
@@ -225,7 +228,7 @@ Buffer<float> vectorsOf(const Environment& environment, const Shape& shape, cons
 Buffer<float> trainKeys(const Environment& environment, const Weights& weights, const Shape& shape, const float* x,
                         size_t stride) {
   const size_t padded = shape.padded(), head = shape.tokens * padded;
-  return vectorsOf(environment, shape, x, stride, weights.train->scratch(),
+  return vectorsOf(environment, shape, x, stride, 0, weights.train->scratch(),
                    [&](float* keys, const float* tile, size_t rows, float* scratch) {
                      weights.train->add(environment.simd, {keys, padded, head}, tile, stride, rows, scratch);
                      for (size_t h = 0; h < shape.heads; h++) {
@@ -263,7 +266,7 @@ Buffer<float> levelVectors(const Environment& environment, const std::deque<Imag
       vectors += level.pieces * rank;
     }
   };
-  return vectorsOf(environment, shape, x, stride, kRows * widest, transform);
+  return vectorsOf(environment, shape, x, stride, shape.depth, kRows * widest, transform);
 }
 
 // Queries that all heads of a batch row share, or each has its own of.

@@ -77,21 +77,31 @@ class TileSoftmax {
   void attend(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, size_t depth,
               const Adjust& adjust) {
     for (size_t n = 0; n < count; n += kBlock) {
-      const int32_t* list = index ? index + n : nullptr;
-      const int64_t from = first + static_cast<int64_t>(n);
-      const size_t block = std::min(kBlock, count - n);
-      score(kv, list, from, block, depth);
-      adjust(scores_.data(), list, from, block);
-      accumulate(kv, list, from, block);
+      step(kv, index ? index + n : nullptr, first + static_cast<int64_t>(n), std::min(kBlock, count - n), depth, 0,
+           adjust);
     }
   }
 
   // Where lane l sees only keys up to lastKey + l; `index` ascends.
   void attendCausally(const KeyValue& kv, const int32_t* index, int64_t first, size_t count,
                       int64_t lastKey) {
-    attend(kv, index, first, count, depth_, [&](float*, const int32_t* list, int64_t from, size_t n) {
-      hideLaterKeys(list, from, n, lastKey);
-    });
+    const auto keysUpTo = [&](int64_t last) {
+      if (index) return static_cast<size_t>(std::upper_bound(index, index + count, last) - index);
+      return static_cast<size_t>(std::clamp<int64_t>(last + 1 - first, 0, static_cast<int64_t>(count)));
+    };
+    size_t seen = keysUpTo(lastKey);
+    attend(kv, index, first, seen);
+    // The others are hidden from the first lanes, which are left out in whole vectors.
+    for (size_t lane = 0; lane < width_; lane += kLanes) {
+      const size_t end = keysUpTo(lastKey + static_cast<int64_t>(lane + kLanes) - 1);
+      if (end == seen) continue;
+      step(kv, index ? index + seen : nullptr, first + static_cast<int64_t>(seen), end - seen, depth_, lane,
+           [&](float* scores, const int32_t* list, int64_t from, size_t n) {
+             simd_.hideEarlierLanes(scores, lanesFrom(lane), n, list,
+                                    static_cast<int32_t>((list ? 0 : from) - lastKey - static_cast<int64_t>(lane)));
+           });
+      seen = end;
+    }
   }
 
   // For adjust: lane l sees only keys up to lastKey + l.
@@ -107,19 +117,23 @@ class TileSoftmax {
   }
 
  private:
-  void score(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, size_t depth) {
-    const Rows keys = index ? kv.keys(index) : kv.keys(nullptr).from(static_cast<size_t>(first));
-    simd_.scoreTile(scores_.data(), tile_.data(), width_, depth, keys, count);
-  }
+  Lanes lanesFrom(size_t lane) const { return {width_ - lane, width_}; }
 
-  void accumulate(const KeyValue& kv, const int32_t* index, int64_t first, size_t count) {
+  // The lanes from `lane` on attend to at most kBlock keys.
+  template <class Adjust>
+  void step(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, size_t depth, size_t lane,
+            const Adjust& adjust) {
+    const auto part = [&](const Rows& rows) { return index ? rows : rows.from(static_cast<size_t>(first)); };
+    const Lanes lanes = lanesFrom(lane);
+    float *scores = scores_.data() + lane, *sums = sums_.data() + lane;
+    simd_.scoreTile(scores, tile_.data() + lane, lanes, depth, part(kv.keys(index)), count);
+    adjust(scores, index, first, count);
     float factor[kTile];
-    if (simd_.softmaxTile(scores_.data(), width_, count, max, sum, factor)) {
-      simd_.scaleTile(sums_.data(), width_, size_, factor);
+    if (simd_.softmaxTile(scores, lanes, count, max + lane, sum + lane, factor)) {
+      simd_.scaleTile(sums, lanes, size_, factor);
     }
-    const Rows values = index ? kv.values(index) : kv.values(nullptr).from(static_cast<size_t>(first));
     const auto add = kv.guarded ? simd_.accumulateTileGuarded : simd_.accumulateTile;
-    add(sums_.data(), width_, size_, scores_.data(), values, count);
+    add(sums, lanes, size_, scores, part(kv.values(index)), count);
   }
 
   const Simd& simd_;

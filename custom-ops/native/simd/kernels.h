@@ -229,7 +229,7 @@ static void mergeTile(float* rows, size_t stride, const int32_t* index, size_t c
 struct ScoreTile {
   float* scores;
   const float* tile;
-  size_t width, depth;
+  size_t stride, depth;
   Rows keys;
   size_t count;
 
@@ -244,7 +244,7 @@ struct ScoreTile {
       const float* rows[M];
       for (int m = 0; m < M; m++) rows[m] = all.keys[first + m];
       const float* column = all.tile + offset;
-      const size_t width = all.width;
+      const size_t stride = all.stride;
       if (offset == 0 && first + 2 * M <= all.count) {
         for (int m = 0; m < M; m++) {
           const float* next = all.keys[first + M + m];
@@ -252,7 +252,7 @@ struct ScoreTile {
         }
       }
       Vec sums[M][V] = {};
-      for (size_t d = 0; d < all.depth; d++, column += width) {
+      for (size_t d = 0; d < all.depth; d++, column += stride) {
         Vec q[V];
 #pragma GCC unroll 24
         for (int v = 0; v < V; v++) q[v] = load(column + v * kWidth);
@@ -263,9 +263,9 @@ struct ScoreTile {
           for (int v = 0; v < V; v++) sums[m][v] += k * q[v];
         }
       }
-      float* out = all.scores + first * width + offset;
+      float* out = all.scores + first * stride + offset;
 #pragma GCC unroll 24
-      for (int m = 0; m < M; m++, out += width) {
+      for (int m = 0; m < M; m++, out += stride) {
 #pragma GCC unroll 24
         for (int v = 0; v < V; v++) store(out + v * kWidth, sums[m][v]);
       }
@@ -278,13 +278,13 @@ struct ScoreTile {
   }
 };
 
-static void scoreTile(float* scores, const float* tile, size_t width, size_t depth, Rows keys, size_t count) {
-  sweepBlocks<kMaxBlocks>(0, width / kLanes, ScoreTile{scores, tile, width, depth, keys, count});
+static void scoreTile(float* scores, const float* tile, Lanes lanes, size_t depth, Rows keys, size_t count) {
+  sweepBlocks<kMaxBlocks>(0, lanes.count / kLanes, ScoreTile{scores, tile, lanes.stride, depth, keys, count});
 }
 
 struct AccumulateTile {
   float* sums;
-  size_t width, size;
+  size_t stride, size;
   const float* weights;
   Rows values;
   size_t count;
@@ -297,16 +297,16 @@ struct AccumulateTile {
     template <int M>
     void run(size_t first) const {
       constexpr int V = Blocks * kVectorsPerBlock;
-      const size_t width = all.width;
-      float* out = all.sums + first * width + offset;
+      const size_t stride = all.stride;
+      float* out = all.sums + first * stride + offset;
       Vec sums[M][V];
 #pragma GCC unroll 24
       for (int m = 0; m < M; m++) {
 #pragma GCC unroll 24
-        for (int v = 0; v < V; v++) sums[m][v] = load(out + m * width + v * kWidth);
+        for (int v = 0; v < V; v++) sums[m][v] = load(out + m * stride + v * kWidth);
       }
       const float* weight = all.weights + offset;
-      for (size_t n = 0; n < all.count; n++, weight += width) {
+      for (size_t n = 0; n < all.count; n++, weight += stride) {
         const float* value = all.values[n] + first;
         Vec p[V];
 #pragma GCC unroll 24
@@ -321,7 +321,7 @@ struct AccumulateTile {
 #pragma GCC unroll 24
       for (int m = 0; m < M; m++) {
 #pragma GCC unroll 24
-        for (int v = 0; v < V; v++) store(out + m * width + v * kWidth, sums[m][v]);
+        for (int v = 0; v < V; v++) store(out + m * stride + v * kWidth, sums[m][v]);
       }
     }
   };
@@ -332,38 +332,38 @@ struct AccumulateTile {
   }
 };
 
-static void accumulateTile(float* sums, size_t width, size_t size, const float* weights, Rows values,
+static void accumulateTile(float* sums, Lanes lanes, size_t size, const float* weights, Rows values,
                            size_t count) {
-  sweepBlocks<kMaxBlocks>(0, width / kLanes, AccumulateTile{sums, width, size, weights, values, count});
+  sweepBlocks<kMaxBlocks>(0, lanes.count / kLanes, AccumulateTile{sums, lanes.stride, size, weights, values, count});
 }
 
-static void accumulateTileGuarded(float* sums, size_t width, size_t size, const float* weights, Rows values,
+static void accumulateTileGuarded(float* sums, Lanes lanes, size_t size, const float* weights, Rows values,
                                   size_t count) {
   for (size_t n = 0; n < count; n++) {
     const float* value = values[n];
     for (size_t e = 0; e < size; e++) {
-      for (size_t lane = 0; lane < width; lane += kWidth) {
-        const Vec p = load(weights + n * width + lane);
-        float* sum = sums + e * width + lane;
+      for (size_t lane = 0; lane < lanes.count; lane += kWidth) {
+        const Vec p = load(weights + n * lanes.stride + lane);
+        float* sum = sums + e * lanes.stride + lane;
         store(sum, select(p == 0.f, load(sum), load(sum) + p * splat(value[e])));
       }
     }
   }
 }
 
-static bool softmaxTile(float* scores, size_t width, size_t count, float* max, float* sum, float* factor) {
+static bool softmaxTile(float* scores, Lanes lanes, size_t count, float* max, float* sum, float* factor) {
   IntVec changed{};
-  for (size_t lane = 0; lane < width; lane += kWidth) {
+  for (size_t lane = 0; lane < lanes.count; lane += kWidth) {
     const Vec before = load(max + lane);
     Vec top = before;
-    for (size_t n = 0; n < count; n++) top = maximum(top, load(scores + n * width + lane));
+    for (size_t n = 0; n < count; n++) top = maximum(top, load(scores + n * lanes.stride + lane));
     // A lane that has seen nothing yet keeps -infinity; 0 stands in so that exp2 gives 0, not NaN.
     const Vec reference = select(top == -kInfinity, Vec{}, top);
     const Vec scale = select(before == top, splat(1.f), exp2(before - reference));
     Vec total = load(sum + lane) * scale;
     for (size_t n = 0; n < count; n++) {
-      const Vec p = exp2(load(scores + n * width + lane) - reference);
-      store(scores + n * width + lane, p);
+      const Vec p = exp2(load(scores + n * lanes.stride + lane) - reference);
+      store(scores + n * lanes.stride + lane, p);
       total += p;
     }
     store(max + lane, top);
@@ -374,9 +374,11 @@ static bool softmaxTile(float* scores, size_t width, size_t count, float* max, f
   return any(changed);
 }
 
-static void scaleTile(float* sums, size_t width, size_t size, const float* factor) {
-  for (size_t e = 0; e < size; e++, sums += width) {
-    for (size_t lane = 0; lane < width; lane += kWidth) store(sums + lane, load(sums + lane) * load(factor + lane));
+static void scaleTile(float* sums, Lanes lanes, size_t size, const float* factor) {
+  for (size_t e = 0; e < size; e++, sums += lanes.stride) {
+    for (size_t lane = 0; lane < lanes.count; lane += kWidth) {
+      store(sums + lane, load(sums + lane) * load(factor + lane));
+    }
   }
 }
 
@@ -394,15 +396,14 @@ static void argmaxTile(int32_t* index, const float* scores, const float* bias, s
   }
 }
 
-static void hideEarlierLanes(float* scores, size_t width, size_t count, const int32_t* index,
-                             int32_t first) {
-  const IntVec lanes = laneNumbers();
+static void hideEarlierLanes(float* scores, Lanes lanes, size_t count, const int32_t* index, int32_t first) {
+  const IntVec numbers = laneNumbers();
   for (size_t n = 0; n < count; n++) {
     const int32_t key = index ? index[n] : static_cast<int32_t>(n);
-    for (size_t lane = 0; lane < width; lane += kWidth) {
-      float* score = scores + n * width + lane;
+    for (size_t lane = 0; lane < lanes.count; lane += kWidth) {
+      float* score = scores + n * lanes.stride + lane;
       const int32_t bound = first + key - static_cast<int32_t>(lane);
-      store(score, select(lanes >= splat(bound), load(score), splat(-kInfinity)));
+      store(score, select(numbers >= splat(bound), load(score), splat(-kInfinity)));
     }
   }
 }

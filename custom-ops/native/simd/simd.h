@@ -40,10 +40,18 @@ struct Rows {
   }
 };
 
+// Lanes that follow each other, all those of a tile or some; the tile's rows are `stride` floats apart.
+struct Lanes {
+  Lanes(size_t width) : count(width), stride(width) {}
+  Lanes(size_t count, size_t stride) : count(count), stride(stride) {}
+
+  size_t count, stride;
+};
+
 struct Simd {
   const char* name;
 
-  // ---- tile kernels: width, and the depth of whole rows, are multiples of kLanes ----
+  // ---- tile kernels: numbers of lanes, and the depth of whole rows, are multiples of kLanes ----
 
   // tile[d][lane] = multiplier * rows[lane][d]; lanes from `count` on are zero.
   void (*loadTile)(float* tile, size_t width, Rows rows, size_t count, size_t depth, float multiplier);
@@ -52,23 +60,22 @@ struct Simd {
   void (*mergeTile)(float* rows, size_t stride, const int32_t* index, size_t count, const float* tile,
                     size_t width, size_t depth, const float* keep, const float* gain);
   // scores[n][lane] = keys[n] . tile[][lane] over the first `depth` dimensions, any number
-  void (*scoreTile)(float* scores, const float* tile, size_t width, size_t depth, Rows keys, size_t count);
+  void (*scoreTile)(float* scores, const float* tile, Lanes lanes, size_t depth, Rows keys, size_t count);
   // sums[e][lane] += sum over n of weights[n][lane] * values[n][e]
-  void (*accumulateTile)(float* sums, size_t width, size_t size, const float* weights, Rows values,
-                         size_t count);
+  void (*accumulateTile)(float* sums, Lanes lanes, size_t size, const float* weights, Rows values, size_t count);
   // The same, but a weight of zero takes no part even where the value is not finite.
-  void (*accumulateTileGuarded)(float* sums, size_t width, size_t size, const float* weights, Rows values,
+  void (*accumulateTileGuarded)(float* sums, Lanes lanes, size_t size, const float* weights, Rows values,
                                 size_t count);
   // One step of an online softmax in base 2: raises max to cover scores, replaces scores by
   // exp2(scores - max), adds them to sum, and writes into factor what earlier sums have to be scaled by.
   // Returns whether any factor differs from 1.
-  bool (*softmaxTile)(float* scores, size_t width, size_t count, float* max, float* sum, float* factor);
+  bool (*softmaxTile)(float* scores, Lanes lanes, size_t count, float* max, float* sum, float* factor);
   // sums[e][lane] *= factor[lane]
-  void (*scaleTile)(float* sums, size_t width, size_t size, const float* factor);
+  void (*scaleTile)(float* sums, Lanes lanes, size_t size, const float* factor);
   // index[lane] = the n with the largest scores[n][lane] + bias[n], ties to the lowest n.
   void (*argmaxTile)(int32_t* index, const float* scores, const float* bias, size_t width, size_t count);
   // scores[n][lane] = -infinity where lane < first + index[n] (first + n when index is null).
-  void (*hideEarlierLanes)(float* scores, size_t width, size_t count, const int32_t* index, int32_t first);
+  void (*hideEarlierLanes)(float* scores, Lanes lanes, size_t count, const int32_t* index, int32_t first);
 
   // ---- row kernels: panels are [depth][kLanes] ----
 
