@@ -45,12 +45,14 @@ inline Parameters readParameters(const NodeAttributes& attributes) {
   p.contracted = integer("contracted", 0, 0) != 0;
   p.retrieve = attributes.integers("retrieve").value_or(std::vector<int64_t>{p.causal ? 32 : 16});
   p.retrieveMass = attributes.real("retrieve_mass").value_or(0.f);
+  p.retrieveError = attributes.real("retrieve_error").value_or(0.f);
   p.selection =
       oneOf(attributes, "selection", p.causal ? Selection::sliding : Selection::tile,
             {{"tile", Selection::tile}, {"sliding", Selection::sliding}, {"cluster", Selection::cluster}});
   p.group = integer("group", p.causal ? 16 : 64, 1);
   p.dyadic = oneOf(attributes, "hierarchy", false, {{"flat", false}, {"dyadic", true}});
   if (p.retrieve.empty()) refuse("retrieve is empty");
+  if (p.retrieveMass > 0 && p.retrieveError > 0) refuse("retrieve_mass and retrieve_error exclude each other");
   if (p.contracted && (p.order == 0 || p.segment != 0 || p.retrieve != std::vector<int64_t>{0} || p.retrieveMass > 0)) {
     refuse("contracted needs order 1, segment 0 and retrieve 0");
   }

@@ -8,7 +8,7 @@ import type { MultipoleParameters } from './parameters.js';
  */
 export interface OperationCount {
   readonly exact: number;
-  /** Null where it depends on data, for retrieval by mass, or on the head size, for orders 1 and 2. */
+  /** Null where it depends on data, for retrieval by mass or by error, or on the head size, for orders 1 and 2. */
   readonly multipole: number | null;
 }
 
@@ -17,11 +17,11 @@ export function operationCount(
   retrieve: number,
   length: number,
 ): OperationCount {
-  const { causal, queryClusters, iterations, keyClusters, keyGrouping, retrieveMass, order } = parameters;
+  const { causal, queryClusters, iterations, keyClusters, keyGrouping, order } = parameters;
   const exact = causal ? length * (length + 1) : 2 * length * length;
   if (retrieve < 0 || length < Math.max(parameters.exactBelow, parameters.exactBelowRows))
     return { exact, multipole: exact };
-  if (retrieveMass > 0 || order > 0) return { exact, multipole: null };
+  if (parameters.retrieveMass > 0 || parameters.retrieveError > 0 || order > 0) return { exact, multipole: null };
   const shape = {
     batch: 1,
     heads: 1,

@@ -27,6 +27,7 @@ struct Parameters {
   bool contracted = false;
   std::vector<int64_t> retrieve{16};
   float retrieveMass = 0;
+  float retrieveError = 0;
   Selection selection = Selection::tile;
   int64_t group = 64;
   bool dyadic = false;

@@ -29,6 +29,8 @@ export interface MultipoleParameters {
   readonly retrieve: readonly number[];
   /** Above 0: take clusters until the estimated mass left is below this, whatever `retrieve` says. */
   readonly retrieveMass: number;
+  /** Above 0: choose by expected error instead of mass, and only clusters whose expected error reaches it. */
+  readonly retrieveError: number;
   readonly selection: Selection;
   readonly group: number;
   readonly hierarchy: Hierarchy;
@@ -52,6 +54,7 @@ export function defaultParameters(causal: boolean): MultipoleParameters {
     contracted: false,
     retrieve: [causal ? 32 : 16],
     retrieveMass: 0,
+    retrieveError: 0,
     selection: causal ? 'sliding' : 'tile',
     group: causal ? 16 : 64,
     hierarchy: 'flat',
@@ -89,6 +92,7 @@ export function attributesOf(parameters: MultipoleParameters): Attributes {
     contracted: Number(parameters.contracted),
     retrieve: parameters.retrieve,
     retrieve_mass: parameters.retrieveMass,
+    retrieve_error: parameters.retrieveError,
     selection: parameters.selection,
     group: parameters.group,
     hierarchy: parameters.hierarchy,
@@ -115,6 +119,7 @@ export function parametersOf(attributes: Attributes): MultipoleParameters {
     contracted: number('contracted') !== 0,
     retrieve: attributes.retrieve as readonly number[],
     retrieveMass: number('retrieve_mass'),
+    retrieveError: optional('retrieve_error') ?? 0,
     selection: attributes.selection as Selection,
     group: number('group'),
     hierarchy: attributes.hierarchy as Hierarchy,

@@ -53,6 +53,8 @@ interface Summary {
   readonly key: Float64Array;
   /** v_ij, [C,E] */
   readonly value: Float64Array;
+  /** u_ij, zeros unless clusters are chosen by expected error. */
+  readonly spread: Float64Array;
   /** Tilted probability of each key of the unit inside its own cluster. */
   readonly tilt: Float64Array;
 }
@@ -170,9 +172,21 @@ function kMeans(
   return { assignment, centroids };
 }
 
+/** Share of each dimension in the squared queries of `rows`, equal shares without any: g of README, step 5. */
+function dimensionShares(query: Float64Array, rows: readonly number[], size: number): Float64Array {
+  const squares = new Float64Array(size);
+  for (const row of rows) {
+    for (let d = 0; d < size; d++) squares[d]! += query[row * size + d]! ** 2;
+  }
+  const total = squares.reduce((sum, square) => sum + square, 0);
+  return squares.map(square => (total > 0 ? square / total : 1 / size));
+}
+
 /** Everything of one batch row and query head. */
 class Head {
   readonly #query: Float64Array;
+  /** Shares of dimensions by block. */
+  readonly #shares: readonly Float64Array[];
   readonly #summaries = new Map<string, Summary>();
 
   constructor(
@@ -188,6 +202,9 @@ class Head {
     readonly rowClusters: Int32Array,
   ) {
     this.#query = query;
+    this.#shares = centroids.map((_, block) =>
+      dimensionShares(query, geometry.centroidRows(block), geometry.headDim),
+    );
   }
 
   #logit(row: number, key: number): number {
@@ -234,7 +251,19 @@ class Head {
     const logWeight = max.map((m, j) =>
       total[j] === 0 ? Number.NEGATIVE_INFINITY : m + Math.log(total[j]!),
     );
-    const summary = { centroid, logWeight, key, value, tilt };
+    const spread = new Float64Array(count);
+    if (parameters.retrieveError > 0) {
+      const shares = this.#shares[block]!;
+      for (let n = unit.start; n < unit.end; n++) {
+        const j = clusters[n]!;
+        if (j < 0) continue;
+        for (let d = 0; d < headDim; d++) {
+          const delta = this.key[n * headDim + d]! - key[j * headDim + d]!;
+          spread[j]! += tilt[n - unit.start]! * shares[d]! * delta * delta;
+        }
+      }
+    }
+    const summary = { centroid, logWeight, key, value, spread, tilt };
     this.#summaries.set(name, summary);
     return summary;
   }
@@ -321,16 +350,19 @@ class Head {
     return sum;
   }
 
-  /** a_j(q) of README step 8, written to mass[0 .. clusters). */
-  masses(row: number, mass: Float64Array): void {
+  /** a_j(q) of README step 8, or e_j(q) with retrieve_error, written to scores[0 .. clusters). */
+  scores(row: number, scores: Float64Array): void {
+    const { headDim, parameters } = this.geometry;
     const all = new SoftmaxSum(0);
-    const logits: [cluster: number, logit: number][] = [];
+    const far: { cluster: number; logit: number; factor: number }[] = [];
     this.#addNear(row, all);
-    this.#estimates(row, (cluster, logit) => {
-      logits.push([cluster, logit]);
+    this.#estimates(row, (cluster, logit, summary, _, residual) => {
+      const spread = summary.spread[cluster % parameters.keyClusters]!;
+      const error = (dot(residual, 0, residual, 0, headDim) / 2) * spread;
+      far.push({ cluster, logit, factor: parameters.retrieveError > 0 ? error : 1 });
       all.add(logit, this.value, 0);
     });
-    for (const [cluster, logit] of logits) mass[cluster] = Math.exp(logit - all.logSumExp);
+    for (const { cluster, logit, factor } of far) scores[cluster] = factor * Math.exp(logit - all.logSumExp);
   }
 
   /** README step 9: near keys, members of retrieved clusters, and estimates, in one softmax. */
@@ -372,12 +404,12 @@ class Head {
   }
 }
 
-/** Clusters that a pool takes exactly (README, steps 8 and 10), given the mean of their masses. */
+/** Clusters that a pool takes exactly (README, steps 8 and 10), given the mean of their scores. */
 function chooseClusters(mean: Float64Array, retrieve: number, geometry: Geometry): number[] {
-  const { keyClusters, retrieveMass } = geometry.parameters;
+  const { keyClusters, retrieveMass, retrieveError } = geometry.parameters;
   const inOrder = (value: (cluster: number) => number) =>
     Array.from(mean.keys())
-      .filter(j => value(j) > 0)
+      .filter(j => value(j) > 0 && value(j) >= retrieveError)
       .sort((a, b) => value(b) - value(a) || a - b);
   if (retrieveMass <= 0) {
     const segments = (j: number) => 2 ** geometry.units[Math.floor(j / keyClusters)]!.level;
@@ -441,14 +473,14 @@ function retrieve(head: Head, geometry: Geometry, count: number): number[][] {
   const chosen: number[][] = Array.from({ length: geometry.rows }, () => []);
   if (count === 0 && retrieveMass <= 0) return chosen;
   const { clusters } = geometry;
-  const masses = new Float64Array(geometry.rows * clusters);
+  const scores = new Float64Array(geometry.rows * clusters);
   for (let row = geometry.firstRow; row < geometry.rows; row++) {
-    head.masses(row, masses.subarray(row * clusters, (row + 1) * clusters));
+    head.scores(row, scores.subarray(row * clusters, (row + 1) * clusters));
   }
   for (const pool of pools(geometry, head.rowClusters)) {
     const mean = new Float64Array(clusters);
     for (const row of pool.members) {
-      for (let j = 0; j < clusters; j++) mean[j]! += masses[row * clusters + j]! / pool.members.length;
+      for (let j = 0; j < clusters; j++) mean[j]! += scores[row * clusters + j]! / pool.members.length;
     }
     const choice = chooseClusters(mean, count, geometry);
     for (const row of pool.users) chosen[row] = choice;

@@ -80,8 +80,9 @@ export const multipoleAttention: WebGpuOperator = {
   float32Outputs: new Set(),
 
   refusal(attributes) {
-    const { order, contracted, hierarchy } = parametersOf(attributes);
+    const { order, contracted, hierarchy, retrieveError } = parametersOf(attributes);
     if (order > 0 || contracted) return 'order above 0 has no WebGPU kernel';
+    if (retrieveError > 0) return 'retrieve_error has no WebGPU kernel';
     if (hierarchy === 'dyadic') return 'a dyadic hierarchy has no WebGPU kernel';
     return null;
   },
