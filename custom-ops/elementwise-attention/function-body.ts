@@ -21,19 +21,16 @@ const SAFE_EXPONENT = 40;
 /** Above it, |k| stands for a key that nobody sees. */
 const HIDDEN_ABOVE = EMPTY_OFFSET / 10;
 
-/** Keys of a stretch of tokens, all [B,n,X] in float32; hidden ones have magnitude EMPTY_OFFSET. */
+/** Keys of a stretch of tokens, all [B,n,X] in float32; hidden ones are EMPTY_OFFSET, with a value of 0. */
 interface Tokens {
-  /** 0 where hidden. */
   readonly key: Value;
   readonly magnitude: Value;
-  readonly hidden: Value;
-  /** 0 where hidden. */
   readonly value: Value;
 }
 
-/** Sums S_0 ... S_t, Z_0 ... Z_t, [B,2(t+1),n,X], of n rows or of one, times exp(offset^2), offset [B,1,1,X]. */
+/** Sums S_0 ... S_t, Z_0 ... Z_t of n rows or of one, [B,n,X] each, times exp(offset^2), offset [B,n,X] or [B,1,X]. */
 interface Sums {
-  readonly sums: Value;
+  readonly sums: readonly Value[];
   readonly offset: Value;
 }
 
@@ -63,49 +60,53 @@ export function elementwiseFunctionBody(
   const widened = (name: 'query' | 'key' | 'value') => b.cast(input(name)!, DataType.FLOAT);
   const [query, key, value] = [widened('query'), widened('key'), widened('value')];
   const mask = input('key_mask', DataType.BOOL);
-  const past = pastSums(b, input('past_state', DataType.FLOAT), input('past_offset', DataType.FLOAT));
-
+  const { order, causal } = parameters;
+  const past = () =>
+    pastSums(b, input('past_state', DataType.FLOAT), input('past_offset', DataType.FLOAT), query, order);
   const result =
-    parameters.order === 0
-      ? { output: exactForm(b, query, key, value, mask, parameters.causal), present: null }
-      : parameters.causal
-        ? causalSeries(b, query, key, value, mask, past, parameters.order)
-        : series(b, query, tokensOf(b, key, value, mask, b.max(b.dim(key, 1), 1)), past, parameters.order);
+    order === 0
+      ? { output: exactForm(b, query, key, value, mask, causal), present: null }
+      : causal
+        ? causalSeries(b, query, key, value, mask, past())
+        : series(b, query, key, value, mask, past(), order);
   const narrow = (x: Value) => b.castLike(x, given, elementType);
   b.output(narrow(result.output), 'output');
   if (result.present !== null && outputs.length > 1) {
     const { sums, offset } = result.present;
     const [batch, channels] = [b.dim(query, 0), b.dim(query, 2)];
-    b.output(b.reshape(sums, [batch, 2, parameters.order + 1, channels]), 'present_state');
+    b.output(b.reshape(b.concat(sums, 1), [batch, 2, order + 1, channels]), 'present_state');
     if (outputs.length > 2) b.output(b.reshape(offset, [batch, channels]), 'present_offset');
   }
   return { domain: DOMAIN, name: OP_TYPE, inputs, outputs, opsetImports: { '': opset }, nodes: b.nodes };
 }
 
-/** The state that earlier tokens left; null where the node connects none. */
-function pastSums(b: GraphBuilder, state: Value | null, offset: Value | null): Sums | null {
-  if (state === null || offset === null) return null;
-  const [batch, channels] = [b.dim(state, 0), b.dim(state, 3)];
+/** The state that earlier tokens left, empty where the node connects none. */
+function pastSums(
+  b: GraphBuilder,
+  state: Value | null,
+  offset: Value | null,
+  query: Value,
+  order: number,
+): Sums {
+  const count = 2 * (order + 1);
+  const dims = [b.dim(query, 0), 1, b.dim(query, 2)];
+  if (state === null || offset === null) {
+    const zeros = b.full(dims, 0, DataType.FLOAT);
+    return { sums: new Array<Value>(count).fill(zeros), offset: b.full(dims, EMPTY_OFFSET, DataType.FLOAT) };
+  }
+  const rows = b.reshape(state, [dims[0]!, count, dims[2]!]);
   return {
-    sums: b.reshape(state, [batch, -1, 1, channels]),
-    offset: b.min(b.reshape(offset, [batch, 1, 1, channels]), EMPTY_OFFSET),
+    sums: Array.from({ length: count }, (_, n) => b.slice(rows, 1, n, n + 1)),
+    offset: b.min(b.reshape(offset, dims), EMPTY_OFFSET),
   };
 }
 
-/** Keys and values of `length` tokens, hidden ones at the end where there are fewer. */
-function tokensOf(b: GraphBuilder, key: Value, value: Value, mask: Value | null, length: Value): Tokens {
-  const missing = b.sub(length, b.dim(key, 1));
-  const seen = mask === null ? key : b.where(b.unsqueeze(mask, 2), key, EMPTY_OFFSET);
-  const padded = b.pad(seen, 3, 1, 0, missing, EMPTY_OFFSET);
-  const magnitude = b.abs(padded);
-  const hidden = b.greater(magnitude, HIDDEN_ABOVE);
-  const paddedValue = b.pad(value, 3, 1, 0, missing);
-  return {
-    key: b.where(hidden, 0, padded),
-    magnitude,
-    hidden,
-    value: mask === null ? paddedValue : b.where(hidden, 0, paddedValue),
-  };
+/** Keys and values, those out that the mask hides. */
+function tokensOf(b: GraphBuilder, key: Value, value: Value, mask: Value | null): Tokens {
+  if (mask === null) return { key, magnitude: b.abs(key), value };
+  const visible = b.unsqueeze(mask, 2);
+  const seen = b.where(visible, key, EMPTY_OFFSET);
+  return { key: seen, magnitude: b.abs(seen), value: b.where(visible, value, 0) };
 }
 
 /** exp(a^2 - b^2), without squares that would swallow the difference. */
@@ -113,41 +114,125 @@ function ratio(b: GraphBuilder, a: Value, other: Value): Value {
   return b.exp(b.mul(b.sub(a, other), b.add(a, other)));
 }
 
-/** What each token adds to the sums, [B,2(t+1),n,X], given its weight [B,n,X]. */
-function terms(b: GraphBuilder, { key, value }: Tokens, weight: Value, order: number): Value {
+/** Weights [B,n,X] of tokens under an offset: 0 for hidden ones, even where no key has been seen. */
+function weights(b: GraphBuilder, { magnitude }: Tokens, offset: Value): Value {
+  return ratio(b, b.min(offset, HIDDEN_ABOVE), magnitude);
+}
+
+/** What tokens of such weights add to each of the sums, put together by `sum`. */
+function termsBy(
+  { key, value }: Tokens,
+  b: GraphBuilder,
+  weight: Value,
+  order: number,
+  sum: (term: Value) => Value,
+): Value[] {
   const powers = [weight];
   for (let n = 1; n <= order; n++) powers.push(b.mul(powers[n - 1]!, key));
-  const denominators = b.concat(
-    powers.map(power => b.unsqueeze(power, 1)),
-    1,
-  );
-  return b.concat([b.mul(denominators, b.unsqueeze(value, 1)), denominators], 1);
+  return [...powers.map(power => sum(b.mul(power, value))), ...powers.map(sum)];
 }
 
-/** Means [B,n,X] of the values for queries [B,n,X]; zeros where no key was summed. */
-function means(b: GraphBuilder, sums: Value, query: Value, order: number): Value {
-  const queries = b.unsqueeze(query, 1);
-  const factors = coefficients(order);
-  const sum = (n: number) => b.slice(sums, 1, n, n + 1);
-  const polynomial = (first: number) => {
-    let total = b.mul(sum(first + order), factors[order]!);
-    for (let n = order - 1; n >= 0; n--) {
-      total = b.add(b.mul(total, queries), b.mul(sum(first + n), factors[n]!));
-    }
-    return total;
-  };
-  const seen = b.greater(sum(order + 1), 0);
-  return b.squeeze(b.where(seen, b.div(polynomial(0), b.where(seen, polynomial(order + 1), 1)), 0), 1);
+/** Sums under another offset. */
+function moved(b: GraphBuilder, { sums, offset }: Sums, to: Value): Value[] {
+  const gain = ratio(b, to, offset);
+  return sums.map(sum => b.mul(sum, gain));
 }
+
+/**
+ * Means [B,n,X] of the values, by Horner's rule: ((s_t f_t + s_{t-1}) f_{t-1} + ...) f_1 + s_0.
+ * @param factor f_n
+ * @param everSeen whether every row has seen a key; those that have not give zeros
+ */
+function means(
+  b: GraphBuilder,
+  sums: readonly Value[],
+  factor: (n: number) => Value,
+  everSeen: boolean,
+): Value {
+  const order = sums.length / 2 - 1;
+  const denominators = sums.slice(order + 1);
+  if (!everSeen) denominators[0] = b.where(b.greater(denominators[0]!, 0), denominators[0]!, 1);
+  let [numerator, denominator] = [sums[order]!, denominators[order]!];
+  for (let n = order; n > 0; n--) {
+    const f = factor(n);
+    numerator = b.add(b.mul(numerator, f), sums[n - 1]!);
+    denominator = b.add(b.mul(denominator, f), denominators[n - 1]!);
+  }
+  return b.div(numerator, denominator);
+}
+
+/** A chunk of a tensor [B,n,...], filled up to CHUNK_ROWS rows. */
+type Chunk = (x: Value, rank: 2 | 3, missing: number) => Value;
+
+/** The keys of a chunk; those that fill it up are hidden. */
+function tokensIn(b: GraphBuilder, chunk: Chunk, key: Value, value: Value, mask: Value | null): Tokens {
+  const visible = mask === null ? null : b.cast(chunk(b.indicator(mask), 2, 0), DataType.BOOL);
+  return tokensOf(b, chunk(key, 3, EMPTY_OFFSET), chunk(value, 3, 0), visible);
+}
+
+/**
+ * `length` rows chunk by chunk: what is in between stays in a cache. `body` gets the state and returns the next one, and
+ * rows [B,CHUNK_ROWS,X] of the result.
+ */
+function byChunks(
+  b: GraphBuilder,
+  length: Value,
+  state: readonly Value[],
+  body: (
+    inner: GraphBuilder,
+    chunk: Chunk,
+    state: readonly Value[],
+  ) => { readonly state: readonly Value[]; readonly rows?: Value },
+): { readonly state: readonly Value[]; readonly rows: Value | null } {
+  const chunks = b.ceilDiv(b.max(length, 1), CHUNK_ROWS);
+  const result = b.loop(chunks, state, (inner, iteration, carried) => {
+    const first = inner.mul(iteration, CHUNK_ROWS);
+    const chunk: Chunk = (x, rank, missing) => {
+      const part = inner.slice(x, 1, first, inner.add(first, CHUNK_ROWS));
+      return inner.pad(part, rank, 1, 0, inner.sub(CHUNK_ROWS, inner.dim(part, 1)), missing);
+    };
+    const { state: next, rows } = body(inner, chunk, carried);
+    return { state: next, stacked: rows === undefined ? [] : [rows] };
+  });
+  const [stacked] = result.stacked;
+  if (stacked === undefined) return { state: result.state, rows: null };
+  const dims = [b.dim(stacked, 1), b.mul(chunks, CHUNK_ROWS), b.dim(stacked, 3)];
+  const joined = b.reshape(b.transpose(stacked, [1, 0, 2, 3]), dims);
+  return { state: result.state, rows: b.slice(joined, 1, 0, length) };
+}
+
+/** Sums in one list, the offset last. */
+const listOf = ({ sums, offset }: Sums): readonly Value[] => [...sums, offset];
+const sumsOf = (list: readonly Value[]): Sums => ({ sums: list.slice(0, -1), offset: list.at(-1)! });
 
 /** All keys for every row. */
-function series(b: GraphBuilder, query: Value, tokens: Tokens, past: Sums | null, order: number) {
-  const least = b.unsqueeze(b.reduceMin(tokens.magnitude, 1), 1);
-  const offset = past === null ? least : b.min(least, past.offset);
-  const weight = b.where(tokens.hidden, 0, ratio(b, b.squeeze(offset, 1), tokens.magnitude));
-  const added = b.reduceSum(terms(b, tokens, weight, order), 2);
-  const sums = past === null ? added : b.add(added, b.mul(past.sums, ratio(b, offset, past.offset)));
-  return { output: means(b, sums, query, order), present: { sums, offset } };
+function series(
+  b: GraphBuilder,
+  query: Value,
+  key: Value,
+  value: Value,
+  mask: Value | null,
+  past: Sums,
+  order: number,
+) {
+  const { state } = byChunks(b, b.dim(key, 1), listOf(past), (inner, chunk, carried) => {
+    const tokens = tokensIn(inner, chunk, key, value, mask);
+    const before = sumsOf(carried);
+    const offset = inner.min(before.offset, inner.reduceMin(tokens.magnitude, 1));
+    const earlier = moved(inner, before, offset);
+    const added = termsBy(tokens, inner, weights(inner, tokens, offset), order, term =>
+      inner.reduceSum(term, 1),
+    );
+    return { state: listOf({ sums: added.map((sum, n) => inner.add(sum, earlier[n]!)), offset }) };
+  });
+  const present = sumsOf(state);
+  const factors = [...coefficients(order), ...coefficients(order)];
+  const scaled = present.sums.map((sum, n) => b.mul(sum, factors[n]!));
+  const { rows } = byChunks(b, b.dim(query, 1), [], (inner, chunk) => {
+    const queries = chunk(query, 3, 0);
+    return { state: [], rows: means(inner, scaled, () => queries, false) };
+  });
+  return { output: rows!, present };
 }
 
 /** For every row the keys up to it. */
@@ -157,79 +242,63 @@ function causalSeries(
   key: Value,
   value: Value,
   mask: Value | null,
-  past: Sums | null,
-  order: number,
+  past: Sums,
 ) {
-  const [batch, rows, channels] = [b.dim(query, 0), b.dim(query, 1), b.dim(query, 2)];
-  const chunks = b.ceilDiv(b.max(rows, 1), CHUNK_ROWS);
-  const length = b.mul(chunks, CHUNK_ROWS);
-  const all = tokensOf(b, key, value, mask, length);
-  const queries = b.pad(query, 3, 1, 0, b.sub(length, rows));
-  const start: Sums = past ?? {
-    sums: b.full([batch, 2 * (order + 1), 1, channels], 0, DataType.FLOAT),
-    offset: b.full([batch, 1, 1, channels], EMPTY_OFFSET, DataType.FLOAT),
-  };
-  const { state, stacked } = b.loop(
-    chunks,
-    [start.sums, start.offset],
-    (inner, iteration, [sums, offset]) => {
-      const first = inner.mul(iteration, CHUNK_ROWS);
-      const chunk = (x: Value) => inner.slice(x, 1, first, inner.add(first, CHUNK_ROWS));
-      const tokens: Tokens = {
-        key: chunk(all.key),
-        magnitude: chunk(all.magnitude),
-        hidden: chunk(all.hidden),
-        value: chunk(all.value),
-      };
-      const prefix = prefixSums(inner, tokens, { sums: sums!, offset: offset! }, order);
-      const last = inner.slice(prefix.sums, 2, CHUNK_ROWS - 1, CHUNK_ROWS);
-      const least = inner.min(inner.unsqueeze(inner.reduceMin(tokens.magnitude, 1), 1), offset!);
-      return {
-        state: [inner.mul(last, ratio(inner, least, prefix.offset)), least],
-        stacked: [means(inner, prefix.sums, chunk(queries), order)],
-      };
-    },
-  );
-  const output = b.reshape(b.transpose(stacked[0]!, [1, 0, 2, 3]), [batch, length, channels]);
-  return { output: b.slice(output, 1, 0, rows), present: { sums: state[0]!, offset: state[1]! } };
+  const { state, rows } = byChunks(b, b.dim(query, 1), listOf(past), (inner, chunk, carried) => {
+    const tokens = tokensIn(inner, chunk, key, value, mask);
+    const { mean, last } = throughChunk(inner, tokens, sumsOf(carried), chunk(query, 3, 0), mask === null);
+    return { state: listOf(last), rows: mean };
+  });
+  return { output: rows!, present: sumsOf(state) };
 }
 
 /**
- * The sums of each row of a chunk, whose offsets may differ from row to row: `offset` is that of the last row.
- * As long as no later key is so much smaller that its weight would overflow, all rows share the offset of the
- * first row, which is nothing that later tokens change, and prefix sums do; else rows are joined pairwise, each
- * pair under the smaller offset, at distances 1, 2, 4 and so on.
+ * Means of the rows of a chunk, and the sums after it. As long as no later key is so much smaller that its weight
+ * would overflow, all rows share the offset of the first row, which is nothing that later tokens change, and prefix
+ * sums do; else rows are joined pairwise, each pair under the smaller offset, at distances 1, 2, 4 and so on.
  */
-function prefixSums(b: GraphBuilder, tokens: Tokens, past: Sums, order: number): Sums {
-  const { magnitude, hidden } = tokens;
-  const rowsOf = (x: Value) => b.unsqueeze(x, 1);
-  const first = b.min(past.offset, rowsOf(b.slice(magnitude, 1, 0, 1)));
-  const least = b.min(past.offset, rowsOf(b.reduceMin(magnitude, 1)));
+function throughChunk(b: GraphBuilder, tokens: Tokens, past: Sums, query: Value, everSeen: boolean) {
+  const order = past.sums.length / 2 - 1;
+  const first = b.min(past.offset, b.slice(tokens.magnitude, 1, 0, 1));
+  const least = b.min(past.offset, b.reduceMin(tokens.magnitude, 1));
   const spread = b.mul(b.sub(first, least), b.add(first, least));
-  const [sums, offset] = b.ifElse(
+  const meansOf = (inner: GraphBuilder, sums: readonly Value[]) =>
+    means(inner, sums, n => inner.mul(query, 2 / n), everSeen);
+  const lastOf = (inner: GraphBuilder, x: Value) => inner.slice(x, 1, CHUNK_ROWS - 1, CHUNK_ROWS);
+  const [mean, ...last] = b.ifElse(
     b.less(b.maxOfAll(spread), SAFE_EXPONENT),
     inner => {
-      const weight = inner.where(hidden, 0, ratio(inner, inner.squeeze(first, 1), magnitude));
-      const prefix = inner.cumSum(terms(inner, tokens, weight, order), 2);
-      return [inner.add(prefix, inner.mul(past.sums, ratio(inner, first, past.offset))), first];
+      const before = moved(inner, past, first);
+      const prefix = termsBy(tokens, inner, weights(inner, tokens, first), order, term =>
+        inner.cumSum(term, 1),
+      );
+      const sums = prefix.map((sum, n) => inner.add(sum, before[n]!));
+      const end = { sums: sums.map(sum => lastOf(inner, sum)), offset: first };
+      return [meansOf(inner, sums), ...moved(inner, end, least)];
     },
     inner => {
       const joined = (one: Sums, other: Sums): Sums => {
         const offset = inner.min(one.offset, other.offset);
-        const scaled = (part: Sums) => inner.mul(part.sums, ratio(inner, offset, part.offset));
-        return { sums: inner.add(scaled(one), scaled(other)), offset };
+        const earlier = moved(inner, other, offset);
+        return { sums: moved(inner, one, offset).map((sum, n) => inner.add(sum, earlier[n]!)), offset };
       };
-      const weight = inner.indicator(inner.not(hidden));
-      let rows: Sums = { sums: terms(inner, tokens, weight, order), offset: inner.unsqueeze(magnitude, 1) };
+      const weight = inner.indicator(inner.less(tokens.magnitude, HIDDEN_ABOVE));
+      let rows: Sums = {
+        sums: termsBy(tokens, inner, weight, order, term => term),
+        offset: tokens.magnitude,
+      };
       for (let distance = 1; distance < CHUNK_ROWS; distance *= 2) {
-        const earlier = (x: Value, fill: number) => inner.pad(x, 4, 2, distance, -distance, fill);
-        rows = joined(rows, { sums: earlier(rows.sums, 0), offset: earlier(rows.offset, EMPTY_OFFSET) });
+        const earlier = (x: Value, fill: number) => inner.pad(x, 3, 1, distance, -distance, fill);
+        rows = joined(rows, {
+          sums: rows.sums.map(sum => earlier(sum, 0)),
+          offset: earlier(rows.offset, EMPTY_OFFSET),
+        });
       }
-      const whole = joined(rows, past);
-      return [whole.sums, inner.slice(whole.offset, 2, CHUNK_ROWS - 1, CHUNK_ROWS)];
+      const { sums } = joined(rows, past);
+      return [meansOf(inner, sums), ...sums.map(sum => lastOf(inner, sum))];
     },
   );
-  return { sums: sums!, offset: offset! };
+  return { mean: mean!, last: { sums: last, offset: least } };
 }
 
 /** The exponential itself: rows by all keys, a few rows at a time. */
@@ -243,13 +312,17 @@ function exactForm(
 ): Value {
   const [batch, rows, channels] = [b.dim(query, 0), b.dim(query, 1), b.dim(query, 2)];
   const keys = b.max(b.dim(key, 1), 1);
-  const tokens = tokensOf(b, key, value, mask, keys);
+  const missing = b.sub(keys, b.dim(key, 1));
+  const padded = (x: Value, rank: number, fill: number) => b.pad(x, rank, 1, 0, missing, fill);
+  const seen = mask === null ? null : b.cast(padded(b.indicator(mask), 2, 0), DataType.BOOL);
+  const tokens = tokensOf(b, padded(key, 3, EMPTY_OFFSET), padded(value, 3, 0), seen);
   const pairsOfRow = b.max(b.mul(b.mul(batch, keys), channels), 1);
   const length = b.max(b.min(b.div(b.ints([MOST_PAIRS]), pairsOfRow), rows), 1);
   const chunks = b.ceilDiv(b.max(rows, 1), length);
   const total = b.mul(chunks, length);
   const queries = b.unsqueeze(b.pad(query, 3, 1, 0, b.sub(total, rows)), 2);
-  const [keyRow, valueRow, hiddenRow] = [tokens.key, tokens.value, tokens.hidden].map(x => b.unsqueeze(x, 1));
+  const masked = b.greater(tokens.magnitude, HIDDEN_ABOVE);
+  const [keyRow, valueRow, maskedRow] = [tokens.key, tokens.value, masked].map(x => b.unsqueeze(x, 1));
   const position = b.range(keys);
   const { stacked } = b.loop(chunks, [], (inner, iteration) => {
     const first = inner.mul(iteration, length);
@@ -257,8 +330,8 @@ function exactForm(
     const later = () =>
       inner.greater(inner.unsqueeze(position, 0), inner.unsqueeze(inner.add(inner.range(length), first), 1));
     const hidden = causal
-      ? inner.node('Or', [hiddenRow!, inner.unsqueeze(later(), 0, 3)], DataType.BOOL)
-      : hiddenRow!;
+      ? inner.node('Or', [maskedRow!, inner.unsqueeze(later(), 0, 3)], DataType.BOOL)
+      : maskedRow!;
     const distance = inner.where(hidden, EMPTY_OFFSET, inner.abs(inner.sub(chunk, keyRow!)));
     const nearest = inner.reduceMin(distance, 2);
     const weight = inner.where(hidden, 0, ratio(inner, nearest, distance));
