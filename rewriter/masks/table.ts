@@ -38,30 +38,21 @@ const SMALL_PRODUCT = 2 ** -8;
 /** Beyond every cap that means to hold scores back, and within those that only keep half precision from overflow. */
 const LARGE_LOGIT = 2 ** 10;
 
-/** Twice the rounding of bfloat16, in which models may compute a large logit. */
-const LARGE_TOLERANCE = 2 ** -7;
+/** Twice the rounding of bfloat16, in which models may compute a logit. */
+const TOLERANCE = 2 ** -7;
 
 function entryAt(logit: (place: Place, product: number) => number, place: Place): Entry {
   const bias = logit(place, 0);
   if (bias <= HIDDEN_AT_MOST) return { ...place, hidden: true, bias, factor: 0, linear: true };
-  const one = logit(place, 1) - bias;
-  const other = logit(place, -2) - bias;
-  // Biases are float32: the difference of two logits is good to their rounding.
-  const straight = Math.abs(other + 2 * one) <= 1e-5 * (1 + Math.abs(bias));
-  const factor = straight ? one : (logit(place, SMALL_PRODUCT) - bias) / SMALL_PRODUCT;
-  const linear = straight && staysStraight(factor, bias, product => logit(place, product));
-  return { ...place, hidden: false, bias, factor, linear };
-}
-
-/** Whether products that make the logit large are multiplied by the factor of small ones; a cap may be far off. */
-function staysStraight(factor: number, bias: number, logit: (product: number) => number): boolean {
-  if (factor === 0) return true;
-  const large = 2 ** Math.floor(Math.log2(LARGE_LOGIT / Math.abs(factor)));
-  return [large, -2 * large].every(product => {
-    const expected = factor * product;
-    const tolerance = LARGE_TOLERANCE * (Math.abs(expected) + Math.abs(bias));
-    return Math.abs(logit(product) - bias - expected) <= tolerance;
-  });
+  const gain = (product: number) => (logit(place, product) - bias) / product;
+  const one = gain(1);
+  // A power of two, which costs no rounding; where the bias swallows small products, large for a factor of 1.
+  const large = 2 ** Math.floor(Math.log2(LARGE_LOGIT / Math.abs(one || 1)));
+  const factor = gain(large);
+  const agrees = (product: number) =>
+    Math.abs(gain(product) - factor) <= TOLERANCE * (Math.abs(factor) + Math.abs(bias / product));
+  const linear = agrees(1) && agrees(-2 * large);
+  return { ...place, hidden: false, bias, factor: linear ? factor : gain(SMALL_PRODUCT), linear };
 }
 
 function places(extent: Extent, distances: readonly number[]): Place[] {

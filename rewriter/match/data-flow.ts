@@ -9,10 +9,21 @@ const PROJECTIONS: ReadonlySet<string> = new Set([
   'Gemm',
   'Einsum',
   'Conv',
+  'ConvInteger',
+  'QLinearConv',
   'MatMulInteger',
+  'QLinearMatMul',
+  'com.microsoft::MatMulIntegerToFloat',
+  'com.microsoft::DynamicQuantizeMatMul',
+  'com.microsoft::QGemm',
   'com.microsoft::FusedMatMul',
   'com.microsoft::MatMulNBits',
 ]);
+
+/** Whether a node mixes the elements of a row by weights. */
+export function isProjection({ type }: Node): boolean {
+  return PROJECTIONS.has(type);
+}
 
 /** Operators that put new keys or values behind, or among, those of earlier steps. */
 const JOINS: ReadonlySet<string> = new Set(['Concat', 'ScatterND', 'ScatterElements', 'TensorScatter']);
@@ -21,7 +32,7 @@ const JOINS: ReadonlySet<string> = new Set(['Concat', 'ScatterND', 'ScatterEleme
 function sinceProjection(operand: Value): Set<Value> {
   return ancestors(
     operand,
-    ({ producer }) => producer !== null && lendsElements(producer) && !PROJECTIONS.has(producer.type),
+    ({ producer }) => producer !== null && lendsElements(producer) && !isProjection(producer),
   );
 }
 
@@ -43,8 +54,7 @@ export function joinsCache(operand: Value): boolean {
 export function isGivenWhole(operand: Value): boolean {
   const near = [...sinceProjection(operand)];
   return (
-    near.some(isFloatingInput) &&
-    !near.some(({ producer }) => producer !== null && PROJECTIONS.has(producer.type))
+    near.some(isFloatingInput) && !near.some(({ producer }) => producer !== null && isProjection(producer))
   );
 }
 
@@ -72,7 +82,7 @@ function projectedFrom(values: ReadonlySet<Value>): Set<Value> {
   for (const value of values) {
     for (const near of sinceProjection(value)) {
       const { producer } = near;
-      if (producer === null || !PROJECTIONS.has(producer.type)) continue;
+      if (producer === null || !isProjection(producer)) continue;
       for (const input of producer.inputs)
         if (input !== null && input.initializer === null) sources.add(input);
     }

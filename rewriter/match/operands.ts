@@ -107,10 +107,13 @@ export function upstreamOf(operand: Value, laboratory: Laboratory): readonly Ups
   }
 }
 
-/** Whether an operand is a weight or another constant, however reshaped. */
+/** Whether an operand is a weight or another constant, however reshaped or quantized. */
 export function isStored(operand: Value, laboratory: Laboratory): boolean {
   const { value } = upstreamOf(operand, laboratory).at(-1)!;
-  return value.initializer !== null || value.producer?.type === 'Constant';
+  const { initializer, producer } = value;
+  if (initializer !== null || producer?.type === 'Constant') return true;
+  const quantized = producer?.type.endsWith('DequantizeLinear') ? producer.inputs[0] : null;
+  return quantized != null && isStored(quantized, laboratory);
 }
 
 const MOVES: ReadonlySet<string> = new Set([

@@ -2,10 +2,12 @@ import type { Node } from '../graph/node.js';
 import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { ScoreChain } from '../masks/score-chain.js';
+import { isProjection } from '../match/data-flow.js';
 import { isMatch, match } from '../match/matcher.js';
 import { isStored, productOperand, upstreamOf } from '../match/operands.js';
 import { any, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
+import type { Laboratory } from '../probe/laboratory.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
 import { guardsRows, softmaxOf, weightedSumOf, weightedValues } from './weighted-sum.js';
 
@@ -18,7 +20,7 @@ export const softmaxAttention: SourceForm = {
   name: 'softmax-attention',
   anchors: PRODUCTS,
   recognize,
-  marks: ['Softmax'],
+  marks: ['Softmax', 'com.microsoft::QLinearSoftmax'],
   explain,
 };
 
@@ -111,33 +113,79 @@ function explain(softmaxNode: Node, context: FormContext): Miss | null {
   const found = match(softmax, output, graph.constants, value => laboratory.rank(value));
   const miss = (reason: string): Miss => ({ node: softmaxNode, reason, near: true, nodes: found.matched });
   if (!isMatch(found)) {
+    const behind = productBehind(softmaxNode, laboratory);
+    if (behind === 'quantized') return miss(QUANTIZED);
     // A softmax of the wrong axis counts wherever it is, one of something else where products are near.
-    const wrongAxis = found.matched.length === 0;
-    return wrongAxis || hasProductBehind(softmaxNode, context) ? miss(found.reason) : null;
+    const wrongAxis = found.matched.length === 0 && softmaxNode.type === 'Softmax';
+    const told = wrongAxis || behind === 'plain' || weightsValues(softmaxNode, laboratory);
+    return told ? miss(found.reason) : null;
   }
   const scores = productOf(found.nodes.get('scores')!);
   if (scores === null || isStored(scores.left, laboratory) || isStored(scores.right, laboratory)) return null;
   const [use] = output.uses;
   if (use === undefined) return miss('its probabilities are an output and weight no values');
+  if (isQuantized(use.node)) return miss(QUANTIZED);
   return miss(`its probabilities go into ${use.node.label} instead of weighting values`);
 }
 
-/** Values to look at in search of a product behind a softmax. */
-const NEARBY = 24;
+const QUANTIZED = 'its products are quantized: rewrite the model before it is quantized';
 
-/** Whether a product of two computed values is close behind, with at most one projection in between. */
-function hasProductBehind(softmaxNode: Node, { laboratory }: FormContext): boolean {
-  const queue = [{ value: softmaxNode.inputs[0]!, projections: 0 }];
-  for (const { value, projections } of queue) {
+/** Whether a node quantizes, or computes with quantized numbers. */
+function isQuantized({ type }: Node): boolean {
+  return /Quantize|QLinear|Integer/.test(type);
+}
+
+/** Slots of the right factor of products that take more than two inputs. */
+const RIGHT_SLOTS: ReadonlyMap<string, number> = new Map([['QLinearMatMul', 3]]);
+
+/** What a node multiplies: computed values, or one by weights; null for nodes that are no product. */
+function factorsOf(node: Node, laboratory: Laboratory): 'computed' | 'weights' | null {
+  if (!isProjection(node)) return null;
+  const factors = [node.inputs[0], node.inputs[RIGHT_SLOTS.get(node.type) ?? 1]];
+  return factors.some(factor => factor == null || isStored(factor, laboratory)) ? 'weights' : 'computed';
+}
+
+/** Nodes to look at in search of a product near a softmax: of any kind, and of quantized scores. */
+const NEARBY = 24;
+const NEARBY_QUANTIZED = 256;
+
+/**
+ * The kind of a product of two computed values close behind a softmax: a plain one with at most one projection in
+ * between, or one of quantized numbers with none.
+ */
+function productBehind(softmaxNode: Node, laboratory: Laboratory): 'plain' | 'quantized' | null {
+  const seen = new Set<Node>();
+  const queue = [{ value: softmaxNode.inputs[0]!, projections: 0, quantized: isQuantized(softmaxNode) }];
+  for (const { value, ...behind } of queue) {
     const { producer } = value;
-    if (producer === null || queue.length > NEARBY) continue;
-    const product = PRODUCTS.some(type => type === producer.type) ? productOf(producer) : null;
-    const weights =
-      product !== null && (isStored(product.left, laboratory) || isStored(product.right, laboratory));
-    if (product !== null && !weights) return true;
-    if (weights && projections > 0) continue;
+    if (producer === null || seen.has(producer) || seen.size >= NEARBY_QUANTIZED) continue;
+    seen.add(producer);
+    const quantized = behind.quantized || isQuantized(producer);
+    const factors = factorsOf(producer, laboratory);
+    if (factors === 'computed' && quantized && behind.projections === 0) return 'quantized';
+    if (factors === 'computed' && seen.size <= NEARBY) return 'plain';
+    if (factors === 'weights' && behind.projections > 0) continue;
+    const projections = behind.projections + (factors === 'weights' ? 1 : 0);
     for (const input of producer.inputs) {
-      if (input !== null) queue.push({ value: input, projections: projections + (weights ? 1 : 0) });
+      if (input !== null) queue.push({ value: input, projections, quantized });
+    }
+  }
+  return null;
+}
+
+/** Operators that keep, drop, or move numbers, and put others beside them. */
+const REARRANGING: ReadonlySet<string> = new Set([
+  ...['Identity', 'Dropout', 'Cast', 'Where', 'Reshape', 'Flatten', 'Unsqueeze', 'Squeeze', 'Transpose'],
+  ...['Expand', 'Tile', 'Pad', 'Slice', 'Split', 'Gather', 'Concat', 'ScatterND', 'ScatterElements'],
+]);
+
+/** Whether probabilities go on to weight computed values, however rearranged, as in attention by blocks. */
+function weightsValues(softmaxNode: Node, laboratory: Laboratory): boolean {
+  const seen = new Set<Node>([softmaxNode]);
+  for (const node of seen) {
+    for (const { node: user } of node.outputs.flatMap(output => output?.uses ?? [])) {
+      if (factorsOf(user, laboratory) === 'computed') return true;
+      if (REARRANGING.has(user.type) && seen.size < NEARBY) seen.add(user);
     }
   }
   return false;

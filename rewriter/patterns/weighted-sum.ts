@@ -23,7 +23,7 @@ export function softmaxOf(logits: Pattern): Pattern {
 export function weightedSumOf(logits: Pattern): Pattern {
   const softmax = softmaxOf(logits);
   const guarded = node('Where', [
-    node('IsNaN', [any('unguarded')]),
+    node('IsNaN', [through(any('unguarded'), 'probabilities')]),
     constant('0', value => value === 0),
     bound('unguarded', through(softmax, 'a softmax')),
   ]);

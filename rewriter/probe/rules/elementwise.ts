@@ -1,7 +1,16 @@
 import { isFloating } from '../../graph/data-type.js';
 import { DataType } from '../../onnx/spec.js';
 import type { NodeInputs } from '../probe.js';
-import { broadcastDims, broadcastReader, remembered, rounded, type Sample } from '../sample.js';
+import {
+  axisOf,
+  broadcastDims,
+  broadcastReader,
+  remembered,
+  rounded,
+  type Sample,
+  sizeOf,
+  stridesOf,
+} from '../sample.js';
 import type { Rule, Rules } from './rule.js';
 
 /** Operators that work element by element, with broadcasting. */
@@ -100,6 +109,49 @@ function roundHalfToEven(x: number): number {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
+/** A value for each element, or for each place along an axis; null where they are of blocks. */
+function alongAxis(inputs: NodeInputs, x: Sample, value: Sample): ((index: number) => number) | null {
+  if (sizeOf(value.dims) === 1) return () => value.at(0);
+  if (value.dims.length !== 1 || inputs.node.int('block_size', 0) !== 0) return null;
+  const axis = axisOf(inputs.node.int('axis', 1), x.dims.length);
+  const stride = stridesOf(x.dims)[axis]!;
+  return index => value.at(Math.floor(index / stride) % x.dims[axis]!);
+}
+
+const INTEGER_RANGES: ReadonlyMap<DataType, readonly [number, number]> = new Map([
+  [DataType.UINT8, [0, 255]],
+  [DataType.INT8, [-128, 127]],
+  [DataType.UINT16, [0, 65535]],
+  [DataType.INT16, [-32768, 32767]],
+]);
+
+/** Shape only for blocks and types that hold no such integers. */
+function quantize(inputs: NodeInputs): readonly Sample[] {
+  const x = inputs.sample(0);
+  const zero = inputs.optional(2);
+  const dataType = zero?.dataType ?? DataType.UINT8;
+  const range = INTEGER_RANGES.get(dataType);
+  const scaleAt = alongAxis(inputs, x, inputs.sample(1));
+  const zeroAt = zero === null ? () => 0 : alongAxis(inputs, x, zero);
+  if (range === undefined || scaleAt === null || zeroAt === null) return [inputs.data(x.dims, dataType)];
+  const [least, most] = range;
+  const at = (index: number) => {
+    const steps = roundHalfToEven(x.at(index) / scaleAt(index)) + zeroAt(index);
+    return Math.min(Math.max(steps, least), most);
+  };
+  return [{ dims: x.dims, dataType, at }];
+}
+
+function dequantize(inputs: NodeInputs): readonly Sample[] {
+  const x = inputs.sample(0);
+  const scale = inputs.sample(1);
+  const zero = inputs.optional(2);
+  const scaleAt = alongAxis(inputs, x, scale);
+  const zeroAt = zero === null ? () => 0 : alongAxis(inputs, x, zero);
+  if (scaleAt === null || zeroAt === null) return [inputs.data(x.dims, scale.dataType)];
+  return [rounded(x.dims, scale.dataType, index => (x.at(index) - zeroAt(index)) * scaleAt(index))];
+}
+
 const { BOOL } = DataType;
 const truth = (holds: boolean) => (holds ? 1 : 0);
 const xor = (a: number, b: number) => truth((a !== 0) !== (b !== 0));
@@ -119,6 +171,9 @@ export const elementwise: Rules = {
   Log: unary(Math.log),
   Sin: unary(Math.sin),
   Cos: unary(Math.cos),
+  Asinh: unary(Math.asinh),
+  Acosh: unary(Math.acosh),
+  Atanh: unary(Math.atanh),
   Tanh: unary(Math.tanh),
   Erf: unary(erf),
   Sigmoid: unary(x => 1 / (1 + Math.exp(-x))),
@@ -158,4 +213,8 @@ export const elementwise: Rules = {
     (sum, count) => sum / count,
   ),
   Where: where,
+  QuantizeLinear: quantize,
+  DequantizeLinear: dequantize,
+  'com.microsoft::QuantizeLinear': quantize,
+  'com.microsoft::DequantizeLinear': dequantize,
 };

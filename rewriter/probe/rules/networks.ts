@@ -42,9 +42,14 @@ function fusedMatMul(inputs: NodeInputs): readonly Sample[] {
   return [inputs.data(dims, dataType)];
 }
 
-function matMulInteger(inputs: NodeInputs): readonly Sample[] {
-  const { dims } = product(inputs, inputs.sample(0), inputs.sample(1), false, false);
-  return [inputs.data(dims, DataType.INT32)];
+/** A product of the inputs in these slots, of this type. */
+export function productOfType(
+  inputs: NodeInputs,
+  [left, right]: readonly [number, number],
+  dataType: DataType,
+): readonly Sample[] {
+  const { dims } = product(inputs, inputs.sample(left), inputs.sample(right), false, false);
+  return [inputs.data(dims, dataType)];
 }
 
 /** Matrix product with numpy's rules; carried out for integers (as masks use it), data otherwise. */
@@ -82,9 +87,9 @@ function product(
   );
 }
 
-export function gemm(inputs: NodeInputs): readonly Sample[] {
+export function gemm(inputs: NodeInputs, rightSlot = 1): readonly Sample[] {
   const a = inputs.sample(0);
-  const b = inputs.sample(1);
+  const b = inputs.sample(rightSlot);
   if (a.dims.length !== 2 || b.dims.length !== 2) throw new UnknownSample('operands of other ranks than 2');
   const [rows, depth] = inputs.node.int('transA', 0) === 1 ? [...a.dims].reverse() : a.dims;
   const [inner, columns] = inputs.node.int('transB', 0) === 1 ? [...b.dims].reverse() : b.dims;
@@ -165,11 +170,12 @@ function windowed(inputs: NodeInputs, spatial: readonly number[], kernel: readon
   });
 }
 
-export function convolution(inputs: NodeInputs): readonly Sample[] {
+/** Of the type of the first input unless another is given. */
+export function convolution(inputs: NodeInputs, weightSlot = 1, dataType?: DataType): readonly Sample[] {
   const x = inputs.sample(0);
-  const weights = inputs.sample(1);
+  const weights = inputs.sample(weightSlot);
   const spatial = windowed(inputs, x.dims.slice(2), weights.dims.slice(2));
-  return [inputs.data([x.dims[0]!, weights.dims[0]!, ...spatial], x.dataType)];
+  return [inputs.data([x.dims[0]!, weights.dims[0]!, ...spatial], dataType ?? x.dataType)];
 }
 
 /** Weights are [input channels, output channels of a group, ...]. */
@@ -207,15 +213,47 @@ function resize(inputs: NodeInputs): readonly Sample[] {
   return [inputs.data(dims, x.dataType)];
 }
 
-function pooling(inputs: NodeInputs): readonly Sample[] {
+export function pooling(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
   const spatial = windowed(inputs, x.dims.slice(2), inputs.node.ints('kernel_shape') ?? []);
   return [inputs.data([...x.dims.slice(0, 2), ...spatial], x.dataType)];
 }
 
-function globalPooling(inputs: NodeInputs): readonly Sample[] {
+export function globalPooling(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
   return [inputs.data([...x.dims.slice(0, 2), ...x.dims.slice(2).map(() => 1)], x.dataType)];
+}
+
+/** Squares of pixels become channels, or the other way around. */
+function blocks(inputs: NodeInputs, power: 1 | -1): readonly Sample[] {
+  const x = inputs.sample(0);
+  const [batch, channels, ...spatial] = x.dims as [number, number, ...number[]];
+  const factor = inputs.node.int('blocksize', 1) ** power;
+  return [
+    inputs.data(
+      [batch, Math.round(channels / factor ** 2), ...spatial.map(size => size * factor)],
+      x.dataType,
+    ),
+  ];
+}
+
+/** Pixels at the places of a grid [batch, ...spatial, 2 or 3]. */
+function gridSample(inputs: NodeInputs): readonly Sample[] {
+  const x = inputs.sample(0);
+  const spatial = inputs.sample(1).dims.slice(1, -1);
+  return [inputs.data([...x.dims.slice(0, 2), ...spatial], x.dataType)];
+}
+
+/** All hidden states, then the last ones. */
+function recurrent(inputs: NodeInputs): readonly Sample[] {
+  const x = inputs.sample(0);
+  const directions = inputs.sample(1).dims[0]!;
+  const hidden = inputs.sample(2).dims[2]!;
+  const batchFirst = inputs.node.int('layout', 0) === 1;
+  const [length, batch] = batchFirst ? [x.dims[1]!, x.dims[0]!] : [x.dims[0]!, x.dims[1]!];
+  const all = batchFirst ? [batch, length, directions, hidden] : [length, directions, batch, hidden];
+  const last = batchFirst ? [batch, directions, hidden] : [directions, batch, hidden];
+  return [all, last, last].map((dims, slot) => inputs.data(dims, x.dataType, slot));
 }
 
 /** Outputs besides the first (means, masks, sums) are followed where they have the input's shape. */
@@ -287,6 +325,7 @@ function groupQueryAttention(inputs: NodeInputs): readonly Sample[] {
 const sameShape = [
   'Softmax',
   'LogSoftmax',
+  'Hardmax',
   'LayerNormalization',
   'RMSNormalization',
   'SimplifiedLayerNormalization',
@@ -294,6 +333,7 @@ const sameShape = [
   'InstanceNormalization',
   'GroupNormalization',
   'LpNormalization',
+  'MeanVarianceNormalization',
   'LRN',
   'Gelu',
   'Elu',
@@ -314,6 +354,9 @@ const sameShape = [
   'Sinh',
   'Cosh',
   'RotaryEmbedding',
+  'TensorScatter',
+  'RandomNormalLike',
+  'RandomUniformLike',
   'com.microsoft::Gelu',
   'com.microsoft::FastGelu',
   'com.microsoft::BiasGelu',
@@ -321,15 +364,6 @@ const sameShape = [
   'com.microsoft::RotaryEmbedding',
   'com.microsoft::SimplifiedLayerNormalization',
 ];
-
-function quantize(inputs: NodeInputs): readonly Sample[] {
-  const x = inputs.sample(0);
-  return [inputs.data(x.dims, inputs.optional(2)?.dataType ?? DataType.UINT8)];
-}
-
-function dequantize(inputs: NodeInputs): readonly Sample[] {
-  return [inputs.data(inputs.sample(0).dims, inputs.sample(1).dataType)];
-}
 
 function dynamicQuantize(inputs: NodeInputs): readonly Sample[] {
   const { dims } = inputs.sample(0);
@@ -340,19 +374,28 @@ function dynamicQuantize(inputs: NodeInputs): readonly Sample[] {
 export const networks: Rules = {
   ...Object.fromEntries(sameShape.map(type => [type, like()])),
   MatMul: matMul,
-  MatMulInteger: matMulInteger,
-  Gemm: gemm,
+  MatMulInteger: inputs => productOfType(inputs, [0, 1], DataType.INT32),
+  Gemm: inputs => gemm(inputs),
   Einsum: einsum,
-  Conv: convolution,
+  Conv: inputs => convolution(inputs),
+  ConvInteger: inputs => convolution(inputs, 1, DataType.INT32),
+  DeformConv: inputs => convolution(inputs),
   ConvTranspose: transposedConvolution,
   Resize: resize,
+  Upsample: resize,
+  DepthToSpace: inputs => blocks(inputs, 1),
+  SpaceToDepth: inputs => blocks(inputs, -1),
+  GridSample: gridSample,
+  LSTM: recurrent,
+  GRU: recurrent,
+  RNN: recurrent,
   MaxPool: pooling,
+  LpPool: pooling,
   AveragePool: pooling,
   GlobalAveragePool: globalPooling,
   GlobalMaxPool: globalPooling,
+  GlobalLpPool: globalPooling,
   Attention: attention,
-  QuantizeLinear: quantize,
-  DequantizeLinear: dequantize,
   DynamicQuantizeLinear: dynamicQuantize,
   'com.microsoft::FusedMatMul': fusedMatMul,
   'com.microsoft::MatMulNBits': matMulNBits,

@@ -48,6 +48,11 @@ function reduce(
   };
 }
 
+function logSumExp(a: number, b: number): number {
+  const most = Math.max(a, b);
+  return Number.isFinite(most) ? most + Math.log(Math.exp(a - most) + Math.exp(b - most)) : most;
+}
+
 function dot(position: readonly number[], strides: readonly number[]): number {
   return position.reduce((sum, p, axis) => sum + p * strides[axis]!, 0);
 }
@@ -137,6 +142,8 @@ export const reductions: Rules = {
   ReduceSumSquare: reduce(0, (sum, x) => sum + x * x),
   ReduceL1: reduce(0, (sum, x) => sum + Math.abs(x)),
   ReduceL2: reduce(0, (sum, x) => sum + x * x, Math.sqrt),
+  ReduceLogSum: reduce(0, (sum, x) => sum + x, Math.log),
+  ReduceLogSumExp: reduce(Number.NEGATIVE_INFINITY, logSumExp),
   ArgMax: arg((x, best) => x > best),
   ArgMin: arg((x, best) => x < best),
   CumSum: cumulativeSum,

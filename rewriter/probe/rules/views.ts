@@ -276,6 +276,29 @@ function scatterNd(inputs: NodeInputs): readonly Sample[] {
   return [{ ...x, at }];
 }
 
+/** Shape only where updates are combined. */
+function scatterElements(inputs: NodeInputs): readonly Sample[] {
+  const x = inputs.sample(0);
+  const indices = inputs.sample(1);
+  const updates = inputs.sample(2);
+  const axis = axisOf(inputs.node.int('axis', 0), x.dims.length);
+  if (inputs.node.text('reduction', 'none') !== 'none') return [inputs.data(x.dims, x.dataType)];
+  let sources: Map<number, number> | null = null;
+  const at = (index: number) => {
+    if (sources === null) {
+      sources = new Map();
+      for (const [source, place] of elements(indices).entries()) {
+        const position = coordinates(source, indices.dims);
+        position[axis] = wrapIndex(place, x.dims[axis]!, inputs.node.label);
+        sources.set(indexOf(position, x.dims), source);
+      }
+    }
+    const source = sources.get(index);
+    return source === undefined ? x.at(index) : updates.at(source);
+  };
+  return [{ ...x, at }];
+}
+
 function pad(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
   const pads = inputs.integersOrAttribute(1, 'pads') ?? [];
@@ -325,6 +348,8 @@ export const views: Rules = {
   GatherElements: gatherElements,
   GatherND: gatherNd,
   ScatterND: scatterNd,
+  ScatterElements: scatterElements,
+  Scatter: scatterElements,
   Pad: pad,
   Trilu: trilu,
 };

@@ -20,6 +20,10 @@ export function int64s(name: string, dims: readonly number[], values: readonly n
 }
 
 /** A float32 value. */
+export function uint8s(name: string, dims: readonly number[], values: readonly number[]): TensorSpec {
+  return { name, dataType: DataType.UINT8, dims, data: Uint8Array.from(values) };
+}
+
 export function floatValue(name: string, ...dims: (number | string | null)[]): ValueSpec {
   return { name, dataType: DataType.FLOAT, dims };
 }

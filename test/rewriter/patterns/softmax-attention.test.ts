@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { DataType } from '../../../rewriter/onnx/spec.js';
 import type { AttentionSite } from '../../../rewriter/site.js';
 import { Net } from '../net.js';
+import { uint8s } from '../onnx/builders.js';
 import {
   attentionNet,
   type Factor,
@@ -383,6 +384,68 @@ describe('softmax attention', () => {
       const squared = net.op('Mul', ['weights', 'weights']);
       Object.assign(sum, { inputs: [squared, sum.inputs[1]!] });
       assert.match(missReason(net), /probabilities go into Mul/);
+    });
+    describe('in products of quantized numbers', () => {
+      /** What takes the place of the product that makes a value: the same product of what `change` makes of its factors. */
+      const quantized = (
+        change: (net: Net, left: string, right: string, output: string) => void,
+        ...products: string[]
+      ) => {
+        const net = attentionNet();
+        for (const name of products) {
+          const product = net.nodes.findIndex(({ outputs }) => outputs[0] === name);
+          const [{ inputs }] = net.nodes.splice(product, 1) as [(typeof net.nodes)[number]];
+          change(net, inputs[0]!, inputs[1]!, name);
+        }
+        assert.match(missReason(net), /rewrite the model before it is quantized/);
+      };
+      const scale = (net: Net) => net.scalar(0.1);
+      const zero = (net: Net) => net.stored(uint8s(`zero_${net.initializers.length}`, [], [128]));
+      const rounded = (net: Net, value: string) => {
+        const numbers = net.op('QuantizeLinear', [value, scale(net), zero(net)]);
+        return net.op('DequantizeLinear', [numbers, scale(net), zero(net)]);
+      };
+      const inIntegers = (net: Net, left: string, right: string, output: string) => {
+        const parts = [left, right].map(value => {
+          const names = ['numbers', 'scale', 'zero'].map(part => `${value}_${part}`);
+          net.op('DynamicQuantizeLinear', [value], {}, names);
+          return names as [string, string, string];
+        });
+        const [[a, aScale, aZero], [b, bScale, bZero]] = parts as [
+          [string, string, string],
+          [string, string, string],
+        ];
+        const product = net.op('Cast', [net.op('MatMulInteger', [a, b, aZero, bZero])], {
+          to: DataType.FLOAT,
+        });
+        net.op('Mul', [product, net.op('Mul', [aScale, bScale])], {}, [output]);
+      };
+
+      it('as fake quantization writes them', () => {
+        const change = (net: Net, left: string, right: string, output: string) =>
+          net.op(
+            'Identity',
+            [rounded(net, net.op('MatMul', [rounded(net, left), rounded(net, right)]))],
+            {},
+            [output],
+          );
+        quantized(change, 'scores', 'sum');
+      });
+      it('in integers', () => quantized(inIntegers, 'scores', 'sum'));
+      it('in integers, for the values alone', () => quantized(inIntegers, 'sum'));
+    });
+    it('in blocks that are put beside each other', () => {
+      const net = attentionNet({
+        mask: (inner, scores) => {
+          const half = (start: number, end: number) =>
+            inner.op('Slice', [scores, inner.ints(start), inner.ints(end), inner.ints(1)]);
+          return inner.op('Concat', [half(0, 2), half(2, HEADS)], { axis: 1 });
+        },
+      });
+      const sum = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
+      const padded = net.op('Pad', ['weights', net.ints(0, 0, 0, 0, 0, 0, 0, 0)]);
+      Object.assign(sum, { inputs: [padded, sum.inputs[1]!] });
+      assert.match(missReason(net), /found Concat/);
     });
     it('in a softmax over a projection, as at the end of a classifier', () => {
       const net = attentionNet();

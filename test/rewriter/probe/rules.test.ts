@@ -5,7 +5,7 @@ import { DataType, type TensorSpec } from '../../../rewriter/onnx/spec.js';
 import { Laboratory, PLAIN } from '../../../rewriter/probe/laboratory.js';
 import { elements } from '../../../rewriter/probe/sample.js';
 import { Net } from '../net.js';
-import { floats, int64s } from '../onnx/builders.js';
+import { floats, int64s, uint8s } from '../onnx/builders.js';
 
 /** One operator on stored operands: what the probe works out has to be what the runtime computes. */
 interface Case {
@@ -31,11 +31,17 @@ const bools = (dims: readonly number[], values: readonly number[]): TensorSpec =
   dims,
   data: Uint8Array.from(values),
 });
-const bytes = (dims: readonly number[]): TensorSpec => ({
-  dataType: DataType.UINT8,
-  dims,
-  data: Uint8Array.from({ length: dims.reduce((product, dim) => product * dim, 1) }, () => random.below(255)),
-});
+const bytes = (dims: readonly number[]) => {
+  const count = dims.reduce((product, dim) => product * dim, 1);
+  return uint8s(
+    '',
+    dims,
+    Array.from({ length: count }, () => random.below(255)),
+  );
+};
+const scalar = (value: number) => floats('', [], [value]);
+/** Scale and zero point of quantized numbers. */
+const quantization = () => [scalar(0.1), bytes([])];
 const flags = bools([2, 3], [1, 0, 0, 1, 1, 0]);
 const whole = ints([2, 3], [-7, -1, 0, 3, 5, 8]);
 
@@ -151,6 +157,23 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { inputs: [normal(4, 2), ints([], [0])], attributes: { exclusive: 1, reverse: 1 } },
   ],
   NonZero: [{ inputs: [flags] }],
+  Asinh: [{ inputs: [normal(4)] }],
+  Acosh: [{ inputs: [floats('', [3], [1, 2, 9])] }],
+  Atanh: [{ inputs: [floats('', [3], [-0.5, 0, 0.9])] }],
+  ScatterElements: [
+    { inputs: [normal(3, 4), ints([2, 2], [0, -1, 2, 1]), normal(2, 2)] },
+    { inputs: [normal(3, 4), ints([2, 2], [0, 3, 2, 1]), normal(2, 2)], attributes: { axis: 1 } },
+  ],
+  ReduceLogSum: [{ inputs: [floats('', [2, 2], [1, 2, 3, 4])], attributes: { axes: [1] } }],
+  ReduceLogSumExp: [{ inputs: [floats('', [2, 2], [-1e3, 1, 800, 801])], attributes: { axes: [1] } }],
+  QuantizeLinear: [
+    { inputs: [floats('', [2, 3], [-3, -0.25, 0, 0.75, 1, 90]), scalar(0.5), bytes([])] },
+    { inputs: [normal(2, 3), floats('', [3], [0.1, 0.2, 0.3]), bytes([3])], attributes: { axis: -1 } },
+  ],
+  DequantizeLinear: [
+    { inputs: [bytes([2, 3]), scalar(0.5), bytes([])] },
+    { inputs: [bytes([3, 2, 2]), floats('', [2], [0.1, 0.2]), bytes([2])] },
+  ],
 };
 
 /** Operators whose shapes are followed and whose elements are not: only the shape has to be right. */
@@ -185,6 +208,46 @@ const SHAPES: Readonly<Record<string, readonly Case[]>> = {
       inputs: [bytes([5, 8]), list(4, 0, 2), normal(5, 1)],
       attributes: { block_size: 16, bits: 4, quantize_axis: 1 },
     },
+  ],
+  ConvInteger: [{ inputs: [bytes([1, 2, 9, 8]), bytes([3, 2, 3, 2])] }],
+  DepthToSpace: [{ inputs: [normal(1, 8, 3, 2)], attributes: { blocksize: 2 } }],
+  SpaceToDepth: [{ inputs: [normal(1, 2, 6, 4)], attributes: { blocksize: 2 } }],
+  GridSample: [{ inputs: [normal(1, 2, 5, 6), normal(1, 3, 4, 2)] }],
+  LSTM: [
+    {
+      inputs: [normal(5, 2, 3), normal(1, 16, 3), normal(1, 16, 4)],
+      attributes: { hidden_size: 4 },
+      outputs: 3,
+    },
+  ],
+  GRU: [
+    {
+      inputs: [normal(5, 2, 3), normal(2, 12, 3), normal(2, 12, 4)],
+      attributes: { hidden_size: 4, direction: 'bidirectional' },
+      outputs: 2,
+    },
+  ],
+  QLinearMatMul: [
+    { inputs: [bytes([2, 3, 4]), ...quantization(), bytes([4, 5]), ...quantization(), ...quantization()] },
+  ],
+  QLinearConv: [
+    { inputs: [bytes([1, 2, 9]), ...quantization(), bytes([3, 2, 4]), ...quantization(), ...quantization()] },
+  ],
+  'com.microsoft::QLinearAdd': [
+    { inputs: [bytes([2, 1, 4]), ...quantization(), bytes([3, 4]), ...quantization(), ...quantization()] },
+  ],
+  'com.microsoft::QLinearWhere': [
+    { inputs: [flags, bytes([2, 3]), ...quantization(), bytes([3]), ...quantization(), ...quantization()] },
+  ],
+  'com.microsoft::QLinearConcat': [
+    {
+      inputs: [...quantization(), bytes([2, 3]), ...quantization(), bytes([2, 5]), ...quantization()],
+      attributes: { axis: 1 },
+    },
+  ],
+  'com.microsoft::QGemm': [
+    { inputs: [bytes([3, 4]), ...quantization(), bytes([4, 2]), ...quantization(), null, ...quantization()] },
+    { inputs: [bytes([3, 4]), ...quantization(), bytes([4, 2]), ...quantization()] },
   ],
   'com.microsoft::MatMulIntegerToFloat': [
     { inputs: [bytes([2, 3, 4]), bytes([4, 5]), floats('', [1], [0.1]), floats('', [1], [0.2])] },
