@@ -1,4 +1,4 @@
-import type { DispatchTimer } from '../../custom-ops/runtime/web/gpu-recorder.js';
+import type { DispatchTimer } from '../../custom-ops/runtime/web/recording.js';
 
 const MOST_DISPATCHES = 2048;
 

@@ -24,6 +24,7 @@ import {
   OnnxRuntimeContender,
   OperatorContender,
   printLine as print,
+  type RunTime,
   timeInTurns,
   tokensFirst,
 } from './webgpu-contenders.js';
@@ -104,17 +105,21 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
   const exact = contender('exact', { retrieve: [-1] });
   const multipole = contender('multipole', {});
   const theirs = await OnnxRuntimeContender.open(ort, runner, heads);
-  const [exactMs, ms, theirMs] = await timeInTurns(device, [exact, multipole, theirs]);
+  const [exactTime, time, theirTime] = await timeInTurns(device, [exact, multipole, theirs]);
   const expected = await exact.output();
   print({
     length,
     heads: heads[0].dims[1],
     size: heads[0].dims[3],
-    ...report('exact', { ...parameters, retrieve: [-1] }, heads, exactMs!),
-    ...report('multipole', parameters, heads, ms!),
-    'com.microsoft.MultiHeadAttention_ms': theirMs,
-    times_faster_than_own_exact: exactMs! / ms!,
-    times_faster: theirMs! / ms!,
+    ...report(exact.name, { ...parameters, retrieve: [-1] }, heads, exactTime!),
+    ...report(multipole.name, parameters, heads, time!),
+    [theirs.name]: theirTime,
+    times_faster: {
+      gpu: theirTime!.gpuMs / time!.gpuMs,
+      wall: theirTime!.wallMs / time!.wallMs,
+      single: theirTime!.singleMs / time!.singleMs,
+      than_own_exact: exactTime!.gpuMs / time!.gpuMs,
+    },
     error: relativeSquaredError(await multipole.output(), expected),
     error_of_exact: relativeSquaredError(
       await theirs.output(),
@@ -133,13 +138,13 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
   await attempt(`attention within default limits at ${length}`, async () => {
     const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
     const limited = contender('multipole within default limits', {}, small);
-    const [limitedMs] = await timeInTurns(small.device, [limited]);
+    const [limitedTime] = await timeInTurns(small.device, [limited]);
     const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.device.limits;
     print({
       length,
       maxStorageBufferBindingSize,
       maxComputeWorkgroupStorageSize,
-      ...report(limited.name, parameters, heads, limitedMs!),
+      ...report(limited.name, parameters, heads, limitedTime!),
       scratch_bytes: small.scratchBytes,
       error: relativeSquaredError(await limited.output(), expected),
     });
@@ -148,17 +153,17 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
   });
 }
 
-/** Time, operations, and operations by time. */
+/** Times, operations, and operations by time on the GPU. */
 function report(
   name: string,
   parameters: MultipoleParameters,
   [{ dims }]: Heads,
-  ms: number,
-): Readonly<Record<string, number>> {
+  time: RunTime,
+): Readonly<Record<string, object>> {
   const [, count = 0, length = 0, size = 0] = dims;
   const operations = operationCount(parameters, parameters.retrieve[0]!, length);
   const gflop = (2 * size * count * (operations.multipole ?? 0)) / 1e9;
-  return { [`${name}_ms`]: ms, [`${name}_gflop`]: gflop, [`${name}_tflops`]: gflop / ms };
+  return { [name]: { ...time, gflop, tflops: gflop / time.gpuMs } };
 }
 
 /** Wall-clock time of a whole model, from bytes in main memory to logits there. */

@@ -1,10 +1,12 @@
 import type * as Ort from 'onnxruntime-common';
 import type { Attributes } from '../../custom-ops/operator.js';
 import type { GpuTensor, WebGpuOperator } from '../../custom-ops/runtime/web/node.js';
+import { OperatorCall } from '../../custom-ops/runtime/web/operator-call.js';
 import type { HostTensor, OperatorRunner } from '../../custom-ops/runtime/web/operator-runner.js';
 import { buildModel } from '../../rewriter/onnx/encode.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { type KernelTime, KernelTimes } from './kernel-times.js';
+import { QueueTime } from './queue-time.js';
 
 /** Something to be timed: queues one run, without waiting for it. */
 export interface Contender {
@@ -12,55 +14,82 @@ export interface Contender {
   run(): unknown;
 }
 
+/** Milliseconds per run. */
+export interface RunTime {
+  /** Of the GPU's queue, by its clock, when runs are queued without waiting in between. */
+  readonly gpuMs: number;
+  /** Of the same runs, until Node hears that the last one has ended. */
+  readonly wallMs: number;
+  /** Of a single run, from the call until Node hears that it has ended. */
+  readonly singleMs: number;
+}
+
 const TURNS = 5;
 /** What every contender runs for in one turn, so that waiting for the GPU at its end weighs the same for all. */
 const TURN_MS = 200;
 
 /**
- * Milliseconds per run of each contender: the medians of turns in which all of them take part, one after the other,
- * each with runs queued without waiting in between. Runs before the turns compile kernels and tell how many a turn
- * takes.
+ * The medians of turns in which all contenders take part, one after the other: queued runs, then a single one. Runs
+ * before the turns compile kernels and tell how many a turn takes.
+ * @param device with the feature `timestamp-query`
  */
 export async function timeInTurns(
   device: GPUDevice,
   contenders: readonly Contender[],
-): Promise<readonly number[]> {
+): Promise<readonly RunTime[]> {
+  const queueTime = new QueueTime(device);
   const timed = async (contender: Contender, count: number) => {
     const start = performance.now();
+    queueTime.begin();
     for (let run = 0; run < count; run++) await contender.run();
+    queueTime.end();
     await device.queue.onSubmittedWorkDone();
-    return (performance.now() - start) / count;
+    const wallMs = (performance.now() - start) / count;
+    return { wallMs, gpuMs: (await queueTime.read()) / count };
   };
   const counts: number[] = [];
   for (const contender of contenders) {
     await timed(contender, 1);
     let count = 1;
     for (let trial = 0; trial < 2; trial++) {
-      count = Math.max(1, Math.round(TURN_MS / (await timed(contender, count))));
+      count = Math.max(1, Math.round(TURN_MS / (await timed(contender, count)).wallMs));
     }
     counts.push(count);
   }
-  const times = contenders.map(() => [] as number[]);
+  const times = contenders.map(() => [] as RunTime[]);
   for (let turn = 0; turn < TURNS; turn++) {
-    for (const [n, contender] of contenders.entries()) times[n]!.push(await timed(contender, counts[n]!));
+    for (const [n, contender] of contenders.entries()) {
+      const queued = await timed(contender, counts[n]!);
+      const single = await timed(contender, 1);
+      times[n]!.push({ ...queued, singleMs: single.wallMs });
+    }
   }
-  return times.map(taken => taken.sort((a, b) => a - b)[TURNS >> 1]!);
+  queueTime.destroy();
+  const median = (taken: readonly RunTime[], of: keyof RunTime) =>
+    taken.map(time => time[of]).sort((a, b) => a - b)[TURNS >> 1]!;
+  return times.map(taken => ({
+    gpuMs: median(taken, 'gpuMs'),
+    wallMs: median(taken, 'wallMs'),
+    singleMs: median(taken, 'singleMs'),
+  }));
 }
 
 /** One operator on this project's kernels. */
 export class OperatorContender implements Contender {
   readonly #inputs: readonly (GpuTensor | null)[];
   readonly #outputs: readonly GpuTensor[];
+  readonly #call: OperatorCall;
 
   /** @param wanted outputs that are computed: the first ones */
   constructor(
     readonly name: string,
     private readonly runner: OperatorRunner,
-    private readonly operator: WebGpuOperator,
-    private readonly attributes: Attributes,
+    operator: WebGpuOperator,
+    attributes: Attributes,
     inputs: readonly (HostTensor | null)[],
     wanted = 1,
   ) {
+    this.#call = new OperatorCall(operator, attributes);
     this.#inputs = inputs.map((tensor, n) => tensor && runner.upload(`input ${n}`, tensor));
     const dims = operator.outputDims(
       attributes,
@@ -72,9 +101,7 @@ export class OperatorContender implements Contender {
   }
 
   run(times: KernelTimes | null = null): void {
-    const recorder = this.runner.recorder(times);
-    this.operator.record(recorder, this.attributes, this.#inputs, this.#outputs);
-    recorder.submit();
+    this.runner.submit(this.#call, this.#inputs, this.#outputs, times);
   }
 
   /** The time of every kernel in one run. */
@@ -91,6 +118,7 @@ export class OperatorContender implements Contender {
   }
 
   destroy(): void {
+    this.#call.forget();
     for (const tensor of [...this.#inputs, ...this.#outputs]) tensor?.range.buffer.destroy();
   }
 }

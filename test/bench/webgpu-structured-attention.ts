@@ -59,9 +59,11 @@ async function measure(
   const times = await timeInTurns(runner.device, contenders);
   for (const [n, { name }] of contenders.entries()) {
     const faster = Object.fromEntries(
-      contenders.slice(0, 2).map((other, o) => [`times_faster_than_${other.name}`, times[o]! / times[n]!]),
+      contenders
+        .slice(0, 2)
+        .map((other, o) => [`times_faster_than_${other.name}`, times[o]!.gpuMs / times[n]!.gpuMs]),
     );
-    printLine({ attention: name, length, heads, size: SIZE, ms: times[n], ...faster });
+    printLine({ attention: name, length, heads, size: SIZE, ...times[n], ...faster });
   }
 }
 

@@ -5,21 +5,29 @@ import { checkBufferSize } from './gpu-limit-error.js';
 const STEPS_PER_DOUBLING = 8;
 const SMALLEST = 256;
 
+interface BufferState {
+  readonly size: number;
+  free: boolean;
+  /** Since the last {@link BufferPool.trim}. */
+  used: boolean;
+}
+
 /**
  * Scratch buffers of one device, reused from submission to submission. Commands of one queue run in order, so a
- * buffer may be given back as soon as the commands that touch it have been submitted.
+ * buffer may be given back as soon as the commands that touch it have been submitted. Equal sequences of calls get
+ * equal buffers, which is what lets recordings be submitted again: of the free buffers of a size it is always the
+ * oldest that is handed out.
  */
 export class BufferPool {
-  readonly #free = new Map<number, GPUBuffer[]>();
-  /** Every buffer of the pool, with whether it was used since the last {@link trim}. */
-  readonly #used = new Map<GPUBuffer, boolean>();
+  /** Every buffer of the pool, the oldest first. */
+  readonly #buffers = new Map<GPUBuffer, BufferState>();
 
   constructor(readonly device: GPUDevice) {}
 
   /** Bytes of all buffers that the pool owns. */
   get bytes(): number {
     let sum = 0;
-    for (const buffer of this.#used.keys()) sum += buffer.size;
+    for (const { size } of this.#buffers.values()) sum += size;
     return sum;
   }
 
@@ -29,16 +37,28 @@ export class BufferPool {
    */
   acquire(label: string, bytes: number): GPUBuffer {
     checkBufferSize(this.device.limits, label, bytes);
-    const size = this.sizeFor(bytes);
-    const buffer =
-      this.#free.get(size)?.pop() ??
-      this.device.createBuffer({
-        label,
-        size,
-        usage: BufferUsage.STORAGE | BufferUsage.UNIFORM | BufferUsage.COPY_SRC | BufferUsage.COPY_DST,
-      });
-    this.#used.set(buffer, true);
+    const wanted = this.sizeFor(bytes);
+    for (const [buffer, state] of this.#buffers) {
+      if (state.free && state.size === wanted) {
+        take(state);
+        return buffer;
+      }
+    }
+    const buffer = this.device.createBuffer({
+      label,
+      size: wanted,
+      usage: BufferUsage.STORAGE | BufferUsage.UNIFORM | BufferUsage.COPY_SRC | BufferUsage.COPY_DST,
+    });
+    this.#buffers.set(buffer, { size: wanted, free: false, used: true });
     return buffer;
+  }
+
+  /** Acquires these very buffers, if all of them are there and free. */
+  acquireAll(buffers: readonly GPUBuffer[]): boolean {
+    const states = buffers.map(buffer => this.#buffers.get(buffer));
+    if (!states.every(state => state?.free)) return false;
+    for (const state of states) take(state!);
+    return true;
   }
 
   /** Size of the buffer that {@link acquire} gives for `bytes`. */
@@ -47,35 +67,36 @@ export class BufferPool {
   }
 
   release(buffer: GPUBuffer): void {
-    const free = this.#free.get(buffer.size);
-    if (free) free.push(buffer);
-    else this.#free.set(buffer.size, [buffer]);
+    const state = this.#buffers.get(buffer);
+    if (state) state.free = true;
   }
 
   /** Hands a buffer over for good: the caller destroys it. */
   give(buffer: GPUBuffer): void {
-    this.#used.delete(buffer);
+    this.#buffers.delete(buffer);
   }
 
   /** Destroys free buffers that were not used since the last call, so that memory follows the input's size. */
   trim(): void {
-    for (const [size, buffers] of this.#free) {
-      const kept = buffers.filter(buffer => this.#used.get(buffer));
-      for (const buffer of buffers) if (!kept.includes(buffer)) this.#destroy(buffer);
-      this.#free.set(size, kept);
+    for (const [buffer, state] of this.#buffers) {
+      if (state.free && !state.used) this.#destroy(buffer);
+      state.used = false;
     }
-    for (const buffer of this.#used.keys()) this.#used.set(buffer, false);
   }
 
   destroy(): void {
-    for (const buffer of [...this.#used.keys()]) this.#destroy(buffer);
-    this.#free.clear();
+    for (const buffer of this.#buffers.keys()) this.#destroy(buffer);
   }
 
   #destroy(buffer: GPUBuffer): void {
-    this.#used.delete(buffer);
+    this.#buffers.delete(buffer);
     buffer.destroy();
   }
+}
+
+function take(state: BufferState): void {
+  state.free = false;
+  state.used = true;
 }
 
 function roundUp(bytes: number): number {

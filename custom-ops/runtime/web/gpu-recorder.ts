@@ -1,5 +1,6 @@
 import type { BufferPool } from './buffer-pool.js';
 import { checkBufferSize } from './gpu-limit-error.js';
+import { type DispatchTimer, type RecordedCommand, type RecordedRange, Recording } from './recording.js';
 import { GRID_WIDTH, type Kernel } from './wgsl.js';
 
 /** Alignment of the ranges that bindings start at: WebGPU's largest guaranteed requirement. */
@@ -31,17 +32,9 @@ type Command =
   | { readonly kind: 'clear'; readonly range: GpuRange }
   | { readonly kind: 'copy'; readonly source: GpuRange | GpuTable; readonly target: GpuRange };
 
-/** Brackets every dispatch with GPU timestamps, when the device has the feature `timestamp-query`. */
-export interface DispatchTimer {
-  /** @returns the timestamps that the pass of this dispatch writes */
-  next(label: string): GPUComputePassTimestampWrites;
-  /** Called once, after the last pass. */
-  resolve(encoder: GPUCommandEncoder): void;
-}
-
 /**
- * Records dispatches of one operator and submits them as one command buffer. Scratch memory lives from
- * `scratch` to `submit`. Sizes are checked while recording, so nothing runs when something does not fit.
+ * Records dispatches of one operator, to be submitted as one command buffer. Scratch memory lives from `scratch` to
+ * `finish`. Sizes are checked while recording, so nothing runs when something does not fit.
  */
 export class GpuRecorder {
   readonly #commands: Command[] = [];
@@ -52,7 +45,6 @@ export class GpuRecorder {
   constructor(
     readonly device: GPUDevice,
     private readonly pool: BufferPool,
-    private readonly timer: DispatchTimer | null = null,
   ) {}
 
   /**
@@ -109,35 +101,42 @@ export class GpuRecorder {
     this.#commands.push({ kind: 'copy', source, target });
   }
 
-  /** Encodes and submits everything recorded, then gives the scratch memory back. Waits for nothing. */
-  submit(): void {
+  /**
+   * Everything recorded, ready for the device; `tensors` may be others of the same shapes whenever it is submitted.
+   * Gives the scratch memory back, of which nothing has been used yet.
+   */
+  finish(tensors: readonly GPUBuffer[] = []): Recording {
     const uploads = this.#upload();
-    const encoder = this.device.createCommandEncoder();
-    let pass: GPUComputePassEncoder | null = null;
-    const endPass = () => {
-      pass?.end();
-      pass = null;
+    const recorded = (range: GpuRange | GpuTable): RecordedRange => {
+      const { buffer, offset, bytes } = uploads.resolve(range);
+      const index = tensors.indexOf(buffer);
+      return { buffer: index < 0 ? buffer : index, offset, bytes };
     };
-    for (const [index, command] of this.#commands.entries()) {
-      if (command.kind === 'dispatch') {
-        if (this.timer) endPass();
-        pass ??= this.#beginPass(encoder, command.kernel.label);
-        this.#encode(pass, command, uploads, index);
-        continue;
+    const commands = this.#commands.map((command, index): RecordedCommand => {
+      if (command.kind === 'clear') return { kind: 'clear', range: recorded(command.range) };
+      if (command.kind === 'copy') {
+        return { kind: 'copy', source: recorded(command.source), target: recorded(command.target) };
       }
-      endPass();
-      if (command.kind === 'clear') {
-        encoder.clearBuffer(command.range.buffer, command.range.offset, command.range.bytes);
-      } else {
-        const source = uploads.resolve(command.source);
-        const { buffer, offset } = command.target;
-        encoder.copyBufferToBuffer(source.buffer, source.offset, buffer, offset, source.bytes);
-      }
-    }
-    endPass();
-    this.timer?.resolve(encoder);
-    this.device.queue.submit([encoder.finish()]);
+      const { kernel, groups, buffers } = command;
+      const width = Math.min(groups, GRID_WIDTH);
+      return {
+        kind: 'dispatch',
+        label: kernel.label,
+        ...compiled(this.device, kernel),
+        ranges: [uploads.parameters(index), ...buffers.map(recorded)],
+        grid: [width, Math.ceil(groups / width)],
+      };
+    });
+    const scratch = [...this.#acquired, ...this.#released];
     this.abandon();
+    return new Recording(this.pool, commands, scratch, uploads.buffer);
+  }
+
+  /** Submits everything recorded, once. Waits for nothing. */
+  submit(timer: DispatchTimer | null = null): void {
+    const recording = this.finish();
+    recording.submit([], timer);
+    recording.release();
   }
 
   /** Gives scratch memory back and forgets what was recorded. */
@@ -146,11 +145,6 @@ export class GpuRecorder {
     this.#acquired.length = 0;
     this.#released.length = 0;
     this.#commands.length = 0;
-  }
-
-  #beginPass(encoder: GPUCommandEncoder, label: string): GPUComputePassEncoder {
-    const timestampWrites = this.timer?.next(label);
-    return encoder.beginComputePass(timestampWrites ? { timestampWrites } : {});
   }
 
   /** Puts the parameters of all dispatches and all tables into one buffer. */
@@ -173,7 +167,6 @@ export class GpuRecorder {
       if (command.kind === 'dispatch') parameters.set(index, reserve(parameterBytes(command.kernel)));
     });
     const buffer = this.pool.acquire('parameters and tables', bytes);
-    this.#acquired.push(buffer);
     const staging = new ArrayBuffer(bytes);
     for (const [table, offset] of tables) new Uint32Array(staging, offset).set(table.data);
     for (const [index, offset] of parameters) {
@@ -182,6 +175,7 @@ export class GpuRecorder {
     }
     this.device.queue.writeBuffer(buffer, 0, staging);
     return {
+      buffer,
       resolve: range =>
         'data' in range
           ? {
@@ -198,32 +192,11 @@ export class GpuRecorder {
       },
     };
   }
-
-  #encode(
-    pass: GPUComputePassEncoder,
-    command: Extract<Command, { kind: 'dispatch' }>,
-    uploads: Uploads,
-    index: number,
-  ): void {
-    const pipeline = pipelineOf(this.device, command.kernel);
-    const ranges = [uploads.parameters(index), ...command.buffers.map(range => uploads.resolve(range))];
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(
-      0,
-      this.device.createBindGroup({
-        layout: pipeline.getBindGroupLayout(0),
-        entries: ranges.map(({ buffer, offset, bytes }, binding) => ({
-          binding,
-          resource: { buffer, offset, size: bytes },
-        })),
-      }),
-    );
-    const width = Math.min(command.groups, GRID_WIDTH);
-    pass.dispatchWorkgroups(width, Math.ceil(command.groups / width));
-  }
 }
 
 interface Uploads {
+  /** Where they are; the recording's. */
+  readonly buffer: GPUBuffer;
   resolve(range: GpuRange | GpuTable): GpuRange;
   parameters(index: number): GpuRange;
 }
@@ -242,24 +215,30 @@ function writeParameters(view: DataView, command: Extract<Command, { kind: 'disp
   });
 }
 
-const pipelines = new WeakMap<GPUDevice, Map<string, GPUComputePipeline>>();
+interface CompiledKernel {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
 
-/** The compiled kernel, one per device and source. */
-function pipelineOf(device: GPUDevice, kernel: Kernel): GPUComputePipeline {
-  let known = pipelines.get(device);
+const compiledKernels = new WeakMap<GPUDevice, Map<string, CompiledKernel>>();
+
+/** One per device and source. */
+function compiled(device: GPUDevice, kernel: Kernel): CompiledKernel {
+  let known = compiledKernels.get(device);
   if (!known) {
     known = new Map();
-    pipelines.set(device, known);
+    compiledKernels.set(device, known);
   }
-  let pipeline = known.get(kernel.code);
-  if (!pipeline) {
+  let found = known.get(kernel.code);
+  if (!found) {
     const module = device.createShaderModule({ label: kernel.label, code: kernel.code });
-    pipeline = device.createComputePipeline({
+    const pipeline = device.createComputePipeline({
       label: kernel.label,
       layout: 'auto',
       compute: { module, entryPoint: 'main' },
     });
-    known.set(kernel.code, pipeline);
+    found = { pipeline, layout: pipeline.getBindGroupLayout(0) };
+    known.set(kernel.code, found);
   }
-  return pipeline;
+  return found;
 }

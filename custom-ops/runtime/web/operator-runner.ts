@@ -3,9 +3,11 @@ import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
 import { BufferUsage } from './gpu-flags.js';
 import { checkBufferSize } from './gpu-limit-error.js';
-import { type DispatchTimer, GpuRecorder } from './gpu-recorder.js';
+import { GpuRecorder } from './gpu-recorder.js';
 import { readRange, writeRange } from './gpu-transfer.js';
 import { type GpuElementType, type GpuTensor, gpuBytes, type WebGpuOperator } from './operator.js';
+import type { OperatorCall } from './operator-call.js';
+import type { DispatchTimer } from './recording.js';
 
 /** A tensor in main memory. Float16 tensors are given and returned as float32 numbers. */
 export interface HostTensor {
@@ -27,8 +29,18 @@ export class OperatorRunner {
     return this.#pool.bytes;
   }
 
-  recorder(timer: DispatchTimer | null = null): GpuRecorder {
-    return new GpuRecorder(this.device, this.#pool, timer);
+  recorder(): GpuRecorder {
+    return new GpuRecorder(this.device, this.#pool);
+  }
+
+  /** Queues one run of an operator. Waits for nothing. */
+  submit(
+    call: OperatorCall,
+    inputs: readonly (GpuTensor | null)[],
+    outputs: readonly (GpuTensor | null)[],
+    timer: DispatchTimer | null = null,
+  ): void {
+    call.submit(this.#pool, inputs, outputs, timer);
   }
 
   /** @throws GpuLimitError when the device cannot hold it */

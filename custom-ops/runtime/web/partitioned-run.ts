@@ -1,17 +1,11 @@
 import type * as Ort from 'onnxruntime-common';
 import type { Node } from '../../../rewriter/graph/node.js';
-import type { Attributes } from '../../operator.js';
 import type { BufferPool } from './buffer-pool.js';
 import { GpuMemoryError } from './gpu-limit-error.js';
-import { type GpuRange, GpuRecorder } from './gpu-recorder.js';
+import type { GpuRange } from './gpu-recorder.js';
 import { readRange, writeRange } from './gpu-transfer.js';
-import {
-  elementBytes,
-  type GpuElementType,
-  type GpuTensor,
-  gpuBytes,
-  type WebGpuOperator,
-} from './operator.js';
+import { elementBytes, type GpuElementType, type GpuTensor, gpuBytes } from './operator.js';
+import type { OperatorCall } from './operator-call.js';
 import { PartitionError } from './partition-error.js';
 
 type Tensor = Ort.Tensor;
@@ -54,32 +48,25 @@ export class Run {
     }
   }
 
-  /** Records and submits one operator; its results are there for whatever is submitted later. */
-  runOperator(
-    operator: WebGpuOperator,
-    attributes: Attributes,
-    names: readonly (string | null)[],
-    node: Node,
-  ): void {
+  /** Submits one operator; its results are there for whatever is submitted later. */
+  runOperator(call: OperatorCall, names: readonly (string | null)[], node: Node): void {
+    const { operator } = call;
     const inputs = names.map(name => (name === null ? null : this.#onGpu(name)));
     const type = inputs[0]!.type;
     const dims = operator.outputDims(
-      attributes,
+      call.attributes,
       inputs.map(input => input?.dims ?? null),
     );
     this.device.pushErrorScope('out-of-memory');
     this.device.pushErrorScope('validation');
-    const recorder = new GpuRecorder(this.device, this.pool);
     try {
       const outputs = dims.map((size, n) => {
         const value = node.outputs[n];
         if (!value) return null;
         return this.#allocate(value.name, operator.float32Outputs.has(n) ? 'float32' : type, size);
       });
-      operator.record(recorder, attributes, inputs, outputs);
-      recorder.submit();
+      call.submit(this.pool, inputs, outputs);
     } finally {
-      recorder.abandon();
       this.#invalid.push(this.device.popErrorScope());
       this.#outOfMemory.push(this.device.popErrorScope());
     }

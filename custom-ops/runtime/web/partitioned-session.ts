@@ -2,12 +2,12 @@ import type * as Ort from 'onnxruntime-common';
 import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
 import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
-import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
 import { identityModel } from './identity-model.js';
 import { int64Values } from './integer-values.js';
 import { attributesOf } from './node-attributes.js';
 import type { WebGpuOperator } from './operator.js';
+import { OperatorCall } from './operator-call.js';
 import { partialModel } from './partial-model.js';
 import { inputNames, type ModelStep, type OperatorStep, outputNames, partition } from './partition.js';
 import { PartitionError } from './partition-error.js';
@@ -23,8 +23,7 @@ type Stage =
   | {
       readonly kind: 'operator';
       readonly step: OperatorStep;
-      readonly operator: WebGpuOperator;
-      readonly attributes: Attributes;
+      readonly call: OperatorCall;
     };
 
 /**
@@ -76,7 +75,7 @@ export class PartitionedSession {
       for (const step of steps) {
         if (step.kind === 'operator') {
           const operator = kernelOf(step.node)!;
-          stages.push({ kind: 'operator', step, operator, attributes: attributesOf(step.node) });
+          stages.push({ kind: 'operator', step, call: new OperatorCall(operator, attributesOf(step.node)) });
           const first = types.get(step.inputs[0] ?? '');
           step.node.outputs.forEach((value, n) => {
             const type = operator.float32Outputs.has(n) ? DataType.FLOAT : first?.dataType;
@@ -90,6 +89,8 @@ export class PartitionedSession {
           return type;
         });
         const session = await ort.InferenceSession.create(model, {
+          // Else every part warns that ONNX Runtime leaves computations of shapes on the CPU.
+          logSeverityLevel: 3,
           ...options,
           preferredOutputLocation: Object.fromEntries(outputNames(step).map(name => [name, location(name)])),
         });
@@ -132,11 +133,14 @@ export class PartitionedSession {
     try {
       for (const [index, stage] of this.stages.entries()) {
         if (stage.kind === 'model') await run.runModel(stage.session, inputNames(stage.step), options);
-        else run.runOperator(stage.operator, stage.attributes, stage.step.inputs, stage.step.node);
+        else run.runOperator(stage.call, stage.step.inputs, stage.step.node);
         for (const name of this.released[index]!) run.release(name);
       }
       await run.checkErrors();
       return await run.outputs(wanted, this.keptOnGpu);
+    } catch (error) {
+      this.#forgetCalls();
+      throw error;
     } finally {
       run.finish();
       this.#pool.trim();
@@ -144,8 +148,13 @@ export class PartitionedSession {
   }
 
   async release(): Promise<void> {
+    this.#forgetCalls();
     for (const session of this.sessions) await session.release();
     this.#pool.destroy();
+  }
+
+  #forgetCalls(): void {
+    for (const stage of this.stages) if (stage.kind === 'operator') stage.call.forget();
   }
 }
 
