@@ -223,12 +223,9 @@ class MmaTiles {
   __device__ void load(int tile) {
     const int from = tile * kColumns, thread = threadIdx.x;
     auto& stage = shared_.stage[tile % 2];
-    const auto row = [&](const T* data, int dim) {
-      return [=](int local) { return from + local < g_.keys ? data + static_cast<size_t>(from + local) * dim : nullptr; };
-    };
-    loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, g_.headDim, thread, kThreads, from_.key, row(from_.key, g_.headDim));
-    loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, g_.valueDim, thread, kThreads, from_.value,
-             row(from_.value, g_.valueDim));
+    const auto key = [&](int local) { return from + local < g_.keys ? from + local : -1; };
+    loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, from_.key, g_.headDim, thread, kThreads, key);
+    loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, from_.value, g_.valueDim, thread, kThreads, key);
     commitCopies();
   }
 
@@ -482,10 +479,7 @@ __global__ void __launch_bounds__(Tiles::kThreads, 2)
       return row >= warpRows.begin && row < warpRows.end ? row : -1;
     };
     const size_t firstRow = static_cast<size_t>(head) * g.queries;
-    loadRows(tiles.warpRows(), Tiles::kWarpRows, g.headDim, thread % 32, 32, in.query, [&](int local) {
-      const int row = rowAt(local);
-      return row < 0 ? nullptr : in.query + (firstRow + row) * g.headDim;
-    });
+    loadRows(tiles.warpRows(), Tiles::kWarpRows, in.query + firstRow * g.headDim, g.headDim, thread % 32, 32, rowAt);
     commitCopies();
     tiles.start();
 
@@ -505,10 +499,7 @@ __global__ void __launch_bounds__(Tiles::kThreads, 2)
 
     softmax.finishTotals();
     softmax.store(tiles.warpRows());
-    storeRows(tiles.warpRows(), Tiles::kWarpRows, g.valueDim, [&](int local) {
-      const int row = rowAt(local);
-      return row < 0 ? nullptr : out.output + (firstRow + row) * g.valueDim;
-    });
+    storeRows(tiles.warpRows(), Tiles::kWarpRows, out.output + firstRow * g.valueDim, g.valueDim, rowAt);
     if (out.lse && thread % 4 == 0)
       softmax.eachRow([&](int m, int half) {
         const int row = rowAt(warpRow(m, half));

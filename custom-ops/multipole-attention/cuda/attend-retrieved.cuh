@@ -78,10 +78,8 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
     return row < g.past || row >= g.rows ? -1 : row;
   };
   const SharedMatrix<T, Dim> own{shared.rows + warp * 16 * Dim};
-  loadRows(own, 16, g.headDim, lane, 32, queries, [&](int local) {
-    const int row = rowAt(warp * 16 + local);
-    return row < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + row) * g.headDim;
-  });
+  loadRows(own, 16, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim, lane, 32,
+           [&](int local) { return rowAt(warp * 16 + local); });
   commitCopies();
 
   // What each row retrieves: its pool's choice inside its far field.
@@ -114,10 +112,10 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
 #pragma unroll
   for (int k = 0; k < Dim / 16; k++) loadMatrices(query[0][k], own.piece((lane & 7) + (lane & 8), 2 * k + lane / 16));
   __syncwarp();
-  loadRows(own, 16, g.valueDim, lane, 32, static_cast<const T*>(out.output), [&](int local) -> const T* {
-    const int row = rowAt(warp * 16 + local);
-    return row < 0 ? nullptr : out.row(g, head, row);
-  });
+  const auto outputRow = [&](int local) {
+    return rowAt(warp * 16 + local) - g.past;
+  };
+  loadRows(own, 16, static_cast<const T*>(out.ofHead(g, head)), g.valueDim, lane, 32, outputRow);
   commitCopies();
 
   typename Pass::Rows softmax;
@@ -232,10 +230,7 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
   });
   __syncwarp();
   softmax.store(own);
-  storeRows(own, 16, g.valueDim, [&](int local) {
-    const int row = rowAt(warp * 16 + local);
-    return row < 0 ? nullptr : out.row(g, head, row);
-  });
+  storeRows(own, 16, out.ofHead(g, head), g.valueDim, outputRow);
   if (lane % 4 == 0)
     softmax.eachRow([&](int m, int half) {
       const int row = rowAt(warp * 16 + warpRow(m, half));

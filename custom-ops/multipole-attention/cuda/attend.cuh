@@ -15,6 +15,25 @@ struct RetrieveCounts {
   int32_t count[kMost];
   /** Entries in use: 1 (all heads alike) or the number of query heads. */
   int entries;
+  /** The query heads of a batch row, exact ones first, where they are not all alike. */
+  uint8_t order[kMost];
+  int exactHeads;
+
+  void orderHeads() {
+    exactHeads = 0;
+    for (int i = 0; i < entries; i++)
+      if (count[i] < 0) order[exactHeads++] = static_cast<uint8_t>(i);
+    for (int i = 0, at = exactHeads; i < entries; i++)
+      if (count[i] >= 0) order[at++] = static_cast<uint8_t>(i);
+  }
+  /** The heads of all batch rows, exact ones before all others: their blocks take longest. */
+  __device__ int headAt(int at) const {
+    if (entries == 1) return at;
+    const int exactBlocks = gridDim.y / entries * exactHeads;
+    const bool exact = at < exactBlocks;
+    const int perRow = exact ? exactHeads : entries - exactHeads, index = exact ? at : at - exactBlocks;
+    return index / perRow * entries + order[index % perRow + (exact ? 0 : exactHeads)];
+  }
 
   __host__ __device__ int of(const Geometry& g, int head) const { return count[entries == 1 ? 0 : head % g.heads]; }
   __host__ __device__ bool exact(const Geometry& g, int head) const { return of(g, head) < 0; }
@@ -29,10 +48,8 @@ struct AttentionOutputs {
   /** [B,H,rows]: base-2 log-sum-exp of what the passes so far took in. */
   float* partLse;
 
-  /** Row of `output`; null for a past row, which has none. */
-  __device__ T* row(const Geometry& g, int head, int row) const {
-    return row < g.past ? nullptr : output + index(g, head, row) * g.valueDim;
-  }
+  /** The output rows of a head, the first of them that of row `g.past`: past rows have none. */
+  __device__ T* ofHead(const Geometry& g, int head) const { return output + index(g, head, g.past) * g.valueDim; }
   __device__ size_t index(const Geometry& g, int head, int row) const {
     return static_cast<size_t>(head) * (g.rows - g.past) + row - g.past;
   }
@@ -40,7 +57,6 @@ struct AttentionOutputs {
     return partLse[static_cast<size_t>(head) * g.rows + row];
   }
   __device__ void storeLse(const Geometry& g, int head, int row, float value) const {
-    part(g, head, row) = value;
     if (lse && row >= g.past) lse[index(g, head, row)] = static_cast<T>(value * kLn2);
   }
 };
@@ -54,25 +70,38 @@ struct ColumnMaps {
 /** Keys from `first` on that each of a thread's rows sees: a run, those of the mask. */
 template <class Engine>
 struct NearLogit {
-  static constexpr int kHeadroom = 0;
+  static constexpr int kHeadroom = 8;
   float scale;
   const bool* mask;
   int first;
-  /** Keys that every row of the block sees. */
+  /** Keys that every row of the block sees, and the end of those that some row sees. */
   Range all;
+  int end;
   Range near[Engine::kRowTiles][2];
+  VisibleColumns<Engine::kRowTiles> visible;
+  /** Whether every row of the block sees all of the tile that was prepared. */
+  bool whole;
 
-  __device__ void prepare(int) const {}
-  __device__ bool plain(int tile) const {
+  __device__ void prepare(int tile) {
     const int key = first + tile * kColumns;
-    return !mask && key >= all.begin && key + kColumns <= all.end && scale > 0;
+    whole = !mask && key >= all.begin && key + kColumns <= all.end;
+    if (whole) return;
+    const int own = key + static_cast<int>(threadIdx.x) % 32;
+    const uint2 shown = mask ? make_uint2(__ballot_sync(kWholeWarp, own < end && mask[own]),
+                                          __ballot_sync(kWholeWarp, own + 32 < end && mask[own + 32]))
+                             : make_uint2(~0u, ~0u);
+    Engine::Rows::eachRow(
+        [&](int m, int half) { visible.set(m, half, near[m][half].begin - key, near[m][half].end - key, shown); });
   }
-  __device__ bool biased(int) const { return false; }
+  /** Tiles from the first one on that are plain. */
+  __device__ int leadingPlain() const {
+    return mask || first < all.begin || scale <= 0 ? 0 : Range{first, all.end}.size() / kColumns;
+  }
+  __device__ bool plain(int) const { return whole && scale > 0; }
+  __device__ bool biased(int) const { return whole; }
   __device__ float bias(int, int) const { return 0; }
-  __device__ float operator()(int tile, int m, int half, int column, float product) const {
-    const int key = first + tile * kColumns + column;
-    const bool visible = key >= near[m][half].begin && key < near[m][half].end && (!mask || mask[key]);
-    return visible ? product * scale : -INFINITY;
+  __device__ float operator()(int, int m, int half, int column, float product) const {
+    return visible.at(m, half, column) ? product * scale : -INFINITY;
   }
   template <class Products, class Peaks>
   __device__ void keep(int, const Products&, const Peaks&) const {}
@@ -83,6 +112,14 @@ __host__ __device__ inline int nearTilesBegin(const Geometry& g, int firstRow, i
   const int ahead = g.position(firstRow) % tileRows;
   return firstRow - (ahead < 0 ? ahead + tileRows : ahead);
 }
+
+/** Shared memory of the pass over near keys. */
+template <class Engine>
+struct NearShared {
+  typename Engine::Shared engine;
+  /** What each row of the block sees. */
+  Range keys[Engine::kRows];
+};
 
 /**
  * First pass, of rows from `firstRow` on: the keys that a row sees by position; heads that are exact see every key
@@ -95,25 +132,30 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
                const __grid_constant__ ColumnMaps maps, AttentionOutputs<typename Engine::T> out) {
   if constexpr (Engine::kCompiled) {
     using T = typename Engine::T;
-    const int head = blockIdx.y, thread = threadIdx.x;
+    const int head = retrieve.headAt(blockIdx.y), thread = threadIdx.x;
     const bool exact = retrieve.exact(g, head);
     if (!exact && !g.local) return;
+    auto& shared = *reinterpret_cast<NearShared<Engine>*>(dynamicShared());
     Engine engine(dynamicShared());
-    const int firstTileRow = nearTilesBegin(g, firstRow, Engine::kRows) + static_cast<int>(blockIdx.x) * Engine::kRows;
+    // Late tiles see most keys where attention is causal: they come first.
+    const int tile = static_cast<int>(g.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    const int firstTileRow = nearTilesBegin(g, firstRow, Engine::kRows) + tile * Engine::kRows;
     const Range tileRows{max(firstTileRow, firstRow), min(firstTileRow + Engine::kRows, g.rows)};
-    auto rowAt = [&](int local) {
-      const int row = firstTileRow + thread / 32 * Engine::kWarpRows + local;
+    const auto inTile = [&](int local) {
+      const int row = firstTileRow + local;
       return row < tileRows.begin || row >= tileRows.end ? -1 : row;
     };
-    loadRows(engine.queryRows(), Engine::kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
-      const int row = rowAt(local);
-      return row < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + row) * g.headDim;
-    });
+    const auto rowAt = [&](int local) { return inTile(thread / 32 * Engine::kWarpRows + local); };
+    loadRows(engine.queryRows(), Engine::kWarpRows, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
+             thread % 32, 32, rowAt);
     commitCopies();
+    if (thread < Engine::kRows) shared.keys[thread] = inTile(thread) < 0 ? Range{0, 0} : g.nearKeys(inTile(thread), exact);
+    __syncthreads();
 
     // Both ends of the keys that a row sees rise with the row, from the first row with a position on.
-    const Range least = g.nearKeys(min(max(tileRows.begin, g.firstRow), tileRows.end - 1), exact);
-    const Range most = g.nearKeys(tileRows.end - 1, exact);
+    const int lastRow = tileRows.end - 1;
+    const Range least = shared.keys[min(max(tileRows.begin, g.firstRow), lastRow) - firstTileRow];
+    const Range most = shared.keys[lastRow - firstTileRow];
     const Range seen{least.begin, most.end};
     const int tiles = ceilDiv(seen.size(), kColumns);
     const size_t kvHead = g.kvHeadOf(head), firstKey = kvHead * g.keys + seen.begin;
@@ -129,27 +171,35 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
                              static_cast<int>(kvHead)};
     engine.start(columns, tiles);
 
+    const int group = thread / Engine::kGroupThreads * Engine::kGroupRows;
+    const int lastOfGroup = min(firstTileRow + group + Engine::kGroupRows, tileRows.end) - 1;
+    const int own = lastOfGroup < tileRows.begin
+                        ? 0
+                        : ceilDiv(Range{seen.begin, shared.keys[lastOfGroup - firstTileRow].end}.size(), kColumns);
     const bool placed = tileRows.begin >= g.firstRow;
     NearLogit<Engine> logit{g.scale * kLog2E, mask ? mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
-                            placed ? Range{most.begin, least.end} : Range{0, 0}, {}};
+                            placed ? Range{most.begin, least.end} : Range{0, 0}, seen.end, {}, {}, false};
     Engine::Rows::eachRow([&](int m, int half) {
-      const int row = rowAt(warpRow(m, half));
-      logit.near[m][half] = row < 0 ? Range{0, 0} : g.nearKeys(row, exact);
+      logit.near[m][half] = shared.keys[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
     });
     typename Engine::Rows softmax;
     softmax.begin();
-    engine.run(softmax, columns, tiles, logit, [] {});
+    const auto noMeans = [] { commitCopies(); };
+    if (exact)
+      engine.template run<true>(softmax, columns, tiles, own, logit, noMeans);
+    else
+      engine.template run<false>(softmax, columns, tiles, own, logit, noMeans);
 
     softmax.finishTotals();
     softmax.store(engine.meanRows());
-    storeRows(engine.meanRows(), Engine::kWarpRows, g.valueDim, [&](int local) {
-      const int row = rowAt(local);
-      return row < 0 ? nullptr : out.row(g, head, row);
-    });
+    storeRows(engine.meanRows(), Engine::kWarpRows, out.ofHead(g, head), g.valueDim,
+              [&](int local) { return rowAt(local) - g.past; });
     if (thread % 4 == 0)
       softmax.eachRow([&](int m, int half) {
         const int row = rowAt(warpRow(m, half));
-        if (row >= 0) out.storeLse(g, head, row, softmax.lse(m, half));
+        if (row < 0) return;
+        out.part(g, head, row) = softmax.lse(m, half);
+        out.storeLse(g, head, row, softmax.lse(m, half));
       });
   }
 }
@@ -207,31 +257,39 @@ struct FarLogit {
   Range near[Engine::kRowTiles][2];
   int row[Engine::kRowTiles][2];
   const uint32_t* chosen[Engine::kRowTiles][2];
-  uint32_t taken[Engine::kRowTiles][2][2];
+  VisibleColumns<Engine::kRowTiles> visible;
   /** Whether all rows of the warp use all clusters of the tile that was prepared. */
   bool whole;
 
   __device__ void prepare(int tile) {
     const int from = tile * kColumns, to = from + kColumns;
     bool all = to <= width;
-    Engine::Rows::eachRow([&](int m, int half) { all = all && (near[m][half].end <= from || near[m][half].begin >= to); });
-    if constexpr (Pass == FarPass::rest)
-      Engine::Rows::eachRow([&](int m, int half) {
-        const uint2 words = chosen[m][half] ? reinterpret_cast<const uint2*>(chosen[m][half])[tile] : make_uint2(0, 0);
-        taken[m][half][0] = words.x;
-        taken[m][half][1] = words.y;
-        all = all && (words.x | words.y) == 0;
-      });
+    uint2 left[Engine::kRowTiles][2];
+    Engine::Rows::eachRow([&](int m, int half) {
+      all = all && (near[m][half].end <= from || near[m][half].begin >= to);
+      left[m][half] = make_uint2(~0u, ~0u);
+      if constexpr (Pass == FarPass::rest) {
+        if (!chosen[m][half]) return;
+        const uint2 taken = reinterpret_cast<const uint2*>(chosen[m][half])[tile];
+        left[m][half] = make_uint2(~taken.x, ~taken.y);
+        all = all && (taken.x | taken.y) == 0;
+      }
+    });
     whole = !__any_sync(kWholeWarp, !all);
+    if (whole) return;
+    Engine::Rows::eachRow([&](int m, int half) {
+      const Range out{near[m][half].begin - from, near[m][half].end - from};
+      const uint2 outside = make_uint2(firstColumns(out.begin) | ~firstColumns(out.end),
+                                       firstColumns(out.begin - 32) | ~firstColumns(out.end - 32));
+      visible.set(m, half, 0, width - from, make_uint2(outside.x & left[m][half].x, outside.y & left[m][half].y));
+    });
   }
+  __device__ int leadingPlain() const { return 0; }
   __device__ bool plain(int) const { return false; }
   __device__ bool biased(int) const { return whole; }
   __device__ float bias(int tile, int column) const { return engine.bias(tile, column); }
   __device__ float operator()(int tile, int m, int half, int column, float product) const {
-    const int cluster = tile * kColumns + column;
-    bool far = cluster < width && (cluster < near[m][half].begin || cluster >= near[m][half].end);
-    if constexpr (Pass == FarPass::rest) far = far && !(taken[m][half][column / 32] >> column % 32 & 1);
-    return far ? product * scale + bias(tile, column) : -INFINITY;
+    return visible.at(m, half, column) ? product * scale + bias(tile, column) : -INFINITY;
   }
   template <class Products, class Peaks>
   __device__ void keep(int tile, const Products& weights, const Peaks& peak) const {
@@ -259,6 +317,9 @@ template <class Engine>
 struct FarShared {
   typename Engine::Shared engine;
   int rows[Engine::kRows];
+  /** Of each row: clusters that are no part of its far field, and AttentionOutputs::part of its near keys. */
+  Range near[Engine::kRows];
+  float part[Engine::kRows];
 };
 
 /** Far field of one tile of rows of one query cluster. */
@@ -271,17 +332,26 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     using T = typename Engine::T;
     const int head = blockIdx.y + (Pass == FarPass::masses ? masses.firstHead : 0), thread = threadIdx.x;
     const RowTile tile = sorted.tiles[static_cast<size_t>(head) * gridDim.x + blockIdx.x];
-    const int count = retrieve.of(g, head);
-    if (tile.from == tile.to || count < 0 || (Pass == FarPass::masses && count == 0)) return;
+    const int count = retrieve.of(g, head), tileRows = tile.to - tile.from;
+    if (tileRows == 0 || count < 0 || (Pass == FarPass::masses && count == 0)) return;
     auto& shared = *reinterpret_cast<FarShared<Engine>*>(dynamicShared());
     Engine engine(dynamicShared());
-    const int* order = sorted.order + static_cast<size_t>(head) * g.rows;
-    if (thread < Engine::kRows) shared.rows[thread] = tile.from + thread < tile.to ? order[tile.from + thread] : -1;
     const int width = g.blockClusters(tile.problem);
-    const size_t first = g.summaryIndex(tile.problem, head, tile.cluster);
+    if (thread < Engine::kRows) {
+      const int row = thread < tileRows ? sorted.order[static_cast<size_t>(head) * g.rows + tile.from + thread] : -1;
+      shared.rows[thread] = row;
+      shared.near[thread] = row < 0 ? Range{width, width} : g.nearClusters(row);
+    }
+    __syncthreads();
+
+    const int* rows = shared.rows + thread / 32 * Engine::kWarpRows;
+    loadRows(engine.queryRows(), Engine::kWarpRows, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
+             thread % 32, 32, [&](int local) { return rows[local]; });
+    commitCopies();
     // Rows are in order, so the last one sees furthest when causal.
-    const int seen = g.causal ? min(width, g.nearClusters(order[tile.to - 1]).begin) : width;
-    const int tiles = ceilDiv(seen, kColumns);
+    const auto seenBy = [&](int local) { return ceilDiv(g.causal ? min(width, shared.near[local].begin) : width, kColumns); };
+    const int tiles = seenBy(tileRows - 1);
+    const size_t first = g.summaryIndex(tile.problem, head, tile.cluster);
     const Columns<T> columns{summaries.key + first * g.headDim,
                              Pass == FarPass::masses ? nullptr : summaries.value + first * g.valueDim,
                              g.headDim,
@@ -293,57 +363,60 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
                              0,
                              head * g.queryClusters + tile.cluster};
     engine.start(columns, tiles);
-    __syncthreads();
-    const int* rows = shared.rows + thread / 32 * Engine::kWarpRows;
-    loadRows(engine.queryRows(), Engine::kWarpRows, g.headDim, thread % 32, 32, queries, [&](int local) {
-      return rows[local] < 0 ? nullptr : queries + (static_cast<size_t>(head) * g.rows + rows[local]) * g.headDim;
-    });
-    commitCopies();
+    const int group = thread / Engine::kGroupThreads * Engine::kGroupRows;
+    const int own = group < tileRows ? seenBy(min(group + Engine::kGroupRows, tileRows) - 1) : 0;
 
     FarLogit<Engine, Pass> logit{engine, g, g.scale * kLog2E, width, head, masses, {}, {}, {}, {}, false};
     Engine::Rows::eachRow([&](int m, int half) {
       const int row = rows[warpRow(m, half)];
-      logit.near[m][half] = row < 0 ? Range{width, width} : g.nearClusters(row);
+      logit.near[m][half] = shared.near[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
       logit.row[m][half] = row;
       if constexpr (Pass == FarPass::rest)
         logit.chosen[m][half] = row < 0 || count == 0 ? nullptr : chosen.of(pools, head, pools.of(head, row, 0));
     });
     typename Engine::Rows softmax;
     softmax.begin();
-    engine.run(softmax, columns, tiles, logit, [&] {
-      if (Pass == FarPass::masses || !g.local) return;
-      loadRows(engine.meanRows(), Engine::kWarpRows, g.valueDim, thread % 32, 32, static_cast<const T*>(out.output),
-               [&](int local) -> const T* { return rows[local] < 0 ? nullptr : out.row(g, head, rows[local]); });
+    const auto outputRow = [&](int local) { return rows[local] - g.past; };
+    engine.template run<false>(softmax, columns, tiles, own, logit, [&] {
+      if (g.local) {
+        if (thread % 32 < Engine::kWarpRows) {
+          const int row = rows[thread % 32];
+          copyWordAsync(&shared.part[thread / 32 * Engine::kWarpRows + thread % 32], &out.part(g, head, max(row, 0)), row >= 0);
+        }
+        if constexpr (Pass != FarPass::masses)
+          loadRows(engine.meanRows(), Engine::kWarpRows, static_cast<const T*>(out.ofHead(g, head)), g.valueDim, thread % 32, 32,
+                   outputRow);
+      }
       commitCopies();
     });
 
     softmax.finishTotals();
+    waitForCopies<0>();
+    __syncwarp();
+    const auto nearLse = [&](int m, int half) {
+      return g.local ? shared.part[thread / 32 * Engine::kWarpRows + warpRow(m, half)] : -INFINITY;
+    };
     if constexpr (Pass == FarPass::masses) {
       if (thread % 4 == 0)
         softmax.eachRow([&](int m, int half) {
           const int row = rows[warpRow(m, half)];
           if (row < 0) return;
-          const float far = softmax.lse(m, half), near = g.local ? out.part(g, head, row) : -INFINITY, top = fmaxf(near, far);
+          const float far = softmax.lse(m, half), near = nearLse(m, half), top = fmaxf(near, far);
           masses.norms[static_cast<size_t>(head) * g.rows + row] =
               top == -INFINITY ? top : top + log2f(exp2f(near - top) + exp2f(far - top));
         });
       return;
     }
-    waitForCopies<0>();
-    __syncwarp();
-    if (g.local)
-      softmax.join(engine.meanRows(), [&](int m, int half) {
-        const int row = rows[warpRow(m, half)];
-        return row < g.past ? -INFINITY : out.part(g, head, row);
-      });
+    if (g.local) softmax.join(engine.meanRows(), nearLse);
     __syncwarp();
     softmax.store(engine.meanRows());
-    storeRows(engine.meanRows(), Engine::kWarpRows, g.valueDim,
-              [&](int local) { return rows[local] < 0 ? nullptr : out.row(g, head, rows[local]); });
+    storeRows(engine.meanRows(), Engine::kWarpRows, out.ofHead(g, head), g.valueDim, outputRow);
     if (thread % 4 == 0)
       softmax.eachRow([&](int m, int half) {
         const int row = rows[warpRow(m, half)];
-        if (row >= g.past) out.storeLse(g, head, row, softmax.lse(m, half));
+        if (row < g.past) return;
+        if constexpr (Pass == FarPass::rest) out.part(g, head, row) = softmax.lse(m, half);
+        out.storeLse(g, head, row, softmax.lse(m, half));
       });
   }
 }

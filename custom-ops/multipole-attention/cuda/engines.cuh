@@ -8,6 +8,8 @@
 #include "../../native/cuda/softmax-rows.cuh"
 #include "geometry.cuh"
 
+#include <type_traits>
+
 namespace onnxrewrite::multipole::cuda {
 
 /** Columns [0, count) of one pass of a block; without `value` the pass is after the totals alone. */
@@ -31,6 +33,8 @@ class MmaEngine {
  public:
   using T = Element;
   static constexpr int kDim = PaddedDim, kRowTiles = RowTiles, kWarpRows = RowTiles * 16;
+  /** Threads that take columns together, and their rows. */
+  static constexpr int kGroupThreads = 32, kGroupRows = kWarpRows;
   static constexpr int kThreads = 128, kRows = 4 * kWarpRows;
   static constexpr int kBlocksPerMultiprocessor = PaddedDim * RowTiles <= 64 ? 4 : 2;
   static constexpr bool kCompiled = true;
@@ -47,7 +51,7 @@ class MmaEngine {
 
   __device__ explicit MmaEngine(unsigned char* shared) : shared_(*reinterpret_cast<Shared*>(shared)) {}
 
-  /** The warp's own rows: for queries before run(), for means to join in its afterQueries, for results after it. */
+  /** The warp's own rows: for queries before run(), for means to join in its loadMeans, for results after it. */
   __device__ SharedMatrix<T, kDim> queryRows() { return {shared_.rows + threadIdx.x / 32 * kWarpRows * kDim}; }
   __device__ SharedMatrix<T, kDim> meanRows() { return queryRows(); }
   /** Bias of a column of a tile that run() is at. */
@@ -58,9 +62,13 @@ class MmaEngine {
     if (tiles > 0) load(columns, 0);
   }
 
-  /** Takes tiles [0, tiles) of 64 columns into `softmax`; without a value pointer its `sum` stays as it is. */
-  template <class Logit, class AfterQueries>
-  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit, AfterQueries afterQueries) {
+  /**
+   * Takes the first `own` of the block's `tiles` of 64 columns into the group's `softmax`; without a value pointer its
+   * `sum` stays as it is. loadMeans() closes a group of copies that need be there only after the run. `Long` tells that
+   * many plain tiles are to be expected.
+   */
+  template <bool Long, class Logit, class LoadMeans>
+  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, int own, Logit& logit, LoadMeans loadMeans) {
     waitForCopies<0>();
     __syncthreads();
     const int lane = threadIdx.x % 32;
@@ -71,13 +79,14 @@ class MmaEngine {
       for (int k = 0; k < kDim / 16; k++)
         loadMatrices(query[m][k], queryRows().piece(m * 16 + (lane & 7) + (lane & 8), 2 * k + lane / 16));
     __syncwarp();
-    afterQueries();
+    loadMeans();
     for (int tile = 0; tile < tiles; tile++) {
       if (tile > 0) {
         waitForCopies<0>();
         __syncthreads();
       }
       if (tile + 1 < tiles) load(columns, tile + 1);
+      if (tile >= own) continue;
       typename Rows::Products s;
       typename Rows::Weights weights;
       typename Rows::PerRow shrink;
@@ -96,14 +105,10 @@ class MmaEngine {
   __device__ void load(const Columns<T>& columns, int tile) {
     const int from = tile * kColumns, thread = threadIdx.x;
     auto& stage = shared_.stage[tile % 2];
-    auto row = [&](const T* data, int dim) {
-      return [=](int local) { return from + local < columns.count ? data + static_cast<size_t>(from + local) * dim : nullptr; };
-    };
-    loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, columns.keyDim, thread, kThreads, columns.key,
-             row(columns.key, columns.keyDim));
+    const auto column = [&](int local) { return from + local < columns.count ? from + local : -1; };
+    loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, columns.key, columns.keyDim, thread, kThreads, column);
     if (columns.value)
-      loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, columns.valueDim, thread, kThreads, columns.value,
-               row(columns.value, columns.valueDim));
+      loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, columns.value, columns.valueDim, thread, kThreads, column);
     if (columns.bias && thread < kColumns) {
       const bool valid = from + thread < columns.count;
       copyWordAsync(&stage.bias[thread], columns.bias + (valid ? from + thread : 0), valid);
@@ -123,6 +128,7 @@ class WarpgroupEngine {
  public:
   using T = Element;
   static constexpr int kDim = 64, kRowTiles = 1, kWarpRows = 16;
+  static constexpr int kGroupThreads = 128, kGroupRows = 64;
   static constexpr int kThreads = Groups * 128, kRows = Groups * 64;
   static constexpr int kBlocksPerMultiprocessor = Groups == 1 ? 3 : 2;
   static constexpr int kStages = Groups == 1 ? 3 : 4;
@@ -156,23 +162,31 @@ class WarpgroupEngine {
     for (int tile = 0; tile < kStages - 1 && tile < tiles; tile++) load(columns, tile);
   }
 
-  template <class Logit, class AfterQueries>
-  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit, AfterQueries afterQueries) {
-    waitForCopies<0>();
+  template <bool Long, class Logit, class LoadMeans>
+  __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, int own, Logit& logit, LoadMeans loadMeans) {
+    loadMeans();
+    waitForCopies<1>();
     publishShared();
     __syncthreads();
-    afterQueries();
-    if (tiles == 0) return;
-    if (columns.value)
-      runWithValues(softmax, columns, tiles, logit);
-    else
-      runWithoutValues(softmax, columns, tiles, logit);
+    if (own > 0) {
+      if (columns.value)
+        runWithValues<Long>(softmax, columns, tiles, own, logit);
+      else
+        runWithoutValues(softmax, columns, tiles, own, logit);
+    }
+    // Other groups see further: the ring goes on.
+    for (int tile = own; tile < tiles; tile++) {
+      waitForTile(tile);
+      refill(columns, tiles, tile - 1);
+      release(tile);
+    }
   }
 
  private:
+  __device__ void waitForTile(int tile) { waitBarrier(&shared_.full[tile % kStages], tile / kStages % 2); }
   /** Starts the products of the group's queries with the keys of a tile. */
   __device__ void startKeys(typename Rows::Products& s, int tile) {
-    waitBarrier(&shared_.full[tile % kStages], tile / kStages % 2);
+    waitForTile(tile);
     pin(s[0]);
     beginProducts();
     groupMultiplyKeys<T>(s[0], shared_.queries + threadIdx.x / 128 * 64 * kDim, shared_.stage[tile % kStages].key);
@@ -198,14 +212,17 @@ class WarpgroupEngine {
     __syncwarp();
   }
 
-  template <class Logit>
-  __device__ void runWithValues(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit) {
+  template <bool Long, class Logit>
+  __device__ void runWithValues(Rows& softmax, const Columns<T>& columns, int tiles, int own, Logit& logit) {
     typename Rows::Products s;
     typename Rows::Weights weights;
     // Products of a tile become weights, once the values of the tile before are in.
-    auto weigh = [&](int tile) {
+    auto weigh = [&](int tile, auto plain) {
       typename Rows::PerRow shrink;
-      softmax.exponentiate(s, shrink, tile, logit);
+      if constexpr (plain.value)
+        softmax.exponentiatePlain(s, shrink, logit);
+      else
+        softmax.exponentiate(s, shrink, tile, logit);
       logit.keep(tile, s, softmax.peak);
       waitForProducts<0>();
       pin(softmax.sum[0]);
@@ -213,28 +230,48 @@ class WarpgroupEngine {
       Rows::pack(s, weights);
       softmax.template rescale<Logit::kHeadroom>(shrink);
     };
-    logit.prepare(0);
-    startKeys(s, 0);
-    waitForProducts<0>();
-    pin(s[0]);
-    for (int tile = 0; tile + 1 < tiles; tile++) {
-      weigh(tile);
-      logit.prepare(tile + 1);
+    const int plain = logit.leadingPlain();
+    int tile = 0;
+    auto next = [&] {
+      if (tile + 1 >= plain) logit.prepare(tile + 1);
       startKeys(s, tile + 1);
       startValues(softmax, weights, tile);
       refill(columns, tiles, tile - 1);
       waitForProducts<1>();
       pin(s[0]);
+    };
+    logit.prepare(0);
+    startKeys(s, 0);
+    waitForProducts<0>();
+    pin(s[0]);
+    // With a copy per stage, addresses are known when compiling; more code than short runs make good for.
+    if constexpr (Long)
+      while (tile + kStages <= min(plain, own - 1)) {
+#pragma unroll
+        for (int stage = 0; stage < kStages; stage++, tile++) {
+          weigh(tile, std::true_type{});
+          next();
+        }
+      }
+    for (; tile < plain && tile + 1 < own; tile++) {
+      weigh(tile, std::true_type{});
+      next();
     }
-    weigh(tiles - 1);
-    startValues(softmax, weights, tiles - 1);
+    for (; tile + 1 < own; tile++) {
+      weigh(tile, std::false_type{});
+      next();
+    }
+    weigh(own - 1, std::false_type{});
+    startValues(softmax, weights, own - 1);
+    refill(columns, tiles, own - 2);
     waitForProducts<0>();
     pin(softmax.sum[0]);
+    release(own - 1);
   }
 
   template <class Logit>
-  __device__ void runWithoutValues(Rows& softmax, const Columns<T>& columns, int tiles, Logit& logit) {
-    for (int tile = 0; tile < tiles; tile++) {
+  __device__ void runWithoutValues(Rows& softmax, const Columns<T>& columns, int tiles, int own, Logit& logit) {
+    for (int tile = 0; tile < own; tile++) {
       typename Rows::Products s;
       typename Rows::PerRow shrink;
       logit.prepare(tile);

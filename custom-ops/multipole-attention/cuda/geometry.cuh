@@ -23,6 +23,7 @@ struct Geometry {
   int blocks;
   /** Position of row 0, and the first row whose position is not negative. */
   int offset, firstRow;
+  /** At most `segments`. */
   int window;
   bool causal;
   /** Whether rows have a segment of their own, and with it keys that they see exactly. */
@@ -64,29 +65,30 @@ struct Geometry {
   /** Summaries lie by [block][head, query cluster][cluster of the block]: where a query cluster of a block begins. */
   __host__ __device__ size_t summaryIndex(int block, int head, int queryCluster) const {
     size_t before = 0;
-    for (int e = 0; e < block; e++) before += static_cast<size_t>(batch) * heads * queryClusters * blockClusters(e);
-    return before + (static_cast<size_t>(head) * queryClusters + queryCluster) * blockClusters(block);
+    for (int e = 0; e < block; e++) before += blockClusters(e);
+    return before * batch * heads * queryClusters +
+           (static_cast<size_t>(head) * queryClusters + queryCluster) * blockClusters(block);
   }
   __host__ __device__ size_t summaries() const { return summaryIndex(blocks, 0, 0); }
 
   /** Keys that a row attends exactly by position. */
   __host__ __device__ Range nearKeys(int row, bool exact) const {
     if (row < firstRow) return {0, 0};
-    int seen = causal ? clamped(static_cast<long long>(position(row)) + 1, 0, keys) : keys;
+    const int seen = causal && position(row) < keys ? position(row) + 1 : keys;
     if (exact) return {0, seen};
     if (!local) return {0, 0};
-    const long long own = segmentOf(row);
-    const int end = causal ? seen : clamped((own + window + 1) * segment, 0, keys);
-    return {clamped((own - window) * segment, 0, keys), end};
+    const int own = segmentOf(row);
+    const auto begin = [&](int number) { return number <= 0 ? 0 : number >= segments ? keys : number * segment; };
+    return {begin(own - window), causal ? seen : begin(own + window + 1)};
   }
 
   /** Clusters that are no part of a row's far field: a run; everything else is. */
   __host__ __device__ Range nearClusters(int row) const {
-    int all = clusters();
+    const int all = clusters();
     if (!local) return {all, all};
-    long long own = segmentOf(row);
-    int begin = clamped((own - window) * keyClusters, 0, all);
-    return {begin, causal ? all : clamped((own + window + 1) * keyClusters, 0, all)};
+    const int own = segmentOf(row);
+    const auto begin = [&](int number) { return number <= 0 ? 0 : number >= segments ? all : number * keyClusters; };
+    return {begin(own - window), causal ? all : begin(own + window + 1)};
   }
 };
 

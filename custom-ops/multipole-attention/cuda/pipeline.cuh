@@ -119,6 +119,7 @@ class MultipoleAttention {
     retrieve_.entries = approximate_ ? static_cast<int>(p.retrieve.size()) : 1;
     for (int i = 0; i < retrieve_.entries; i++)
       retrieve_.count[i] = approximate_ ? clamped(p.retrieve[i], -1, INT32_MAX) : -1;
+    retrieve_.orderHeads();
 
     g_.batch = shape_.batch;
     g_.heads = shape_.heads;
@@ -136,7 +137,7 @@ class MultipoleAttention {
     g_.local = p.causal || (p.segment > 0 && g_.rows == shape_.keys);
     g_.offset = p.causal ? static_cast<int>(p.causalOffset.value_or(shape_.keys - shape_.queries)) - shape_.past : 0;
     g_.firstRow = clamped(-static_cast<long long>(g_.offset), 0, g_.rows);
-    g_.window = clamped(p.window, 0, kMostPosition);
+    g_.window = clamped(p.window, 0, g_.segments);
     g_.scale = p.scale.value_or(1 / sqrtf(static_cast<float>(shape_.headDim)));
     g_.blocks = 1;
     if (p.causal) {
@@ -404,7 +405,7 @@ class MultipoleAttention {
     auto with = [&](auto tag) {
       using Engine = typename decltype(tag)::type;
       const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, firstRow, Engine::kRows), Engine::kRows);
-      return launch(attendNear<Engine>, dim3(tiles, queryHeads()), Engine::kThreads, sizeof(typename Engine::Shared), stream,
+      return launch(attendNear<Engine>, dim3(tiles, queryHeads()), Engine::kThreads, sizeof(NearShared<Engine>), stream,
                     g_, retrieve_, firstRow, queries, tensors.key, tensors.value, tensors.mask, maps, out);
     };
     if (onHopper()) {

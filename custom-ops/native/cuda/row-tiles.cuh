@@ -5,28 +5,37 @@
 
 namespace onnxrewrite::cuda {
 
-/** Loads `count` rows of up to Dim columns; source(row) gives the row's address, or null for a row of zeros. */
+/** Row of a matrix of `dim` columns; one multiplication of 32 bits. */
+template <class T>
+__device__ T* rowOf(T* matrix, int row, int dim) {
+  return matrix + static_cast<size_t>(static_cast<unsigned>(row)) * static_cast<unsigned>(dim);
+}
+
+/**
+ * Loads `count` rows of up to Dim columns from a matrix of `dim` columns; source(row) gives the matrix's row, or a negative
+ * number for a row of zeros.
+ */
 template <class T, int Dim, class Source>
-__device__ void loadRows(SharedMatrix<T, Dim> target, int count, int dim, int first, int step, const T* any, Source source) {
+__device__ void loadRows(SharedMatrix<T, Dim> target, int count, const T* matrix, int dim, int first, int step, Source source) {
   constexpr int kPieces = Dim / 8;
+#pragma unroll
   for (int i = first; i < count * kPieces; i += step) {
-    const int row = i / kPieces, piece = i % kPieces;
-    const T* address = source(row);
-    const bool valid = address && piece * 8 < dim;
-    copyAsync(target.piece(row, piece), valid ? address + piece * 8 : any, valid);
+    const int row = i / kPieces, piece = i % kPieces, at = source(row);
+    const bool valid = at >= 0 && piece * 8 < dim;
+    copyAsync(target.piece(row, piece), valid ? rowOf(matrix, at, dim) + piece * 8 : matrix, valid);
   }
 }
 
-/** Writes the warp's rows; target(row) gives the row's address, or null for a row to leave out. */
+/** Writes the warp's rows to a matrix of `dim` columns; target(row) gives the matrix's row, negative to leave one out. */
 template <class T, int Dim, class Target>
-__device__ void storeRows(SharedMatrix<T, Dim> rows, int count, int dim, Target target) {
+__device__ void storeRows(SharedMatrix<T, Dim> rows, int count, T* matrix, int dim, Target target) {
   constexpr int kPieces = Dim / 8;
   __syncwarp();
+#pragma unroll
   for (int i = threadIdx.x % 32; i < count * kPieces; i += 32) {
-    const int row = i / kPieces, piece = i % kPieces;
-    T* address = target(row);
-    if (address && piece * 8 < dim)
-      *reinterpret_cast<uint4*>(address + piece * 8) = *reinterpret_cast<const uint4*>(rows.piece(row, piece));
+    const int row = i / kPieces, piece = i % kPieces, at = target(row);
+    if (at >= 0 && piece * 8 < dim)
+      *reinterpret_cast<uint4*>(rowOf(matrix, at, dim) + piece * 8) = *reinterpret_cast<const uint4*>(rows.piece(row, piece));
   }
 }
 

@@ -11,6 +11,26 @@ constexpr int kColumns = 64;
 /** Row of a warp's rows that this thread holds parts of: half 0 or 1 of row tile m. */
 __device__ inline int warpRow(int m, int half) { return m * 16 + half * 8 + threadIdx.x % 32 / 4; }
 
+/** A bit for each of the lowest `count` ones of 32 columns. */
+__device__ inline uint32_t firstColumns(int count) { return count >= 32 ? ~0u : (1u << max(count, 0)) - 1; }
+
+/** Which of a tile's 64 columns each of a thread's rows sees. */
+template <int RowTiles>
+struct VisibleColumns {
+  /** Bits of 32 columns, shifted by the thread's first one: which bit belongs to which product is known when compiling. */
+  uint32_t words[RowTiles][2][2];
+
+  /** The columns [begin, end) of the tile whose bits in `among` are set. */
+  __device__ void set(int m, int half, int begin, int end, uint2 among) {
+    const int shift = threadIdx.x % 4 * 2;
+    words[m][half][0] = (firstColumns(end) & ~firstColumns(begin) & among.x) >> shift;
+    words[m][half][1] = (firstColumns(end - 32) & ~firstColumns(begin - 32) & among.y) >> shift;
+  }
+  __device__ bool at(int m, int half, int column) const {
+    return words[m][half][column / 32] >> (column % 32 - threadIdx.x % 4 * 2) & 1;
+  }
+};
+
 /**
  * In the base-2 domain: weights are 2^(logit - peak), `sum` and `total` their sums. The peak only follows a logit that is
  * higher by more than the logit object's kHeadroom: 0 for weights up to 1, more for sums that are seldom rescaled, which
@@ -53,9 +73,7 @@ struct SoftmaxRows {
   template <class Logit>
   __device__ void exponentiate(Products& s, PerRow& shrink, int tile, const Logit& logit) {
     if (logit.plain(tile)) {
-      const float scale = logit.scale;
-      exponentiateRows<Logit::kHeadroom>(
-          s, shrink, [=](int, int, int, float product) { return product; }, scale);
+      exponentiatePlain(s, shrink, logit);
     } else if (logit.biased(tile)) {
       exponentiateRows<Logit::kHeadroom>(
           s, shrink,
@@ -64,6 +82,13 @@ struct SoftmaxRows {
       exponentiateRows<Logit::kHeadroom>(
           s, shrink, [&](int m, int half, int column, float product) { return logit(tile, m, half, column, product); }, 1.f);
     }
+  }
+
+  /** The same of a tile whose logits are plain. */
+  template <class Logit>
+  __device__ void exponentiatePlain(Products& s, PerRow& shrink, const Logit& logit) {
+    exponentiateRows<Logit::kHeadroom>(
+        s, shrink, [](int, int, int, float product) { return product; }, logit.scale);
   }
 
   /** Weights as the left operand of the product with the values. */
