@@ -40,7 +40,7 @@ export function checkSettings({ id, attributes }: Described, settings: Settings)
  */
 export function fusionAttributes(
   operator: Described,
-  { id, parameters }: FusionSite,
+  { id, parameters }: Pick<FusionSite, 'id' | 'parameters'>,
   settings: Settings,
   defaults: Attributes = {},
 ): Attributes {

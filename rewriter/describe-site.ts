@@ -59,6 +59,7 @@ export function describeSite(
     scale: scale === null ? null : unrounded(scale * operands.carried * operands.missing, headDim),
     operatorScale: scale === null ? null : unrounded(scale * operands.missing, headDim),
     mask: maskKind(facts),
+    window: windowOf(facts),
     causal: hidesLaterKeys(facts),
     keyMask: facts.keyMask,
     alignment: hidesLaterKeys(facts) ? facts.alignment : 'equal',
@@ -103,6 +104,16 @@ function cacheOf({ past, present, lengths, stacked }: FormCache): OperatorCache 
     stacked,
     lengths: lengths && { last: lengths.last.name, total: lengths.total.name },
   };
+}
+
+/**
+ * Null too where rows do not see their own keys, or where there are more keys than rows and none is hidden for
+ * coming later, which alone would tell the position of a row among the keys.
+ */
+function windowOf(facts: MaskFacts): AttentionSite['window'] {
+  const { lower, upper } = facts.band;
+  if (maskKind(facts) !== 'sliding-window' || (lower ?? 0) < 0 || (upper ?? 0) < 0) return null;
+  return hidesLaterKeys(facts) || facts.alignment === 'equal' ? { left: lower, right: upper } : null;
 }
 
 function emptyRow(facts: MaskFacts, attention: Attention): AttentionSite['emptyRow'] {
@@ -153,7 +164,8 @@ function refusal(
   else if (site.operatorScale === null) reasons.push('its scale is not one number');
   if (site.mask === 'additive-bias') reasons.push('its scores carry an additive bias');
   if (site.mask === 'relative-bias') reasons.push('its scores carry a bias by relative position');
-  if (site.mask === 'sliding-window') reasons.push('its keys are limited to a sliding window');
+  if (site.mask === 'sliding-window' && site.window === null)
+    reasons.push('its window does not start or end at the position of a row, or that position is not known');
   if (facts.padding && site.keyMask === null)
     reasons.push('no value [batch, keys] of the graph says which keys are hidden');
   return reasons.length === 0 ? null : reasons.join('; ');

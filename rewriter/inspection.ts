@@ -89,7 +89,7 @@ export function describeSite(site: Site, operators: readonly OperatorDefinition[
   const answers = operators.map(operator => ({ operator, answer: acceptance(operator, site) }));
   const accepting = site.replaceable ? answers.filter(({ answer }) => answer.ok) : [];
   const refusals = answers.flatMap(({ operator, answer }) =>
-    answer.ok ? [] : [`${operator.id}: ${answer.reason}`],
+    answer.ok || !comesClose(operator, site) ? [] : [answer.reason],
   );
   return {
     id: site.id,
@@ -112,6 +112,12 @@ export function describeSite(site: Site, operators: readonly OperatorDefinition[
     reason: accepting.length > 0 ? null : (site.reason ?? refusals.join('; ')),
     operators: accepting.map(({ operator }) => operator.id),
   };
+}
+
+/** Whether an operator computes or approximates what the site does, so that it is worth saying why it does not here. */
+function comesClose({ fidelity }: OperatorDefinition, { computation }: Site): boolean {
+  const close = fidelity[computation];
+  return close === 'exact' || close === 'approximates-softmax';
 }
 
 /** Number of nodes by operator, with its domain unless it is the default one. */

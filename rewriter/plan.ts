@@ -9,7 +9,7 @@ import {
 import { InputError } from './errors.js';
 import { isRecord } from './is-record.js';
 import type { Replacement } from './replacement-nodes.js';
-import { LAYOUT_AXES, type Site } from './site.js';
+import { isAttention, LAYOUT_AXES, type Site } from './site.js';
 
 export type { Settings };
 
@@ -85,7 +85,10 @@ export function decideUniformly(
   const { operator, settings, fusions = [], retrained = false } = choice;
   return sites.map(site => {
     if (!choice.selects(site.id)) return kept(site, 'not selected');
-    const fusion = fusions.find(({ fidelity }) => fidelity[site.computation] === 'exact');
+    const exact = fusions.filter(({ fidelity }) => fidelity[site.computation] === 'exact');
+    const taking = exact.find(candidate => acceptance(candidate, site, retrained).ok);
+    // Of what no operator can approximate, the one that could be exact says best why it is not.
+    const fusion = taking ?? (isAttention(site) ? undefined : exact[0]);
     const wish = fusion === undefined ? { operator, settings } : { operator: fusion, settings: {} };
     return decide(site, { ...wish, minLength, retrained });
   });

@@ -141,6 +141,12 @@ export interface RotaryPositions {
   readonly positions: string | null;
 }
 
+/** How many keys before and after its position a row sees; null for all of that side. */
+export interface KeyWindow {
+  readonly left: number | null;
+  readonly right: number | null;
+}
+
 /** Keys and values of earlier steps that an operator joins new ones to itself. */
 export interface OperatorCache {
   /** [B,G,P,D]; null where there are none, and the operator only gives the new ones. */
@@ -218,6 +224,8 @@ export interface AttentionSite extends SiteFacts {
   readonly output: Operand;
   /** Head size of the values and of the output. */
   readonly valueDim: number | null;
+  /** Null unless the mask is a sliding window. */
+  readonly window: KeyWindow | null;
   /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
   readonly operatorScale: number | null;
   /** Null where `query` and `key` carry their positions. */
@@ -268,6 +276,11 @@ export interface FusionSite extends SiteFacts {
  * What patterns find. Patterns produce sites; operators accept or refuse them; neither knows the other.
  */
 export type Site = AttentionSite | FusionSite;
+
+/** Which keys around its position a row of a site sees, key masks aside. */
+export function reachOf(site: Site): KeyWindow {
+  return (isAttention(site) ? site.window : null) ?? { left: null, right: site.causal ? 0 : null };
+}
 
 export function isAttention(site: Site): site is AttentionSite {
   return site.computation === 'softmax';

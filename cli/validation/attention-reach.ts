@@ -1,4 +1,4 @@
-import type { AttentionSite } from '../../rewriter/site.js';
+import { type AttentionSite, reachOf } from '../../rewriter/site.js';
 import { type AttentionReach, REACH_BOUNDS } from '../../rewriter/validation.js';
 import { HeadRows, type ValueOf } from '../data/head-rows.js';
 import { keyVisibility } from '../data/key-visibility.js';
@@ -28,6 +28,7 @@ export function attentionReach(site: AttentionSite, tensorOf: ValueOf): Attentio
     Math.max(FEWEST_ROWS, Math.floor(MULTIPLY_ADDS / (queryHeads * key.rows * key.size))),
   );
 
+  const { left, right } = reachOf(site);
   const mass = new Float64Array(REACH_BOUNDS.length + 1);
   const weights = new Float64Array(key.rows);
   let entropy = 0;
@@ -36,12 +37,13 @@ export function attentionReach(site: AttentionSite, tensorOf: ValueOf): Attentio
     const row = Math.floor(((r + 0.5) * query.rows) / rows);
     const position = row + offset;
     const batch = r % query.batch;
-    const seen = site.causal ? Math.min(key.rows, position + 1) : key.rows;
+    const from = left === null ? 0 : Math.max(0, position - left);
+    const to = right === null ? key.rows : Math.min(key.rows, position + right + 1);
     for (let head = 0; head < queryHeads; head++) {
       const q = query.start(batch, head, row);
       const group = Math.floor((head * kvHeads) / queryHeads);
       let largest = Number.NEGATIVE_INFINITY;
-      for (let j = 0; j < seen; j++) {
+      for (let j = from; j < to; j++) {
         weights[j] =
           isVisible?.(batch, j) === false
             ? Number.NEGATIVE_INFINITY
@@ -50,11 +52,11 @@ export function attentionReach(site: AttentionSite, tensorOf: ValueOf): Attentio
       }
       if (!Number.isFinite(largest)) continue;
       let sum = 0;
-      for (let j = 0; j < seen; j++) {
+      for (let j = from; j < to; j++) {
         weights[j] = Math.exp(weights[j]! - largest);
         sum += weights[j]!;
       }
-      for (let j = 0; j < seen; j++) {
+      for (let j = from; j < to; j++) {
         const share = weights[j]! / sum;
         if (share === 0) continue;
         mass[binOf(Math.abs(position - j))]! += share;

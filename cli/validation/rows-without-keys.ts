@@ -1,11 +1,11 @@
-import { LAYOUT_AXES, type Layout, type Site } from '../../rewriter/site.js';
+import { LAYOUT_AXES, type Layout, reachOf, type Site } from '../../rewriter/site.js';
 import { keyVisibility } from '../data/key-visibility.js';
 import type { TensorValue } from '../data/tensor.js';
 
 /** Tells whether an element of a tensor, by its place in row-major order, is to be left out. */
 export type Skip = (element: number) => boolean;
 
-/** Query rows of a batch that see no key at all: the mask hides every key that causality leaves. */
+/** Query rows of a batch that see no key at all: the mask hides every key that causality and windows leave. */
 export class RowsWithoutKeys {
   private constructor(
     private readonly batch: number,
@@ -24,12 +24,15 @@ export class RowsWithoutKeys {
     const empty = new Uint8Array(batch * rows);
     const isVisible = mask && site.keyMask && keyVisibility(site.keyMask, mask, keys);
     const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
+    const { left, right } = reachOf(site);
+    // By key: how many of the keys before it are visible.
+    const before = new Uint32Array(keys + 1);
     for (let b = 0; b < batch; b++) {
-      let first = 0;
-      while (first < keys && isVisible?.(b, first) === false) first++;
+      for (let j = 0; j < keys; j++) before[j + 1] = before[j]! + (isVisible?.(b, j) === false ? 0 : 1);
       for (let i = 0; i < rows; i++) {
-        const seesAny = first < keys && (!site.causal || first <= i + offset);
-        if (!seesAny) empty[b * rows + i] = 1;
+        const first = left === null ? 0 : Math.max(0, i + offset - left);
+        const end = right === null ? keys : Math.min(keys, i + offset + right + 1);
+        if (first >= end || before[end] === before[first]) empty[b * rows + i] = 1;
       }
     }
     return new RowsWithoutKeys(batch, rows, empty);

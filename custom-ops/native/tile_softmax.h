@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "environment.h"
+#include "span.h"
 
 namespace onnxrewrite {
 
@@ -102,6 +103,20 @@ class TileSoftmax {
            });
       seen = end;
     }
+  }
+
+  // Where lane l sees only keys [window.begin + l, window.end + l); `index` ascends.
+  void attendWithin(const KeyValue& kv, const int32_t* index, int64_t first, size_t count, Span window) {
+    attend(kv, index, first, count, depth_, [&](float* scores, const int32_t* list, int64_t from, size_t n) {
+      hideLaterKeys(list, from, n, window.end - 1);
+      const int64_t shown = window.begin + static_cast<int64_t>(width_) - 1;
+      for (size_t k = 0; k < n; k++) {
+        const int64_t key = list ? list[k] : from + static_cast<int64_t>(k);
+        if (key >= shown) break;
+        const auto lane = static_cast<size_t>(std::max<int64_t>(0, key - window.begin + 1));
+        std::fill(scores + k * width_ + lane, scores + (k + 1) * width_, kMinusInfinity);
+      }
+    });
   }
 
   // For adjust: lane l sees only keys up to lastKey + l.

@@ -29,6 +29,31 @@ export function bandOf(tables: readonly Table[]): Band | null {
   return bands.find(band => band.upper === 0) ?? bands[0] ?? null;
 }
 
+/**
+ * The band with its edges to the key, which a table of chosen places may have missed.
+ * @param table the longest one, of which the band is known
+ * @param isHidden tells of any place of its first head
+ */
+export function sharpened(band: Band, table: Table, isHidden: (i: number, j: number) => boolean): Band {
+  const start = diagonal(table, band.offset);
+  const edge = (seen: number | null, i: number, direction: -1 | 1): number | null => {
+    if (seen === null) return null;
+    const distances = table.entries
+      .filter(entry => entry.i === i && entry.hidden)
+      .map(entry => direction * (entry.j - i - start))
+      .filter(distance => distance > seen);
+    let [shown, hidden] = [seen, Math.min(...distances)];
+    if (hidden === Number.POSITIVE_INFINITY) return seen;
+    while (hidden - shown > 1) {
+      const middle = (shown + hidden) >> 1;
+      if (isHidden(i, i + start + direction * middle)) hidden = middle;
+      else shown = middle;
+    }
+    return shown;
+  };
+  return { ...band, lower: edge(band.lower, table.extent.rows - 1, -1), upper: edge(band.upper, 0, 1) };
+}
+
 function diagonal({ extent }: Table, offset: Band['offset']): number {
   return offset === 'bottom-right' ? extent.columns - extent.rows : 0;
 }

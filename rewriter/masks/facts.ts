@@ -6,7 +6,7 @@ import { type Laboratory, OTHER_DATA, PLAIN, type Trial } from '../probe/laborat
 import { UnknownSample } from '../probe/sample.js';
 import { Structure } from '../probe/structure.js';
 import type { AttentionSite, KeyMask } from '../site.js';
-import { type Band, bandOf } from './band.js';
+import { type Band, bandOf, sharpened } from './band.js';
 import { findKeyMask, type PaddedKeys, paddedKeys } from './key-padding.js';
 import { type Extent, HIDDEN_AT_MOST, type LogitSource } from './logits.js';
 import { isRelative } from './relative-bias.js';
@@ -154,8 +154,9 @@ class Investigation {
     const known = { ...facts, factor: commonFactor(visible), bias: biasOf(tables, other) };
     const [data] = known.bias === 'data' ? [] : dataIn(this.slice);
     if (data !== undefined) return { ...known, unclear: `the mask may depend on data ('${data.name}')` };
-    const band = bandOf(tables);
-    if (band === null) return { ...known, unclear: 'the visible keys are no band around the diagonal' };
+    const found = bandOf(tables);
+    if (found === null) return { ...known, unclear: 'the visible keys are no band around the diagonal' };
+    const band = sharpened(found, tables.at(-1)!, this.hiding(present));
     const square = tables.every(({ extent }) => extent.rows === extent.columns);
     const placed = { ...known, band, alignment: square ? ('equal' as const) : band.offset };
     if (![...this.slice].some(value => value.fed)) return { ...placed, emptyRow: 'never' };
@@ -176,6 +177,14 @@ class Investigation {
 
   private table(trial: Trial, feed: Feed): Table {
     return tabulate(this.site.logits, trial.probe(feed), this.site.extent(trial), this.distances);
+  }
+
+  /** Whether a place of the longest table is hidden where every token is present. */
+  private hiding(present: number): (i: number, j: number) => boolean {
+    const trial = this.trials.at(-1)!;
+    const probe = trial.probe(this.uniformFeed(present, PLAIN.seed));
+    const logit = this.site.logits.at(probe, this.site.extent(trial));
+    return (i, j) => logit({ b: 0, h: 0, i, j }, 0) <= HIDDEN_AT_MOST;
   }
 
   private uniformFeed(token: number, seed: number): Feed {

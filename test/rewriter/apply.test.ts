@@ -88,6 +88,7 @@ function site(
     cache: null,
     operatorScale: SCALE,
     mask: 'none',
+    window: null,
     causal: false,
     keyMask: options.keyMask ?? null,
     alignment: 'equal',

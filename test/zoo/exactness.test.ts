@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { type TensorValue, toNumbers } from '../../cli/data/tensor.js';
+import { localAttention } from '../../custom-ops/local-attention/operator.js';
 import { multiLevelAttention } from '../../custom-ops/multi-level-attention/operator.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import type { AttributeValue } from '../../custom-ops/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
-import { isAttention, type Site } from '../../rewriter/site.js';
+import { isAttention, type MaskKind, type Site } from '../../rewriter/site.js';
 import { randomRotation } from '../custom-ops/random-rotation.js';
 import { fixtureInputs, type Padding, raggedPadding, realKeys, type Sizes } from './fixture-inputs.js';
 import { type Fixture, fixtures } from './fixtures.js';
@@ -66,7 +67,12 @@ function rewrite(
   const original = readFileSync(fixture.file);
   const { model, decisions } = rewriteModel(original, sites => {
     const chosen = new Set(sites.filter(selects).map(({ id }) => id));
-    const choice = { operator: multipoleAttention, settings, selects: (id: string) => chosen.has(id) };
+    const choice = {
+      operator: multipoleAttention,
+      settings,
+      fusions: [localAttention],
+      selects: (id: string) => chosen.has(id),
+    };
     return decideUniformly(sites, choice, 0);
   });
   return { original, model, replaced: decisions.filter(({ replacement }) => replacement !== null).length };
@@ -127,7 +133,8 @@ function runs(fixture: Fixture): { readonly sizes: Sizes; readonly flag: boolean
 
 /**
  * Which elements of an output come from query rows that see a key: all of them but in causal models with
- * padding at the start, whose first rows see none. Outputs are [batch, sequence, channels] or
+ * padding at the start, whose first rows see none, and where windows are limited, of which only rows of real
+ * tokens are compared. Outputs are [batch, sequence, channels] or
  * [batch, heads, sequence, channels].
  */
 function rowsWithKeys(
@@ -136,7 +143,8 @@ function rowsWithKeys(
   padding: Padding,
   dims: readonly number[],
 ): (element: number) => boolean {
-  if (!fixture.sites.some(({ mask }) => mask === 'causal+padding')) return () => true;
+  const has = (kind: MaskKind) => fixture.sites.some(({ mask }) => mask === kind);
+  if (!has('causal+padding') && !has('sliding-window')) return () => true;
   const isReal = realKeys(fixture, sizes, padding);
   const past = fixture.inputs.some(input => input.dims.includes('past_sequence')) ? sizes.past_sequence : 0;
   const rows = dims.at(-2)!;
@@ -147,7 +155,10 @@ function rowsWithKeys(
     while (!isReal(b, key)) key++;
     return key - past;
   });
-  return element => Math.floor(element / channels) % rows >= first[Math.floor(element / perBatch)]!;
+  return element => {
+    const [row, b] = [Math.floor(element / channels) % rows, Math.floor(element / perBatch)];
+    return has('sliding-window') ? isReal(b, row + past) : row >= first[b]!;
+  };
 }
 
 function assertClose(

@@ -43,6 +43,7 @@ function site({ heads, kvHeads, causal = false, layout = 'BHND', visible }: Case
     cache: null,
     operatorScale: SCALE,
     mask: 'none',
+    window: null,
     causal,
     keyMask,
     alignment: 'bottom-right',

@@ -134,15 +134,13 @@ describe('masks', () => {
     });
 
     it('not when a query sees one key ahead, or not its own', () => {
-      for (const [limit, kind] of [
-        [1, 'sliding-window'],
-        [-1, 'other'],
-      ] as const) {
-        const mask: Mask = (net, scores) =>
-          fill(net, net.op('LessOrEqual', [distances(net, scores), net.int(limit)]), scores, LOWEST);
-        const site = siteWith(mask);
-        assert.equal(site.replaceable, false, kind);
-      }
+      const upTo = (limit: number) =>
+        siteWith((net, scores) =>
+          fill(net, net.op('LessOrEqual', [distances(net, scores), net.int(limit)]), scores, LOWEST),
+        );
+      assert.deepEqual(upTo(1).window, { left: null, right: 1 });
+      assert.equal(upTo(1).causal, false);
+      assert.match(upTo(-1).reason!, /its window does not start or end at the position of a row/);
     });
   });
 
@@ -275,10 +273,9 @@ describe('masks', () => {
       net.op('LessOrEqual', [net.op('Abs', [distances(net, scores)]), net.int(limit)]);
     for (const limit of [1, 3, 64, 4096]) {
       it(`of ${limit} on each side`, () => {
-        assert.deepEqual(
-          claims(siteWith((net, scores) => fill(net, within(net, scores, limit), scores, LOWEST))),
-          ['sliding-window', false, false],
-        );
+        const site = siteWith((net, scores) => fill(net, within(net, scores, limit), scores, LOWEST));
+        assert.deepEqual(claims(site), ['sliding-window', false, true]);
+        assert.deepEqual(site.window, { left: limit, right: limit });
       });
     }
 
@@ -287,7 +284,46 @@ describe('masks', () => {
         const causal = net.op('LessOrEqual', [distances(net, scores), net.int(0)]);
         return fill(net, net.op('And', [causal, within(net, scores, 500)]), scores, LOWEST);
       };
-      assert.deepEqual(claims(siteWith(mask)), ['sliding-window', true, false]);
+      const site = siteWith(mask);
+      assert.deepEqual(claims(site), ['sliding-window', true, true]);
+      assert.deepEqual(site.window, { left: 500, right: 0 });
+    });
+
+    it('to the key, where its size is computed', () => {
+      for (const [size, parts] of [
+        [1000, 9],
+        [777, 2],
+        [50, 4],
+      ] as const) {
+        const mask: Mask = (net, scores) => {
+          const limit = net.op('Div', [net.op('Mul', [net.int(size), net.int(1)]), net.int(parts)]);
+          const near = net.op('LessOrEqual', [net.op('Abs', [distances(net, scores)]), limit]);
+          return fill(net, near, scores, LOWEST);
+        };
+        const limit = Math.floor(size / parts);
+        assert.deepEqual(siteWith(mask).window, { left: limit, right: limit });
+      }
+    });
+
+    it('by the position of a row where there are more keys than queries, which only a causal mask tells', () => {
+      const shifted = (isCausal: boolean, fromEnd: boolean) =>
+        siteWith(
+          (net, scores) => {
+            const shift = net.op('Sub', [lengthAsScalar(net, scores, -1), lengthAsScalar(net, scores, -2)]);
+            const ahead = distances(net, scores);
+            const distance = fromEnd ? net.op('Sub', [ahead, shift]) : ahead;
+            const near = net.op('LessOrEqual', [net.op('Abs', [distance]), net.int(5)]);
+            const earlier = net.op('LessOrEqual', [distance, net.int(0)]);
+            return fill(net, isCausal ? net.op('And', [near, earlier]) : near, scores, LOWEST);
+          },
+          { memory: true },
+        );
+      for (const fromEnd of [false, true]) {
+        const site = shifted(true, fromEnd);
+        assert.deepEqual(site.window, { left: 5, right: 0 });
+        assert.equal(site.alignment, fromEnd ? 'bottom-right' : 'upper-left');
+        assert.equal(shifted(false, fromEnd).window, null);
+      }
     });
   });
 

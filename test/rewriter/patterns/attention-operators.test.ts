@@ -133,13 +133,16 @@ describe('ai.onnx Attention', () => {
     assert.match(causal.reason!, /depends on data/, 'the diagonal of each row starts elsewhere');
   });
 
-  it('is kept with a cap, a window, or an output of its scores', () => {
+  it('is kept with a cap or an output of its scores, and tells windows', () => {
     const capped = attention(SELF, { softcap: 30.5 });
     assert.deepEqual([capped.mask, capped.scale, capped.replaceable], ['other', SCALE, false]);
     const window = attention(SELF, { is_causal: 1, left_window_size: 100 });
-    assert.deepEqual([window.mask, window.causal, window.replaceable], ['sliding-window', true, false]);
+    assert.deepEqual(
+      [window.mask, window.causal, window.window],
+      ['sliding-window', true, { left: 100, right: 0 }],
+    );
     const both = attention(SELF, { left_window_size: 3, right_window_size: 3 });
-    assert.deepEqual([both.mask, both.causal], ['sliding-window', false]);
+    assert.deepEqual([both.mask, both.causal, both.window], ['sliding-window', false, { left: 3, right: 3 }]);
     const scores = attention(SELF, {}, undefined, ['y', '', '', 'scores']);
     assert.match(scores.reason!, /attention scores are an output/);
   });
