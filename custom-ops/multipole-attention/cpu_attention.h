@@ -49,7 +49,7 @@ class Attention {
     size_t number;
     NearSums near;
     Summaries summaries;
-    CarriedMasses carried;
+    CarriedScores carried;
   };
 
   const Environment& environment() const { return problem_.environment; }
@@ -321,7 +321,7 @@ class Attention {
           number,
           NearSums(allocator, rowCount(), problem_.size),
           Summaries(allocator, queryClusterCount(), static_cast<size_t>(geometry_.clusters()), problem_.depth,
-                    problem_.size),
+                    problem_.size, problem_.choosesByError(number)),
           {}}));
     }
     for (const std::unique_ptr<Head>& head : heads) {
@@ -396,7 +396,12 @@ class Attention {
       if (used[c] && (panels.empty() || panels.back() != c / kLanes)) panels.push_back(c / kLanes);
     }
     usedPanels_ = panels.size();
+    const Span made = geometry_.centroidRows(static_cast<int>(block));
     for (const std::unique_ptr<Head>& head : heads) {
+      if (problem_.choosesByError(head->number)) {
+        const Rows queries = problem_.queriesOf(head->number).from(static_cast<size_t>(made.begin));
+        head->summaries.setMetric(queries, static_cast<size_t>(made.end - made.begin), problem_.shape.headDim);
+      }
       head->summaries.setCentroids(environment().simd, centroidsOf(block, head->number), problem_.multiplier);
     }
     PerRunner<Summaries::Workspace> workspaces(heads.size() * panels.size());
@@ -468,7 +473,7 @@ class Attention {
     };
     std::vector<RowOrder> orders;
     std::vector<FarField> fields;
-    std::vector<CarriedMasses> kept(heads.size());
+    std::vector<CarriedScores> kept(heads.size());
     std::vector<Batch> batches;
     const size_t columns = std::max<size_t>(1, usedPanels_ * kLanes);
     const size_t share = (static_cast<size_t>(rows.end - rows.begin) * heads.size() + wantedItems() - 1) / wantedItems();
@@ -504,8 +509,8 @@ class Attention {
     for (size_t h = 0; h < heads.size(); h++) heads[h]->carried = std::move(kept[h]);
   }
 
-  // Room for the masses of the last rows before rows.end, filled as far as they belong to earlier blocks.
-  static void prepareCarry(CarriedMasses& kept, const CarriedMasses& earlier, Span rows, int64_t halo) {
+  // Room for the scores of the last rows before rows.end, filled as far as they belong to earlier blocks.
+  static void prepareCarry(CarriedScores& kept, const CarriedScores& earlier, Span rows, int64_t halo) {
     kept.firstRow = std::max<int64_t>(0, rows.end - halo);
     kept.rows.resize(static_cast<size_t>(rows.end - kept.firstRow));
     for (int64_t row = kept.firstRow; row < rows.begin; row++) {

@@ -25,12 +25,12 @@ struct NearSums {
   Buffer<float> max, sum, values;
 };
 
-// Estimated masses of the last rows of earlier blocks, for `sliding` pools that reach back into them.
-struct CarriedMasses {
+// What `sliding` pools that reach back into earlier blocks take the mean of, for the last rows of those.
+struct CarriedScores {
   int64_t firstRow = 0;
-  std::vector<std::vector<float>> rows;  // rows firstRow, firstRow + 1, ...: mass by cluster, empty for none
+  std::vector<std::vector<float>> rows;  // rows firstRow, firstRow + 1, ...: score by cluster, empty for none
 
-  // Empty for a row that has no mass.
+  // Empty for a row that has none.
   const std::vector<float>& of(int64_t row) const {
     static const std::vector<float> none;
     const int64_t at = row - firstRow;
@@ -66,12 +66,13 @@ class FarField {
 
    private:
     friend class FarField;
-    Buffer<float> scores, estimates, queries, sums, mean, panelKeys;  // estimates: order 2 only
+    // estimates: order 2 only; errors: those of `scores`, where they are what clusters are chosen by.
+    Buffer<float> scores, estimates, errors, queries, sums, mean, panelKeys;
     TileSoftmax tile;
     Moments moments;
     std::vector<int32_t> rows, slotOf, columnOfPanel, panels, shown, slots, keys, takers;
     std::vector<size_t> groups, takersFrom;
-    std::vector<float> max, sum, nearScale, weights;
+    std::vector<float> max, sum, nearScale, halfSquare, weights;
     // Dyadic: length of each column's unit in segments, by column and of a pool's candidates; its reciprocal, 0
     // where that alone is more than a pool may choose.
     std::vector<int32_t> length, candidateBits, candidateLength;
@@ -82,17 +83,17 @@ class FarField {
     size_t columns = 0;
   };
 
-  // Rows that pools slide over before a batch: their masses count, their results do not.
+  // Rows that pools slide over before a batch: their scores count, their results do not.
   int64_t halo() const {
     const Parameters& parameters = problem_.parameters;
     return problem_.selects(head_) && parameters.selection == Selection::sliding ? parameters.group - 1 : 0;
   }
 
   // Computes the rows of pools [firstPool, lastPool) of `order`. `blockRows` are all rows of the block,
-  // `carried` masses of rows before it; `kept`, if given, receives those of the last rows of the block.
+  // `carried` scores of rows before it; `kept`, if given, receives those of the last rows of the block.
   // `given` and `retrieved` exchange the chosen clusters of present rows, [queries][clusters].
   void run(const RowOrder& order, size_t firstPool, size_t lastPool, Span blockRows,
-           const CarriedMasses& carried, CarriedMasses* kept, const int32_t* given, int32_t* retrieved,
+           const CarriedScores& carried, CarriedScores* kept, const int32_t* given, int32_t* retrieved,
            Workspace& work) const {
     const size_t begin = order.pools[firstPool], end = order.pools[lastPool];
     // `sliding` orders rows by position, so what precedes a batch in its block precedes it in the order.
@@ -103,6 +104,7 @@ class FarField {
     groupRows(work);
     estimate(work);
     if (problem_.selects(head_) && work.columns > 0) {
+      if (problem_.choosesByError(head_)) expectErrors(work);
       if (kept) keep(blockRows, before, *kept, work);
       choose(order, firstPool, lastPool, before, carried, given, work);
       drop(order, firstPool, lastPool, before, retrieved, work);
@@ -252,24 +254,58 @@ class FarField {
     }
   }
 
-  // Stores the masses of the last rows of the block.
-  void keep(Span blockRows, size_t before, CarriedMasses& kept, const Workspace& work) const {
+  // Leaves the scores times u_ij in errors, and s^2 |q - c_i|^2 / 2 of each slot in halfSquare.
+  void expectErrors(Workspace& work) const {
+    const size_t columns = work.columns, depth = problem_.depth;
+    float* errors = work.errors.reset(problem_.environment.allocator, work.slots.size() * columns);
+    work.halfSquare.resize(work.slots.size());
+    for (size_t i = 0; i + 1 < work.groups.size(); i++) {
+      const float* negated = summaries_.negatedCentroid(i);
+      for (size_t slot = work.groups[i]; slot < work.groups[i + 1]; slot++) {
+        const float* query = work.queries.data() + slot * depth;
+        float square = 0;
+        for (size_t d = 0; d < depth; d++) square += (query[d] + negated[d]) * (query[d] + negated[d]);
+        work.halfSquare[slot] = square / 2 * kLn2 * kLn2;
+      }
+      forPanelRuns(work, [&](size_t column, size_t panel, size_t panels) {
+        const float* spread = summaries_.spread(i, panel);
+        for (size_t slot = work.groups[i]; slot < work.groups[i + 1]; slot++) {
+          const float* from = work.scores.data() + slot * columns + column;
+          float* to = errors + slot * columns + column;
+          for (size_t c = 0; c < panels * kLanes; c++) to[c] = from[c] * spread[c];
+        }
+      });
+    }
+  }
+
+  // What pools take the mean of, masses or expected errors: numbers by slot, and the factor that each slot's lack.
+  const float* pooledScores(const Workspace& work) const {
+    return problem_.choosesByError(head_) ? work.errors.data() : work.scores.data();
+  }
+  float pooledFactor(const Workspace& work, size_t slot) const {
+    const float factor = work.sum[slot] == 0 ? 0.f : 1.f / work.sum[slot];
+    return problem_.choosesByError(head_) ? factor * work.halfSquare[slot] : factor;
+  }
+
+  // Stores the scores of the last rows of the block.
+  void keep(Span blockRows, size_t before, CarriedScores& kept, const Workspace& work) const {
     for (size_t n = before; n < work.rows.size(); n++) {
       const int64_t row = work.rows[n];
       if (row < blockRows.end - halo()) continue;
       const auto slot = static_cast<size_t>(work.slotOf[n]);
-      std::vector<float>& mass = kept.rows[static_cast<size_t>(row - kept.firstRow)];
-      mass.assign(summaries_.panels * kLanes, 0.f);
-      const float* scores = work.scores.data() + slot * work.columns;
+      std::vector<float>& byCluster = kept.rows[static_cast<size_t>(row - kept.firstRow)];
+      byCluster.assign(summaries_.panels * kLanes, 0.f);
+      const float* scores = pooledScores(work) + slot * work.columns;
+      const float factor = pooledFactor(work, slot);
       for (size_t c = 0; c < work.columns; c++) {
-        mass[static_cast<size_t>(clusterAt(work, c))] = work.sum[slot] == 0 ? 0.f : scores[c] / work.sum[slot];
+        byCluster[static_cast<size_t>(clusterAt(work, c))] = scores[c] * factor;
       }
     }
   }
 
-  // For every pool of the batch, the columns with the largest mean mass.
+  // For every pool of the batch, the columns with the largest mean score.
   void choose(const RowOrder& order, size_t firstPool, size_t lastPool, size_t before,
-              const CarriedMasses& carried, const int32_t* given, Workspace& work) const {
+              const CarriedScores& carried, const int32_t* given, Workspace& work) const {
     const size_t columns = work.columns;
     const int64_t group = problem_.parameters.group;
     const bool sliding = problem_.parameters.selection == Selection::sliding;
@@ -297,31 +333,34 @@ class FarField {
       }
       work.weights.resize(end - begin);
       for (size_t n = begin; n < end; n++) {
-        const float sum = work.sum[static_cast<size_t>(work.slotOf[n])];
-        work.weights[n - begin] = sum == 0 ? 0.f : 1.f / sum;
+        work.weights[n - begin] = pooledFactor(work, static_cast<size_t>(work.slotOf[n]));
       }
       simd_.accumulateRows(mean, 0, 1, columns, work.weights.data(), 0, 1,
-                           Rows{work.scores.data(), columns, work.slotOf.data() + begin}, end - begin);
+                           Rows{pooledScores(work), columns, work.slotOf.data() + begin}, end - begin);
       chooseLargest(mean, members, work, chosen);
     }
   }
 
-  void addCarried(const CarriedMasses& carried, int64_t row, float* mean, const Workspace& work) const {
-    const std::vector<float>& mass = carried.of(row);
-    if (mass.empty()) return;
+  void addCarried(const CarriedScores& carried, int64_t row, float* mean, const Workspace& work) const {
+    const std::vector<float>& scores = carried.of(row);
+    if (scores.empty()) return;
     for (size_t p = 0; p < work.panels.size(); p++) {
       const size_t cluster = static_cast<size_t>(work.panels[p]) * kLanes;
-      simd_.addScaled(mean + p * kLanes, mass.data() + cluster, kLanes, 1.f);
+      simd_.addScaled(mean + p * kLanes, scores.data() + cluster, kLanes, 1.f);
     }
   }
 
-  // `mean` holds sums of masses over `members` rows.
+  // `mean` holds sums of scores over `members` rows.
   void chooseLargest(float* mean, size_t members, Workspace& work, std::vector<int32_t>& chosen) const {
     const float limit = problem_.parameters.retrieveMass;
     if (limit <= 0) {
       const int64_t wanted = problem_.retrieveOf(head_);
       if (geometry_.dyadic) {
         for (size_t c = 0; c < work.columns; c++) mean[c] *= work.perLength[c];
+      }
+      if (problem_.choosesByError(head_)) {
+        const float least = problem_.parameters.retrieveError * static_cast<float>(members);
+        for (size_t c = 0; c < work.columns; c++) mean[c] = mean[c] >= least ? mean[c] : 0.f;
       }
       chosen.resize(work.columns);
       chosen.resize(simd_.selectLargest(chosen.data(), mean, work.columns, static_cast<size_t>(wanted)));

@@ -58,6 +58,7 @@ class Problem {
     return retrieve[retrieve.size() == 1 ? 0 : head % shape.heads];
   }
   bool selects(size_t head) const { return retrieveOf(head) > 0 || parameters.retrieveMass > 0; }
+  bool choosesByError(size_t head) const { return parameters.retrieveError > 0 && selects(head); }
 
   size_t batchOf(size_t head) const { return head / shape.heads; }
   size_t kvHeadOf(size_t head) const {

@@ -1,6 +1,9 @@
 // Stage 1 (operator README, step 5): what each query cluster keeps of each key cluster.
 #pragma once
 
+#include <cmath>
+#include <numeric>
+
 #include "../native/tile_softmax.h"
 #include "cpu_clustering.h"
 #include "geometry.h"
@@ -52,7 +55,8 @@ class KeyMembers {
 // without members, or that no row uses, have logit -infinity and zero vectors.
 class Summaries {
  public:
-  Summaries(Allocator& allocator, size_t queryClusters, size_t clusters, size_t depth, size_t size)
+  // `spreads`: whether spread() is wanted.
+  Summaries(Allocator& allocator, size_t queryClusters, size_t clusters, size_t depth, size_t size, bool spreads)
       : panels((clusters + kLanes - 1) / kLanes),
         queryClusters_(queryClusters),
         depth_(depth),
@@ -63,7 +67,9 @@ class Summaries {
         logWeight_(allocator, queryClusters * panels * kLanes),
         bias_(allocator, queryClusters * panels * kLanes),
         keys_(allocator, queryClusters * panels * kLanes * depth),
-        values_(allocator, queryClusters * panels * kLanes * size) {}
+        values_(allocator, queryClusters * panels * kLanes * size),
+        spread_(allocator, spreads ? queryClusters * panels * kLanes : 0),
+        metric_(spreads ? depth : 0) {}
 
   const size_t panels;
 
@@ -81,6 +87,9 @@ class Summaries {
     return values_.data() + (i * panels + panel) * kLanes * size_;
   }
 
+  // u_ij of a panel, 0 for clusters without members.
+  const float* spread(size_t i, size_t panel) const { return spread_.data() + (i * panels + panel) * kLanes; }
+
   // Minus the scaled centroid.
   const float* negatedCentroid(size_t i) const { return negated_.data() + i * depth_; }
 
@@ -89,6 +98,20 @@ class Summaries {
     const Rows rows{centroids, depth_};
     simd.loadTile(centroids_.data(), width_, rows, queryClusters_, depth_, multiplier);
     for (size_t n = 0; n < queryClusters_ * depth_; n++) negated_[n] = -multiplier * centroids[n];
+  }
+
+  // Takes the queries that made the centroids, whose squares weigh the dimensions of spread(); to be called before
+  // compute() where spreads are wanted.
+  void setMetric(const Rows& queries, size_t count, size_t headDim) {
+    std::vector<float> squares(depth_);
+    for (size_t n = 0; n < count; n++) {
+      const float* query = queries[n];
+      for (size_t d = 0; d < depth_; d++) squares[d] += query[d] * query[d];
+    }
+    const float total = std::accumulate(squares.begin(), squares.end(), 0.f);
+    for (size_t d = 0; d < depth_; d++) {
+      metric_[d] = std::sqrt(total > 0 ? squares[d] / total : 1.f / static_cast<float>(headDim));
+    }
   }
 
   class Workspace {
@@ -101,14 +124,23 @@ class Summaries {
           values(environment.allocator, shape.queryClusters_ * valueStride),
           max(environment.allocator, shape.width_),
           sum(environment.allocator, shape.width_),
-          factor(environment.allocator, shape.width_) {}
+          factor(environment.allocator, shape.width_),
+          mean(environment.allocator, shape.depth_),
+          scaled(environment.allocator, distances(shape) * shape.depth_),
+          squares(environment.allocator, distances(shape)),
+          spread(environment.allocator, shape.width_) {}
 
    private:
     friend class Summaries;
+    // Most squared distances computed together.
+    static size_t distances(const Summaries& shape) { return std::max(TileSoftmax::kBlock, shape.queryClusters_); }
+
     // One panel: keys [queryClusters][kLanes][depth] and values alike. The distance between query clusters is
     // no power of two, which would put them all in the same few sets of the caches.
     const size_t keyStride, valueStride;
     Buffer<float> scores, keys, values, max, sum, factor;
+    // For spreads, which one head of those that share this may want and another not.
+    Buffer<float> mean, scaled, squares, spread;
   };
 
   // Computes one panel; `used` tells for each of its clusters whether any row wants it.
@@ -145,6 +177,8 @@ class Summaries {
       max[i] = kMinusInfinity;
       sum[i] = 0;
     }
+    const bool spreads = !metric_.empty();
+    if (spreads) startSpread(list, count, kv, work);
     for (size_t n = 0; n < count; n += TileSoftmax::kBlock) {
       const size_t block = std::min(TileSoftmax::kBlock, count - n);
       float* scores = work.scores.data();
@@ -152,11 +186,13 @@ class Summaries {
       if (simd.softmaxTile(scores, width_, block, max, sum, factor) && n > 0) {
         simd.scaleRows(keys, work.keyStride, queryClusters_, depth_, factor);
         simd.scaleRows(values, work.valueStride, queryClusters_, size_, factor);
+        for (size_t i = 0; spreads && i < width_; i++) work.spread.data()[i] *= factor[i];
       }
       simd.accumulateRows(keys, work.keyStride, queryClusters_, depth_, scores, 1, width_, kv.keys(list + n),
                           block);
       simd.accumulateRows(values, work.valueStride, queryClusters_, size_, scores, 1, width_,
                           kv.values(list + n), block);
+      if (spreads) addSpread(simd, kv.keys(list + n), block, work);
     }
     for (size_t i = 0; i < queryClusters_; i++) {
       logWeight_[(i * panels + panel) * kLanes + lane] = count == 0 ? kMinusInfinity : max[i] + std::log2(sum[i]);
@@ -164,12 +200,52 @@ class Summaries {
     }
     simd.scaleRows(keys, work.keyStride, queryClusters_, depth_, factor);
     simd.scaleRows(values, work.valueStride, queryClusters_, size_, factor);
+    if (!spreads) return;
+    const float* means = squaredDistances(simd, Rows{keys, work.keyStride}, queryClusters_, work);
+    for (size_t i = 0; i < queryClusters_; i++) {
+      const float spread = count == 0 ? 0.f : std::max(0.f, work.spread.data()[i] * factor[i] - means[i]);
+      spread_[(i * panels + panel) * kLanes + lane] = spread;
+    }
+  }
+
+  // Spreads are measured from the plain mean of the members: from the origin they would be small differences of
+  // large sums.
+  void startSpread(const int32_t* list, size_t count, const KeyValue& kv, Workspace& work) const {
+    float* mean = work.mean.data();
+    std::fill_n(mean, depth_, 0.f);
+    std::fill_n(work.spread.data(), width_, 0.f);
+    const Rows keys = kv.keys(list);
+    for (size_t n = 0; n < count; n++) {
+      for (size_t d = 0; d < depth_; d++) mean[d] += keys[n][d];
+    }
+    for (size_t d = 0; d < depth_; d++) mean[d] /= static_cast<float>(std::max<size_t>(1, count));
+  }
+
+  // spread[i] += sum over the keys of score[n][i] |key - mean|_g^2
+  void addSpread(const Simd& simd, const Rows& keys, size_t count, Workspace& work) const {
+    const float* squares = squaredDistances(simd, keys, count, work);
+    for (size_t n = 0; n < count; n++) {
+      simd.addScaled(work.spread.data(), work.scores.data() + n * width_, width_, squares[n]);
+    }
+  }
+
+  // |row - mean|_g^2
+  const float* squaredDistances(const Simd& simd, const Rows& rows, size_t count, Workspace& work) const {
+    const float* mean = work.mean.data();
+    float* scaled = work.scaled.data();
+    for (size_t n = 0; n < count; n++) {
+      const float* row = rows[n];
+      for (size_t d = 0; d < depth_; d++) scaled[n * depth_ + d] = (row[d] - mean[d]) * metric_[d];
+    }
+    simd.squaredNorms(work.squares.data(), Rows{scaled, depth_}, count, depth_);
+    return work.squares.data();
   }
 
   const size_t queryClusters_, depth_, size_, width_;
   Buffer<float> centroids_;  // [depth][width], scaled to base-2 logits
   Buffer<float> negated_;    // [queryClusters][depth], minus the scaled centroids
-  Buffer<float> logWeight_, bias_, keys_, values_;
+  Buffer<float> logWeight_, bias_, keys_, values_, spread_;
+  std::vector<float> metric_;  // square roots of the shares g of dimensions; empty where spreads are not wanted
 };
 
 }  // namespace onnxrewrite::multipole

@@ -21,7 +21,8 @@ export function operationCount(
   const exact = causal ? length * (length + 1) : 2 * length * length;
   if (retrieve < 0 || length < Math.max(parameters.exactBelow, parameters.exactBelowRows))
     return { exact, multipole: exact };
-  if (parameters.retrieveMass > 0 || parameters.retrieveError > 0 || order > 0) return { exact, multipole: null };
+  if (parameters.retrieveMass > 0 || parameters.retrieveError > 0 || order > 0)
+    return { exact, multipole: null };
   const shape = {
     batch: 1,
     heads: 1,

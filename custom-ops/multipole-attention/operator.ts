@@ -85,6 +85,13 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
       'above 0: clusters attended exactly until less than this mass is left, instead of `retrieve`',
   },
   {
+    name: 'retrieve_error',
+    type: 'float',
+    least: 0,
+    description:
+      'above 0: clusters are chosen by the share of attention that their summaries are expected to miss, and only where it reaches this',
+  },
+  {
     name: 'selection',
     type: 'string',
     oneOf: ['tile', 'sliding', 'cluster'],
@@ -176,7 +183,7 @@ function conflict(
   parameters: MultipoleParameters,
   site: AttentionSite,
 ): { readonly what: string; readonly remedy: string } | null {
-  const { causal, segment, retrieve, retrieveMass, order, contracted } = parameters;
+  const { causal, segment, retrieve, retrieveMass, retrieveError, order, contracted } = parameters;
   if (causal !== site.causal) {
     return {
       what: `the site is ${site.causal ? 'causal' : 'not causal'}`,
@@ -190,6 +197,12 @@ function conflict(
     return {
       what: `retrieve has ${retrieve.length} numbers for ${site.queryHeads} query heads`,
       remedy: 'Give one number, or one per query head.',
+    };
+  }
+  if (retrieveMass > 0 && retrieveError > 0) {
+    return {
+      what: 'retrieve_mass and retrieve_error are two ways to choose clusters',
+      remedy: 'Set one of them to 0.',
     };
   }
   if (contracted) {

@@ -99,16 +99,17 @@ export function attributesOf(parameters: MultipoleParameters): Attributes {
   };
 }
 
-/** Inverse of {@link attributesOf}, for attributes that `operator.ts` has validated. */
-export function parametersOf(attributes: Attributes): MultipoleParameters {
+/** Inverse of {@link attributesOf}, for attributes that `operator.ts` has validated; absent ones have their defaults. */
+export function parametersOf(given: Attributes): MultipoleParameters {
+  const attributes = { ...attributesOf(defaultParameters(Number(given.causal ?? 0) !== 0)), ...given };
   const number = (name: string) => Number(attributes[name]);
-  const optional = (name: string) => (attributes[name] === undefined ? null : number(name));
+  const optional = (name: string) => (given[name] === undefined ? null : number(name));
   return {
     scale: optional('scale'),
     causal: number('causal') !== 0,
     causalOffset: optional('causal_offset'),
     exactBelow: number('exact_below'),
-    exactBelowRows: optional('exact_below_rows') ?? 0,
+    exactBelowRows: number('exact_below_rows'),
     segment: number('segment'),
     window: number('window'),
     keyClusters: number('key_clusters'),
@@ -119,7 +120,7 @@ export function parametersOf(attributes: Attributes): MultipoleParameters {
     contracted: number('contracted') !== 0,
     retrieve: attributes.retrieve as readonly number[],
     retrieveMass: number('retrieve_mass'),
-    retrieveError: optional('retrieve_error') ?? 0,
+    retrieveError: number('retrieve_error'),
     selection: attributes.selection as Selection,
     group: number('group'),
     hierarchy: attributes.hierarchy as Hierarchy,

@@ -138,6 +138,7 @@ describe('MultipoleAttention on the CPU', () => {
       ['without retrieval', { retrieve: [0] }],
       ['dyadic', { hierarchy: 'dyadic', segment: 16 }],
       ['by mass', { retrieveMass: 0.1 }],
+      ['by error', { retrieve: [20], retrieveError: 0.02 }],
       ['exact', { retrieve: [-1] }],
       ['with a window', { window: 1, group: 50 }],
     ] as const) {

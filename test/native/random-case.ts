@@ -30,6 +30,8 @@ export function randomCase(seed: number): {
     [retrieved()],
     Array.from({ length: heads }, () => oneOf([-1, retrieved()])),
   ]);
+  const retrieveMass = oneOf([0, 0, 0, 0.05, 0.3]);
+  const retrieveError = retrieveMass > 0 ? 0 : oneOf([0, 0, 1e-9, 0.001, 0.02]);
   const order = oneOf([0, 0, 0, 0, 1, 2] as const);
   const parameters: MultipoleParameters = {
     ...defaultParameters(causal),
@@ -45,7 +47,8 @@ export function randomCase(seed: number): {
     iterations: oneOf([1, 2, 3]),
     order,
     retrieve,
-    retrieveMass: oneOf([0, 0, 0, 0.05, 0.3]),
+    retrieveMass,
+    retrieveError,
     selection: oneOf(['tile', 'sliding', 'cluster']),
     group: oneOf([1, 3, 8, 16, 64, 100]),
     hierarchy: oneOf(['flat', 'flat', 'dyadic']),

@@ -53,6 +53,7 @@ Parameters parametersOf(std::map<std::string, test::Attribute> attributes) {
   p.contracted = integer("contracted") != 0;
   p.retrieve = attributes["retrieve"].ints;
   p.retrieveMass = static_cast<float>(attributes.at("retrieve_mass").floats.at(0));
+  p.retrieveError = static_cast<float>(attributes.at("retrieve_error").floats.at(0));
   const std::string selection = text("selection");
   p.selection = selection == "tile" ? Selection::tile : selection == "sliding" ? Selection::sliding : Selection::cluster;
   p.group = integer("group");

@@ -24,7 +24,7 @@ export function contractedDipole(
 ): Value {
   const { parts, kvParts, share, headDim, valueDim, scale } = sizes;
   const { keyClusters, queryClusters } = parameters;
-  const table = summaries(b, cells, centroids, b.range(1), sizes, parameters);
+  const table = summaries(b, cells, centroids, null, b.range(1), sizes, parameters);
   const width = b.add(headDim, 1);
   const keys = b.unsqueeze(key, 1);
   const values = b.unsqueeze(value, 1);

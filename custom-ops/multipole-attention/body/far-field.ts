@@ -30,6 +30,8 @@ export interface Chunk {
   /** Query cluster of each row, [B*H,rows]; `queryClusters` for a place of the grid without a row. */
   readonly rowCluster: Value;
   readonly mask: FarMask | null;
+  /** [B*H,rows,1]: s^2 |q - c_i|^2 / 2; null where clusters are not chosen by expected error. */
+  readonly halfSquare: Value | null;
   /** Exact part of each row, [B*H,rows,...]; null where no row has one. */
   readonly near: SoftmaxPart | null;
 }
@@ -44,7 +46,7 @@ export interface FarMask {
 
 /** What sliding pools of a chunk know of the rows before it. */
 export interface Tail {
-  /** [B*H,group-1,J'] with a last column more for retrieval by mass: see `pooledWeights`. */
+  /** [B*H,group-1,J'] with a last column more where means are bounded: see `pooledWeights`. */
   readonly weights: Value;
   /** Units of the J' columns. */
   readonly columns: Value;
@@ -58,6 +60,16 @@ export interface ChunkResult extends SoftmaxPart {
 
 export function retrieves({ retrieve, retrieveMass }: MultipoleParameters): boolean {
   return retrieveMass > 0 || retrieve.some(count => count > 0);
+}
+
+/** Whether the mean of a pool is compared with a number, so that its sum does not do. */
+export function boundsMeans({ retrieveMass, retrieveError }: MultipoleParameters): boolean {
+  return retrieveMass > 0 || retrieveError > 0;
+}
+
+/** Whether clusters are chosen by expected error. */
+export function choosesByError(parameters: MultipoleParameters): boolean {
+  return parameters.retrieveError > 0 && retrieves(parameters);
 }
 
 /**
@@ -99,6 +111,8 @@ interface Estimates {
   readonly summaryRows: Value;
   /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J]: probabilities under a softmax of the estimates alone. */
   readonly probabilities: Value;
+  /** [batches,BATCH_BLOCKS,BLOCK_ROWS,J]: these times u_ij; null where clusters are chosen by mass. */
+  readonly errors: Value | null;
   /** [B*H,rows,1]: log of its denominator. */
   readonly lse: Value;
 }
@@ -125,21 +139,31 @@ function estimates(
 
   const width = b.add(headDim, 1);
   const flatQueries = b.reshape(queries, [-1, width]);
-  const keyShape = b.dims([BATCH_BLOCKS, b.mul(segments, keyClusters), width]);
+  const clusters = b.mul(segments, keyClusters);
+  const keyShape = b.dims([BATCH_BLOCKS, clusters, width]);
   const classOfSlot = chunk.mask && b.gather(b.reshape(chunk.mask.rowClass, [-1]), rowOfSlot);
   const { stacked } = b.loop(batches, [], (inner, _, __, batch) => {
     const query = inner.gather(flatQueries, inner.gather(rowOfSlot, batch));
-    const keys = inner.reshape(inner.gather(summaries.keys, inner.gather(summaryRows, batch)), keyShape);
+    const ofBatch = inner.gather(summaryRows, batch);
+    const keys = inner.reshape(inner.gather(summaries.keys, ofBatch), keyShape);
     const products = inner.matMul(query, inner.transpose(keys, [0, 2, 1]));
     const logits = classOfSlot
       ? inner.add(products, inner.gather(chunk.mask!.table, inner.gather(classOfSlot, batch)))
       : products;
     const probabilities = inner.softmax(logits);
-    return { state: [], stacked: [probabilities, logSumExp(inner, logits, probabilities)] };
+    const errors =
+      summaries.spreads &&
+      inner.mul(
+        probabilities,
+        inner.reshape(inner.gather(summaries.spreads, ofBatch), [BATCH_BLOCKS, 1, clusters]),
+      );
+    const stacked = [probabilities, logSumExp(inner, logits, probabilities), ...(errors ? [errors] : [])];
+    return { state: [], stacked };
   });
   const { slotOfRow } = blocks;
-  const lse = gatherRows(b, stacked[1]!, slotOfRow);
-  return { batches, rowOfSlot, slotOfRow, summaryRows, probabilities: stacked[0]!, lse };
+  const [probabilities, lseOfSlot, errors = null] = stacked as [Value, Value, Value?];
+  const lse = gatherRows(b, lseOfSlot, slotOfRow);
+  return { batches, rowOfSlot, slotOfRow, summaryRows, probabilities, errors, lse };
 }
 
 /** Place among `units` of the unit that each column belongs to: [J]. */
@@ -234,7 +258,8 @@ function choose(
   // Share of the far field in one softmax with the near field.
   const farShare = chunk.near ? b.sigmoid(b.sub(far.lse, chunk.near.lse)) : b.constant(1, DataType.FLOAT);
   const share = b.where(b.and(b.greater(far.lse, VISIBLE_ABOVE), present), farShare, 0);
-  const weights = b.mul(gatherRows(b, far.probabilities, far.slotOfRow), share);
+  const factor = chunk.halfSquare ? b.mul(share, chunk.halfSquare) : share;
+  const weights = b.mul(gatherRows(b, far.errors ?? far.probabilities, far.slotOfRow), factor);
   const pools = pooledWeights(b, chunk, weights, b.indicator(present), tail, sizes, parameters);
   const picked = pick(b, pools.means, chunk.columns, sizes, parameters);
   const selected = b.scatterElements(b.mul(pools.means, 0), picked.columns, b.indicator(picked.valid));
@@ -278,17 +303,18 @@ function pooledWeights(
   sizes: Sizes,
   parameters: MultipoleParameters,
 ): Pools {
-  const { selection, causal, group, retrieveMass, keyClusters } = parameters;
-  // Sums order clusters as means do; only a bound on mass needs the number of rows.
-  const mean = (sums: Value, rows: () => Value) => (retrieveMass > 0 ? b.div(sums, b.max(rows(), 1)) : sums);
+  const { selection, causal, group, keyClusters } = parameters;
+  const bounded = boundsMeans(parameters);
+  // Sums order clusters as means do; only a bound needs the number of rows.
+  const mean = (sums: Value, rows: () => Value) => (bounded ? b.div(sums, b.max(rows(), 1)) : sums);
   if (selection === 'sliding') {
     const rows = b.dim(weights, 1);
-    // Retrieval by mass counts the rows of a pool too, in one more column.
-    const counted = retrieveMass > 0 ? b.concat([weights, present], 2) : weights;
-    const before = tail && carried(b, tail, chunk.columns, retrieveMass > 0, keyClusters);
+    // The rows of a pool are counted in one more column.
+    const counted = bounded ? b.concat([weights, present], 2) : weights;
+    const before = tail && carried(b, tail, chunk.columns, bounded, keyClusters);
     const { sums, last } = slidingSums(b, counted, before, rows, group);
     const next = last && { weights: last, columns: chunk.columns };
-    if (retrieveMass === 0) return { means: sums, poolOfRow: null, tail: next };
+    if (!bounded) return { means: sums, poolOfRow: null, tail: next };
     const clusters = b.dim(weights, 2);
     const means = mean(b.slice(sums, 2, 0, clusters), () => b.slice(sums, 2, clusters, b.add(clusters, 1)));
     return { means, poolOfRow: null, tail: next };
@@ -373,19 +399,21 @@ function pick(
   means: Value,
   columns: Value,
   sizes: Sizes,
-  { retrieve, retrieveMass, keyClusters }: MultipoleParameters,
+  { retrieve, retrieveMass, retrieveError, keyClusters }: MultipoleParameters,
 ): ClusterLists {
   const total = b.dim(means, 2);
   if (retrieveMass > 0) {
     const { values, indices } = b.topK(means, total);
     const left = b.sub(b.reduceSum(values, -1), b.sub(b.cumSum(values, 2), values));
-    const enough = b.less(left, retrieveMass);
-    return { columns: indices, valid: b.and(b.greater(values, 0), b.not(enough)) };
+    const reached = b.less(left, retrieveMass);
+    return { columns: indices, valid: b.and(b.greater(values, 0), b.not(reached)) };
   }
   const most = b.min(total, Math.max(...retrieve));
+  const enough = (values: Value) =>
+    retrieveError > 0 ? b.not(b.less(values, retrieveError)) : b.greater(values, 0);
   if (retrieve.length === 1 && !sizes.units) {
     const { values, indices } = b.topK(means, most, { sorted: false });
-    return { columns: indices, valid: b.greater(values, 0) };
+    return { columns: indices, valid: enough(values) };
   }
   const head = b.mod(b.range(sizes.parts), retrieve.length);
   const count = b.reshape(b.gather(b.ints(retrieve), head), [-1, 1, 1]);
@@ -394,11 +422,11 @@ function pick(
     const density = b.where(b.greater(segments, count), 0, b.div(means, b.cast(segments, DataType.FLOAT)));
     const { values, indices } = b.topK(density, most);
     const taken = b.cumSum(b.gather(segments, indices), 2);
-    return { columns: indices, valid: b.and(b.greater(values, 0), b.not(b.greater(taken, count))) };
+    return { columns: indices, valid: b.and(enough(values), b.not(b.greater(taken, count))) };
   }
   const { values, indices } = b.topK(means, most);
   const allowed = b.less(b.range(b.dim(values, 2)), count);
-  return { columns: indices, valid: b.and(b.greater(values, 0), allowed) };
+  return { columns: indices, valid: b.and(enough(values), allowed) };
 }
 
 function tilesPerSegment(b: GraphBuilder, { rowSegment }: Sizes, tile: number): Dim {

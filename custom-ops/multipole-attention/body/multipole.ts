@@ -3,7 +3,17 @@ import type { Dim, GraphBuilder, Value } from '../../graph-builder.js';
 import { HIDDEN, type SoftmaxPart, VISIBLE_ABOVE } from '../../softmax-part.js';
 import type { MultipoleParameters } from '../parameters.js';
 import { contractedDipole } from './contracted-dipole.js';
-import { type Chunk, columnClusters, type FarMask, farField, retrieves, type Tail } from './far-field.js';
+import { dimensionShares } from './dimension-shares.js';
+import {
+  boundsMeans,
+  type Chunk,
+  choosesByError,
+  columnClusters,
+  type FarMask,
+  farField,
+  retrieves,
+  type Tail,
+} from './far-field.js';
 import { evenSeeds, kMeans, nearestCentroid } from './k-means.js';
 import { type KeyCells, keyCells } from './key-cells.js';
 import { nearField } from './near-field.js';
@@ -92,6 +102,8 @@ interface ChunkPlan {
   /** Row segments that hold rows, counted from 0. */
   readonly present: Value;
   readonly centroids: Value;
+  /** [B*H,1,D]: what dimensions weigh in expected errors; null where clusters are not chosen by them. */
+  readonly shares: Value | null;
   /** Units of the keys that have summaries. */
   readonly summarized: Value;
 }
@@ -105,7 +117,7 @@ function chunkRows(
   tail: Tail | null,
 ): { readonly tensors: readonly Value[]; readonly tail: Tail | null } {
   const { parts, rowSegment } = sizes;
-  const table = summaries(b, cells, plan.centroids, plan.summarized, sizes, parameters);
+  const table = summaries(b, cells, plan.centroids, plan.shares, plan.summarized, sizes, parameters);
   const { state, stacked } = b.loop(plan.count, stateOf(tail), (inner, iteration, before) => {
     const start = inner.add(inner.mul(iteration, plan.segments), plan.first);
     const end = inner.add(start, plan.segments);
@@ -113,14 +125,16 @@ function chunkRows(
     const rows = (x: Value) => inner.slice(x, 1, from, to);
     const query = rows(source.query);
     const columns = source.columns(inner, start, end);
+    const rowCluster = source.rowCluster(inner, query, from, to);
     const chunk: Chunk = {
       segments: plan.segments,
       present: inner.max(inner.min(plan.segments, inner.sub(plan.present, start)), 0),
       columns,
       summarized: sizes.units ? placesIn(inner, columns, plan.summarized) : columns,
       query,
-      rowCluster: source.rowCluster(inner, query, from, to),
+      rowCluster,
       mask: source.mask(inner, from, to, columns),
+      halfSquare: plan.shares && halfSquare(inner, query, rowCluster, plan.centroids, sizes, parameters),
       near: source.near && { output: rows(source.near.output), lse: rows(source.near.lse) },
     };
     const result = farField(
@@ -143,6 +157,21 @@ function chunkRows(
   });
   const flat = (x: Value) => b.reshape(b.transpose(x, [1, 0, 2, 3]), [parts, -1, b.dim(x, 3)]);
   return { tensors: stacked.map(flat), tail: state.length > 0 ? tailOf(state) : null };
+}
+
+/** s^2 |q - c_i|^2 / 2 of rows [B*H,rows,D]; any number where there is no row. */
+function halfSquare(
+  b: GraphBuilder,
+  query: Value,
+  rowCluster: Value,
+  centroids: Value,
+  { parts, scale }: Sizes,
+  { queryClusters }: MultipoleParameters,
+): Value {
+  const part = b.mul(b.reshape(b.range(parts), [-1, 1]), queryClusters);
+  const own = gatherRows(b, centroids, b.add(b.min(rowCluster, queryClusters - 1), part));
+  const residual = b.mul(b.sub(query, own), scale);
+  return b.div(b.reduceSum(b.mul(residual, residual), -1), 2);
 }
 
 /** A tail as the state of a loop. */
@@ -171,9 +200,9 @@ function selectedClusters(
 
 /** Rows before the first chunk weigh nothing, by whatever columns. */
 function emptyTail(b: GraphBuilder, sizes: Sizes, parameters: MultipoleParameters): Tail | null {
-  const { selection, group, keyClusters, retrieveMass } = parameters;
+  const { selection, group, keyClusters } = parameters;
   if (selection !== 'sliding' || group === 1 || !retrieves(parameters)) return null;
-  const width = keyClusters + Number(retrieveMass > 0);
+  const width = keyClusters + Number(boundsMeans(parameters));
   return { weights: b.full([sizes.parts, group - 1, width], 0, DataType.FLOAT), columns: b.ints([0]) };
 }
 
@@ -234,6 +263,7 @@ function acausalRows(b: GraphBuilder, pass: Pass): GridRows {
   const plan = {
     first: b.ints([0]),
     centroids,
+    shares: choosesByError(parameters) ? dimensionShares(b, inputs.query) : null,
     summarized: b.range(unitCount(sizes)),
   };
   const dipole = parameters.contracted
@@ -302,7 +332,7 @@ function acausalNear(b: GraphBuilder, { inputs, sizes, parameters }: Pass, grid:
 function rowsByCluster(
   b: GraphBuilder,
   pass: Pass,
-  plan: Pick<ChunkPlan, 'first' | 'centroids' | 'summarized'>,
+  plan: Pick<ChunkPlan, 'first' | 'centroids' | 'shares' | 'summarized'>,
   query: Value,
   rowCluster: Value,
   near: SoftmaxPart | null,
@@ -397,13 +427,14 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
     const { begin, length, segments, first: firstSegment } = blockPlan(inner, iteration);
     const blockEnd = inner.min(inner.add(begin, length), gridSegments);
     const computed = inner.sub(inner.min(blockEnd, rowSegments), firstSegment);
-    const centroids = prefixCentroids(inner, pass, inner.mul(begin, segment));
+    const { centroids, shares } = prefixCentroids(inner, pass, inner.mul(begin, segment));
     const plan = {
       count: inner.ceilDiv(computed, segments),
       first: firstSegment,
       segments,
       present: rowSegments,
       centroids,
+      shares,
       summarized: sizes.units ? farUnits(inner, begin, blockEnd, sizes, parameters) : inner.range(blockEnd),
     };
     const source: RowSource = {
@@ -439,13 +470,23 @@ function causalRows(b: GraphBuilder, pass: Pass, start: Value): GridRows {
   };
 
   /** Centroids of the rows on the grid before a position; zero if there are none. */
-  function prefixCentroids(inner: GraphBuilder, { inputs: { query } }: Pass, position: Value): Value {
+  function prefixCentroids(
+    inner: GraphBuilder,
+    { inputs: { query } }: Pass,
+    position: Value,
+  ): Pick<ChunkPlan, 'centroids' | 'shares'> {
     const from = firstGridRow(inner, query, sizes);
     const known = inner.max(inner.sub(inner.min(position, end), first), 0);
     const count = inner.max(known, 1);
     const rows = inner.slice(query, 1, from, inner.add(from, count));
     const seeds = evenSeeds(inner, rows, count, queryClusters);
     const { centroids } = kMeans(inner, rows, null, seeds, queryClusters, iterations);
-    return inner.where(inner.greater(known, 0), centroids, 0);
+    const some = inner.greater(known, 0);
+    return {
+      centroids: inner.where(some, centroids, 0),
+      shares: choosesByError(parameters)
+        ? dimensionShares(inner, inner.mul(rows, inner.indicator(some)))
+        : null,
+    };
   }
 }

@@ -14,16 +14,20 @@ export interface Summaries {
   readonly keys: Value;
   /** [rows, keyClusters * E]: v_ij */
   readonly values: Value;
+  /** [rows, keyClusters]: u_ij; null where clusters are not chosen by expected error. */
+  readonly spreads: Value | null;
 }
 
 /**
  * Summaries of a list of units, one at a time: its cells stay in the cache.
  * @param centroids [B*H,queryClusters,D]
+ * @param shares [B*H,1,D]: what dimensions weigh in spreads; null for none
  */
 export function summaries(
   b: GraphBuilder,
   cells: KeyCells,
   centroids: Value,
+  shares: Value | null,
   units: Value,
   sizes: Sizes,
   parameters: MultipoleParameters,
@@ -37,20 +41,26 @@ export function summaries(
     queryClusters,
     b.add(headDim, 1),
   ]);
+  const metric = shares && b.reshape(shares, [kvParts, share, 1, 1, headDim]);
   const { stacked } = b.loop(b.dim(units, 0), [], (inner, iteration) => {
     const unit = cells.ofUnit(inner, inner.gather(units, iteration));
     const part = unit.membership
-      ? clustersOfCells(inner, queries, unit, unit.membership, sizes, parameters)
-      : clustersAsCells(inner, queries, unit, parameters);
+      ? clustersOfCells(inner, queries, unit, unit.membership, metric, sizes, parameters)
+      : clustersAsCells(inner, queries, unit, metric, parameters);
     const byQuery = (tensor: Value) => inner.transpose(tensor, [0, 1, 3, 2, 4]);
     return {
       state: [],
-      stacked: [inner.concat([byQuery(part.keys), byQuery(part.logits)], 4), byQuery(part.values)],
+      stacked: [
+        inner.concat([byQuery(part.keys), byQuery(part.logits)], 4),
+        byQuery(part.values),
+        ...(part.spreads ? [byQuery(part.spreads)] : []),
+      ],
     };
   });
   return {
     keys: b.reshape(stacked[0]!, [-1, b.mul(b.add(headDim, 1), keyClusters)]),
     values: b.reshape(stacked[1]!, [-1, b.mul(valueDim, keyClusters)]),
+    spreads: stacked[2] ? b.reshape(stacked[2], [-1, keyClusters]) : null,
   };
 }
 
@@ -60,6 +70,27 @@ interface UnitSummaries {
   readonly logits: Value;
   readonly keys: Value;
   readonly values: Value;
+  readonly spreads: Value | null;
+}
+
+/**
+ * u_ij = sum p |k_n - o|_g^2 - |k_ij - o|_g^2 for any `origin` o: a key near by, as from zero these would be large
+ * numbers with a small difference.
+ */
+function spreads(
+  b: GraphBuilder,
+  keys: Value,
+  origin: Value,
+  means: Value,
+  metric: Value,
+  expectation: (ofKeys: Value) => Value,
+): Value {
+  const distances = (points: Value) => {
+    const delta = b.sub(points, origin);
+    return b.reduceSum(b.mul(b.mul(delta, delta), metric), -1);
+  };
+  const ofKeys = b.transpose(distances(keys), LAST_TWO_SWAPPED);
+  return b.max(b.sub(expectation(ofKeys), distances(means)), 0);
 }
 
 const LAST_TWO_SWAPPED = [0, 1, 2, 4, 3];
@@ -69,6 +100,7 @@ function clustersAsCells(
   b: GraphBuilder,
   queries: Value,
   cells: UnitCells,
+  metric: Value | null,
   { keyClusters }: MultipoleParameters,
 ): UnitSummaries {
   const withoutSpare = (tensor: Value) => b.slice(tensor, 2, 0, keyClusters);
@@ -80,10 +112,17 @@ function clustersAsCells(
   const shares = b.div(tilts, sum);
   const weight = b.add(max, b.log(sum));
   const logits = b.sub(weight, b.reduceSum(b.mul(shares, products), -1));
+  const keys = withoutSpare(cells.keys);
+  const means = b.matMul(shares, keys);
   return {
     logits: b.where(b.greater(max, VISIBLE_ABOVE), logits, HIDDEN),
-    keys: b.matMul(shares, withoutSpare(cells.keys)),
+    keys: means,
     values: b.matMul(shares, withoutSpare(cells.values)),
+    spreads:
+      metric &&
+      spreads(b, keys, b.slice(keys, 3, 0, 1), means, metric, ofKeys =>
+        b.reduceSum(b.mul(shares, ofKeys), -1),
+      ),
   };
 }
 
@@ -96,6 +135,7 @@ function clustersOfCells(
   queries: Value,
   cells: UnitCells,
   membership: Value,
+  metric: Value | null,
   { kvParts, share, headDim, valueDim }: Sizes,
   { keyClusters, queryClusters }: MultipoleParameters,
 ): UnitSummaries {
@@ -121,9 +161,14 @@ function clustersOfCells(
   const shares = b.mul(tilts, ofCell(b.div(1, safe)));
   const mean = b.matMul(membership, b.squeeze(b.reduceSum(b.mul(shares, products), -1), 4));
   const logits = b.sub(b.add(max, b.log(safe)), mean);
+  const means = ofCluster(b.matMul(shares, cells.keys), headDim);
+  const expectation = (ofKeys: Value) => ofCluster(b.reduceSum(b.mul(shares, ofKeys), -1), b.ints([1]));
   return {
     logits: b.unsqueeze(b.where(occupied, logits, HIDDEN), 4),
-    keys: ofCluster(b.matMul(shares, cells.keys), headDim),
+    keys: means,
     values: ofCluster(b.matMul(shares, cells.values), valueDim),
+    spreads:
+      metric &&
+      spreads(b, cells.keys, b.slice(b.slice(cells.keys, 2, 0, 1), 3, 0, 1), means, metric, expectation),
   };
 }

@@ -66,6 +66,9 @@ if (file === undefined) {
   process.exitCode = 2;
 } else {
   const chosen = MULTIPOLE_CASES.filter(({ name }) => name.includes(part));
-  writeFileSync(file, encodeCaseFile(chosen.map(record), new Set(['scale', 'retrieve_mass'])));
+  writeFileSync(
+    file,
+    encodeCaseFile(chosen.map(record), new Set(['scale', 'retrieve_mass', 'retrieve_error'])),
+  );
   process.stdout.write(`${chosen.length} cases written to ${file}\n`);
 }

@@ -16,9 +16,10 @@ import {
 } from '../../../custom-ops/multipole-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
+import { relativeError } from '../../comparison.js';
 import { bodyChoices } from './body-choices.js';
 import { BodySessions } from './body-sessions.js';
-import { assertSame, relativeError } from './comparison.js';
+import { assertSame } from './comparison.js';
 import { sequenceRows } from './sequence-rows.js';
 
 const FLOAT32_TOLERANCE = 1e-5;
@@ -64,6 +65,7 @@ describe('MultipoleAttention function body in onnxruntime-node', () => {
   const causalForms: Record<string, Partial<MultipoleParameters>> = {
     kmeans: {},
     contiguous: { keyGrouping: 'contiguous' },
+    'by error': { retrieveError: 0.02 },
     dyadic: { hierarchy: 'dyadic', segment: 16 },
     'dyadic, contiguous': { hierarchy: 'dyadic', segment: 16, keyGrouping: 'contiguous', group: 20 },
   };
@@ -168,11 +170,13 @@ const TRACED = new Set([
   'acausal sliding',
   'acausal cluster, masked',
   'acausal retrieve mass',
+  'acausal retrieve error',
   'acausal dyadic',
   'acausal dyadic, cluster',
   'acausal large',
   'causal ragged',
   'causal many blocks',
+  'causal retrieve error',
   'causal cluster',
   'causal random mask',
   'causal dyadic',

@@ -67,6 +67,7 @@ describe('MultipoleAttention at the sites of trained models', () => {
     [/contracted dipole belongs to order 1/, 'encoder', { segment: 0, order: 1, contracted: 1 }],
     [/needs segments/, 'causal', { segment: 0 }],
     [/2 numbers for 4 query heads/, 'causal', { retrieve: [1, 2] }],
+    [/two ways to choose clusters/, 'causal', { retrieve_mass: 0.1, retrieve_error: 0.1 }],
   ];
   for (const [pattern, model, settings] of refused) {
     it(`refuses ${JSON.stringify(settings)} (${model}) with the reason and a remedy`, () => {

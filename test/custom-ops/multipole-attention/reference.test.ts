@@ -84,6 +84,34 @@ describe('MultipoleAttention reference', () => {
     });
   }
 
+  it('expects of summaries what they miss', () => {
+    // Two clusters of one dimension with spreads 1 and 4, which weigh the same for queries around zero.
+    const inputs: MultipoleInputs = {
+      query: { dims: [1, 1, 2, 1], data: Float32Array.of(-0.5, 0.5) },
+      key: { dims: [1, 1, 4, 1], data: Float32Array.of(-1, 1, -2, 2) },
+      value: { dims: [1, 1, 4, 1], data: Float32Array.of(1, 2, 3, 4) },
+    };
+    const expected = [1, 4].map(spread => (0.5 * 0.5 ** 2 * spread) / 2);
+    const chosen = (retrieveError: number) =>
+      multipoleAttention(
+        inputs,
+        parameters(false, {
+          segment: 0,
+          keyClusters: 2,
+          keyGrouping: 'contiguous',
+          queryClusters: 1,
+          selection: 'tile',
+          group: 1,
+          scale: 1,
+          retrieveError,
+        }),
+      ).choices.retrieved;
+    assert.deepEqual([...chosen(0.99 * expected[0]!)], [1, 0, 1, 0]);
+    assert.deepEqual([...chosen(1.01 * expected[0]!)], [1, 1]);
+    assert.deepEqual([...chosen(0.99 * expected[1]!)], [1, 1]);
+    assert.deepEqual([...chosen(1.01 * expected[1]!)], []);
+  });
+
   it('is softmax attention when each distinct key has a cluster of its own', () => {
     const inputs = randomInputs(2, 1, 40, 40);
     const { output } = multipoleAttention(

@@ -32,6 +32,8 @@ export const MULTIPOLE: MultipoleParameters = {
   group: 8,
 };
 
+const FLOATS: ReadonlySet<string> = new Set(['retrieve_mass', 'retrieve_error']);
+
 /** A node of MultipoleAttention. */
 export function attention(
   inputs: readonly string[],
@@ -42,7 +44,7 @@ export function attention(
     ([name, value]): [string, AttributeSpec] => {
       if (typeof value === 'string') return [name, { type: 'string', value }];
       if (typeof value !== 'number') return [name, { type: 'ints', value }];
-      return [name, { type: name === 'retrieve_mass' ? 'float' : 'int', value }];
+      return [name, { type: FLOATS.has(name) ? 'float' : 'int', value }];
     },
   );
   return {
