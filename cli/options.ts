@@ -49,7 +49,7 @@ function severalTokens(text: string, previous: readonly number[] = []): readonly
 }
 
 /** What `--inputs` and `--data` take. */
-export const INPUT_FILES = '.npz or .json by input name, or a text';
+export const INPUT_FILES = '.npz or .json by input name, .npy for a single input, or a text';
 
 /** The option of verbs that read texts. */
 export function tokenizerOption(): Option {

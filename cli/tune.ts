@@ -18,6 +18,7 @@ import { beginFile } from './pending-file.js';
 import { ReportForms } from './report-forms.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
+import { checkCache } from './tune/measurement-cache.js';
 import { renderTuning } from './tune/render-tuning.js';
 import type { TuneRequest } from './tune/tune-model.js';
 import type { Budget, TuningReport } from './tune/tuning.js';
@@ -98,7 +99,10 @@ export function tuneCommand(): Command {
     const { output = null, report: page = null, cache = null } = options;
     checkPaths(model, options);
     const request = requestOf(model, options);
-    if (cache !== null) beginFile(cache).discard();
+    if (cache !== null) {
+      beginFile(cache).discard();
+      checkCache(cache);
+    }
     const pendingPlan = output === null ? null : beginFile(output);
     const pendingReport = page === null ? null : REPORTS.begin(page);
     try {

@@ -5,10 +5,12 @@ import { fitsDims } from '../../rewriter/onnx/element-size.js';
 import { generateInputs, isConventional, takesPadding } from './generate-inputs.js';
 import { decodeJsonTensors } from './json-tensors.js';
 import type { ModelInput } from './model-inputs.js';
+import { decodeNpy } from './npy.js';
 import { decodeNpz } from './npz.js';
 import { type TensorValue, tensorFrom, toNumbers } from './tensor.js';
 import { TokenText } from './token-text.js';
 import { readTokenizer } from './tokenizer.js';
+import { checkVocabulary } from './vocabulary.js';
 
 /** Inputs for the models to run on, at one or more lengths. */
 export interface InputSource {
@@ -62,7 +64,8 @@ export function chosenSource(
 }
 
 /**
- * Inputs from a file: a NumPy archive (.npz) or a JSON document (.json) by input name, or any other file as a text.
+ * Inputs from a file: a NumPy archive (.npz) or a JSON document (.json) by input name, a NumPy array (.npy) for a
+ * model that has one input to give, or any other file as a text.
  * Masks, positions and segment ids that the file lacks follow the conventions.
  * @param tokenizer the tokenizer's file; null where the ids are bytes
  * @throws InputError when the file cannot be read or does not fit the model
@@ -92,7 +95,7 @@ export type FileContent =
   | { readonly kind: 'text'; readonly text: TokenText };
 
 /**
- * Reads a NumPy archive (.npz) or a JSON document (.json), or any other file as a text.
+ * Reads a NumPy archive (.npz), a JSON document (.json) or a NumPy array (.npy), or any other file as a text.
  * @param tokenizer the tokenizer's file; null where the ids are bytes
  * @throws InputError when a file cannot be read, or is a text and the model takes none
  */
@@ -102,10 +105,8 @@ export function readTensors(
   inputs: readonly ModelInput[],
 ): FileContent {
   const bytes = read(file);
-  const extension = extname(file).toLowerCase();
-  if (extension === '.npz' || extension === '.json') {
-    return { kind: 'arrays', tensors: decode(file, extension, bytes, inputs) };
-  }
+  const format = FORMATS[extname(file).toLowerCase()];
+  if (format !== undefined) return { kind: 'arrays', tensors: decode(file, format, bytes, inputs) };
   const input = textInput(file, inputs);
   const text =
     tokenizer === null
@@ -140,34 +141,52 @@ function read(file: string): Uint8Array {
   } catch (error) {
     throw new InputError(
       `${file}: ${(error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message}`,
-      { file, remedy: 'Check the path; it takes a .npz, .json or text file.' },
+      { file, remedy: 'Check the path; it takes a .npz, .npy, .json or text file.' },
       { cause: error },
     );
   }
 }
 
+/** A way to store arrays. */
+interface ArrayFormat {
+  /** How to write such a file. */
+  readonly remedy: string;
+  /** @throws Error with the reason when the bytes are no such file */
+  decode(bytes: Uint8Array, inputs: readonly ModelInput[]): Map<string, TensorValue>;
+}
+
+const SAVEZ = 'Write it with numpy.savez(file, input_name=array, ...).';
+
+const FORMATS: Readonly<Record<string, ArrayFormat>> = {
+  '.npz': { remedy: SAVEZ, decode: decodeNpz },
+  '.npy': {
+    remedy: SAVEZ,
+    decode: (bytes, inputs) => {
+      const given = inputs.filter(input => !isConventional(input)).map(({ name }) => name);
+      const [name] = given;
+      if (given.length === 1) return new Map([[name!, decodeNpy(bytes)]]);
+      throw new Error(`one array without a name, and the model takes ${given.join(', ') || 'none'}`);
+    },
+  },
+  '.json': {
+    remedy: 'Write {"input_name": [[1, 2, 3]], ...}.',
+    decode: (bytes, inputs) => {
+      const types = new Map(inputs.map(input => [input.name, input.type]));
+      return decodeJsonTensors(new TextDecoder().decode(bytes), name => types.get(name));
+    },
+  },
+};
+
 function decode(
   file: string,
-  extension: '.npz' | '.json',
+  { remedy, decode: decodeArrays }: ArrayFormat,
   bytes: Uint8Array,
   inputs: readonly ModelInput[],
 ): Map<string, TensorValue> {
   try {
-    if (extension === '.npz') return decodeNpz(bytes);
-    const types = new Map(inputs.map(input => [input.name, input.type]));
-    return decodeJsonTensors(new TextDecoder().decode(bytes), name => types.get(name));
+    return decodeArrays(bytes, inputs);
   } catch (error) {
-    throw new InputError(
-      `${file}: ${(error as Error).message}`,
-      {
-        file,
-        remedy:
-          extension === '.npz'
-            ? 'Write it with numpy.savez(file, input_name=array, ...).'
-            : 'Write {"input_name": [[1, 2, 3]], ...}.',
-      },
-      { cause: error },
-    );
+    throw new InputError(`${file}: ${(error as Error).message}`, { file, remedy }, { cause: error });
   }
 }
 
@@ -242,22 +261,9 @@ export function completeInputs(
           'Give it in the shape of the model.',
         );
       }
-      const { vocabulary } = input;
-      const largest = vocabulary === null ? 0 : largestOf(tensor);
-      if (vocabulary !== null && largest >= vocabulary) {
-        throw fail(
-          `input "${input.name}" has the id ${largest}, and the model knows ids up to ${vocabulary - 1}`,
-          'Give ids of the tokenizer that belongs to the model.',
-        );
-      }
+      const remedy = 'Give ids of the tokenizer that belongs to the model.';
+      if (input.vocabulary !== null) checkVocabulary(file, input, toNumbers(tensor), remedy);
       return [input.name, tensor];
     }),
   );
-}
-
-function largestOf(tensor: TensorValue): number {
-  const values = toNumbers(tensor);
-  let largest = Number.NEGATIVE_INFINITY;
-  for (let i = 0; i < values.length; i++) largest = Math.max(largest, values[i]!);
-  return largest;
 }

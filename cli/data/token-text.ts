@@ -1,6 +1,7 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { ModelInput } from './model-inputs.js';
 import type { Tokenizer } from './tokenizer.js';
+import { checkVocabulary } from './vocabulary.js';
 
 /** A text as the ids that one input of a model takes, to be cut into windows. */
 export class TokenText {
@@ -31,13 +32,8 @@ export class TokenText {
   static tokenized(file: string, input: ModelInput, bytes: Uint8Array, tokenizer: Tokenizer): TokenText {
     const { before, after } = tokenizer;
     const ids = tokenizer.encode(decode(file, bytes));
-    const largest = [ids, before, after].flat().reduce((a, b) => Math.max(a, b), 0);
-    if (input.vocabulary !== null && largest >= input.vocabulary) {
-      throw new InputError(
-        `${file}: the tokenizer gives id ${largest}, but input "${input.name}" has ${input.vocabulary} ids`,
-        { file, remedy: 'Give the tokenizer of this model with --tokenizer.' },
-      );
-    }
+    const remedy = 'Give the tokenizer of this model with --tokenizer.';
+    checkVocabulary(file, input, [...before, ...ids, ...after], remedy);
     return new TokenText(file, input, 'tokens', ids, before, after);
   }
 

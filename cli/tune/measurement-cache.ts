@@ -65,6 +65,11 @@ export class MeasurementCache {
   }
 }
 
+/** @throws InputError when a file that is to keep measurements holds something else */
+export function checkCache(file: string): void {
+  read(file);
+}
+
 function empty(): CacheDocument {
   return { version: VERSION, tunings: {} };
 }

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { decodeJsonTensors } from '../../cli/data/json-tensors.js';
+import { encodeNpy } from '../../cli/data/npy.js';
 import { decodeNpz } from '../../cli/data/npz.js';
+import { tensorFrom } from '../../cli/data/tensor.js';
 import { nativeParts } from '../../custom-ops/runtime/node/binding.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { onnxRewrite } from './command-line.js';
@@ -65,6 +67,19 @@ describe('onnx-rewrite run', () => {
     assert.equal(exitCode, 0, stderr);
     const { inputs, length } = JSON.parse(stdout);
     assert.deepEqual([inputs, length], [`${path('text.txt')}, as tokens of ${path('tokenizer.json')}`, 8]);
+  });
+
+  it('takes an array without a name for the one input to give', async () => {
+    const ids = tensorFrom('int64', [1, 3], [1, 2, 3]);
+    writeFileSync(path('ids.npy'), encodeNpy(ids));
+    const args = ['run', path('model.onnx'), '--inputs', path('ids.npy'), '--json'];
+    const { exitCode, stdout, stderr } = await onnxRewrite(args);
+    assert.equal(exitCode, 0, stderr);
+    assert.equal(JSON.parse(stdout).length, 3);
+    writeFileSync(path('ids.npy'), 'no array');
+    const bad = await onnxRewrite(args);
+    assert.equal(bad.exitCode, 2);
+    assert.match(bad.stderr, /ids\.npy: not a NumPy array/);
   });
 
   it('names ids that the model does not have', async () => {

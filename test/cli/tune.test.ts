@@ -200,6 +200,7 @@ describe('onnx-rewrite tune', function () {
       await refused(/file\/x\.html: a part of the path is not a folder/, ...args, option, 'file/x.html');
     }
     await refused(/error: \.: this is a folder/, ...args, '-o', '.');
+    await refused(/file: not a cache of measurements/, ...args, '--cache', 'file');
     assert.deepEqual(readdirSync(folder()).sort(), ['causal.onnx', 'encoder.onnx', 'file', 'text.txt']);
   });
 

@@ -5,9 +5,9 @@ import { plainParameters } from '../../../custom-ops/multi-level-attention/param
 import { multiLevelAttention } from '../../../custom-ops/multi-level-attention/reference.js';
 import type { Tensor } from '../../../custom-ops/operator.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
+import { relativeError } from '../../comparison.js';
 import { trainedHead } from '../../fixtures/trained-attention.js';
 import { randomRotation } from '../random-rotation.js';
-import { relativeError } from './comparison.js';
 
 describe('rotation of heads by their scores', () => {
   it('is orthonormal, and leaves scores as they are', () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type { MultiLevelCache } from '../../../custom-ops/multi-level-attention/reference.js';
 
-export { assertSame, relativeError } from '../multipole-attention/comparison.js';
+export { assertSame } from '../multipole-attention/comparison.js';
 
 /** Caches hold what they were given, so they are equal to the last bit. */
 export function assertSameCache(actual: MultiLevelCache, expected: MultiLevelCache): void {

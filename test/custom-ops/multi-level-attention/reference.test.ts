@@ -3,8 +3,9 @@ import { plainParameters } from '../../../custom-ops/multi-level-attention/param
 import { multiLevelAttention } from '../../../custom-ops/multi-level-attention/reference.js';
 import { defaultParameters } from '../../../custom-ops/multipole-attention/parameters.js';
 import { multipoleAttention } from '../../../custom-ops/multipole-attention/reference.js';
+import { relativeError } from '../../comparison.js';
 import { sequenceRows } from '../multipole-attention/sequence-rows.js';
-import { assertSame, assertSameCache, keyNumbers, relativeError } from './comparison.js';
+import { assertSame, assertSameCache, keyNumbers } from './comparison.js';
 import { randomSequence, runInPieces } from './decoding.js';
 
 const EXACT = 1e-6;

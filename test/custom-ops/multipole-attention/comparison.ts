@@ -1,16 +1,6 @@
 import assert from 'node:assert/strict';
 import type { MultipoleResult } from '../../../custom-ops/multipole-attention/reference.js';
-
-/** ||actual - expected|| / ||expected||; 0 when both are zero or empty. */
-export function relativeError(actual: Float32Array, expected: Float32Array): number {
-  let difference = 0;
-  let norm = 0;
-  for (let n = 0; n < expected.length; n++) {
-    difference += (actual[n]! - expected[n]!) ** 2;
-    norm += expected[n]! ** 2;
-  }
-  return difference === 0 ? 0 : Math.sqrt(difference / norm);
-}
+import { relativeError } from '../../comparison.js';
 
 /** Output and lse agree as a whole and in each element. */
 export function assertSame(

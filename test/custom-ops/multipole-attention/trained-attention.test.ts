@@ -5,10 +5,11 @@ import {
   type MultipoleParameters,
 } from '../../../custom-ops/multipole-attention/parameters.js';
 import { multipoleAttention } from '../../../custom-ops/multipole-attention/reference.js';
+import { relativeError } from '../../comparison.js';
 import { trainedHead } from '../../fixtures/trained-attention.js';
 import { bodyChoices } from './body-choices.js';
 import { BodySessions } from './body-sessions.js';
-import { assertSame, relativeError } from './comparison.js';
+import { assertSame } from './comparison.js';
 
 /** Eight segments on 512 tokens, as many as a few thousand tokens have by default. */
 function parametersOf(

@@ -15,7 +15,7 @@ import type { Miss } from '../../../rewriter/patterns/source-form.js';
 import { decideUniformly } from '../../../rewriter/plan.js';
 import { Laboratory } from '../../../rewriter/probe/laboratory.js';
 import { rewriteModel } from '../../../rewriter/rewrite-model.js';
-import { relativeError } from '../../custom-ops/multi-level-attention/comparison.js';
+import { relativeError } from '../../comparison.js';
 
 const FOLDER = fileURLToPath(new URL('../../../../test/zoo/multi-level/', import.meta.url));
 const FIXTURES = readdirSync(FOLDER)
