@@ -43,6 +43,8 @@ export class SiteStudy {
   private readonly forms = new Map<string, StudiedForm>();
   private readonly model: CostModel;
   private readonly explored = new Set<string>();
+  /** Milliseconds of the exact form, where there is no other one to be timed beside it. */
+  private aloneMs: number | null = null;
   /** How the time of mixed heads compares with shares in the times of their forms, by family. */
   private readonly mixing = new Map<string, number>();
 
@@ -59,7 +61,7 @@ export class SiteStudy {
 
   /** Milliseconds of exact attention, once something was looked at. */
   get exactMs(): number {
-    return median(this.studied.map(({ exactMs }) => exactMs));
+    return this.aloneMs ?? median(this.studied.map(({ exactMs }) => exactMs));
   }
 
   /** Everything that was looked at. */
@@ -70,15 +72,18 @@ export class SiteStudy {
   /** Looks at forms to begin with, and measures what some of them, from fast to accurate, do to the metric. */
   async survey(progress: ShareOfProgress): Promise<void> {
     const { site } = this.bench.site;
-    await this.add(
-      [
-        ...this.exactForms(),
-        ...this.bench.site.spaces.flatMap(space =>
-          space.candidates(site).map(settings => this.formOf(space, settings)),
-        ),
-      ],
-      progress.part(0, 0.5),
-    );
+    const forms = [
+      ...this.exactForms(),
+      ...this.bench.site.spaces.flatMap(space =>
+        space.candidates(site).map(settings => this.formOf(space, settings)),
+      ),
+    ];
+    if (forms.length === 0) {
+      const [alone] = await this.bench.screen([exactForm(this.context, this.bench.site)], progress);
+      this.aloneMs = alone!.exactMs;
+      return;
+    }
+    await this.add(forms, progress.part(0, 0.5));
     const anchors = this.anchors();
     for (const [a, anchor] of anchors.entries()) {
       await this.observe(anchor, progress.part(0.5 + a / (2 * ANCHORS), 0.5 + (a + 1) / (2 * ANCHORS)));
