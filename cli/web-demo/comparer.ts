@@ -2,10 +2,12 @@ import * as ort from 'onnxruntime-web/webgpu';
 import { OPERATORS } from '../../custom-ops/index.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { type Execution, InferenceSession } from '../../custom-ops/runtime/web/index.js';
+import { InputError } from '../../rewriter/errors.js';
 import { decodeModel } from '../../rewriter/onnx/decode.js';
-import { decideUniformly } from '../../rewriter/plan.js';
+import { externalLocations } from '../../rewriter/onnx/external-data.js';
+import { type Decision, decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
-import type { AttentionSite, Site } from '../../rewriter/site.js';
+import type { AttentionSite, NearMiss, Site } from '../../rewriter/site.js';
 import type { AttentionReach } from '../../rewriter/validation.js';
 import {
   type ByteTask,
@@ -51,12 +53,13 @@ export class Comparer {
 
   /**
    * The rewritten model runs first: when the original is too large for the device, it is the last thing to fail.
-   * @throws InputError when the model is damaged or cannot be fed
+   * @throws InputError when the model is damaged, cannot be fed, or has nothing to replace
    */
   async compare(request: ComparisonRequest): Promise<Comparison> {
     this.report('Rewriting', 0.02);
     const { name, length } = request;
-    const { model, decisions } = rewriteModel(
+    checkSelfContained(request);
+    const { model, decisions, nearMisses } = rewriteModel(
       request.model,
       sites =>
         decideUniformly(
@@ -74,6 +77,7 @@ export class Comparer {
     const sites = decisions.map(({ site }) => site);
     const task = taskFor(request, sites);
     const replaced = decisions.flatMap(({ site, replacement }) => (replacement === null ? [] : [site]));
+    if (replaced.length === 0) throw nothingReplaced(name, decisions, nearMisses);
 
     const rewritten = await this.#attempt(() => this.#measure('rewritten model', model, task, 0.1));
     this.report('Looking where attention goes', 0.45);
@@ -173,6 +177,35 @@ export class Comparer {
       await session.release();
     }
   }
+}
+
+/** @throws InputError when weights are in files beside the model, which a page does not get to see */
+function checkSelfContained({ model, name }: ComparisonRequest): void {
+  const files = externalLocations(decodeModel(model, { file: name }));
+  if (files.length === 0) return;
+  throw new InputError(`${name}: its weights are in other files (${files.slice(0, 3).join(', ')})`, {
+    file: name,
+    remedy: 'This page takes single files: save the model with its weights inside, or use the command line.',
+  });
+}
+
+function nothingReplaced(
+  name: string,
+  decisions: readonly Decision[],
+  nearMisses: readonly NearMiss[],
+): InputError {
+  const [reasons, what] =
+    decisions.length > 0
+      ? [
+          decisions.map(({ reason }) => reason),
+          `none of its ${decisions.length} attention sites can be replaced`,
+        ]
+      : [nearMisses.map(({ reason }) => reason), 'no attention was found'];
+  const why = [...new Set(reasons)].slice(0, 3).join('; ');
+  return new InputError(`${name}: ${what}${why === '' ? '' : ` (${why})`}`, {
+    file: name,
+    remedy: 'There is nothing to compare. The command onnx-rewrite inspect lists what it found.',
+  });
 }
 
 /** Notices are in {@link InferenceSession.execution} too, which is shown. */

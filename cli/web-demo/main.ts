@@ -13,11 +13,19 @@ const STRUCTURED = {
   elementwise: new URL('../../models/structured-attention/elementwise.onnx', import.meta.url),
   'multi-level': new URL('../../models/structured-attention/multi-level.onnx', import.meta.url),
 } as const;
+const NOTES: Readonly<Record<string, string>> = {
+  encoder: 'Six layers, trained to predict hidden bytes.',
+  causal: 'Six layers, trained to predict the next byte.',
+  elementwise: 'Six layers, trained with this attention, which is fused and not approximated.',
+  'multi-level': 'Six layers, trained with this attention, which is fused and not approximated.',
+  file: 'Exported by PyTorch, Optimum or transformers. It stays on this device.',
+};
 const NOVEL = new URL('../../models/byte-lm/mansfield-park.txt', import.meta.url);
 const LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768];
 /** Lengths at which a GPU, and anything else, answers within seconds. */
 const LENGTH_ON_GPU = 4096;
-const LENGTH_WITHOUT = 1024;
+const LENGTH_IN_SOFTWARE = 1024;
+const LENGTH_ON_WASM = 2048;
 
 const element = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 const setup = element<HTMLFormElement>('setup');
@@ -75,7 +83,7 @@ async function describeDevice(): Promise<void> {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const notice = element('device');
   const software = adapter?.info.isFallbackAdapter === true;
-  length.value = String(adapter && !software ? LENGTH_ON_GPU : LENGTH_WITHOUT);
+  length.value = String(!adapter ? LENGTH_ON_WASM : software ? LENGTH_IN_SOFTWARE : LENGTH_ON_GPU);
   if (!adapter) {
     notice.textContent =
       'This browser offers no WebGPU adapter. Models run on WebAssembly instead, the rewritten one by its function bodies: right, but slow. Start with few tokens.';
@@ -91,6 +99,7 @@ async function describeDevice(): Promise<void> {
 
 function showChoices(): void {
   const own = model.value === 'file';
+  element('model-note').textContent = NOTES[model.value]!;
   element('file-field').hidden = !own;
   element('text-field').hidden = own;
   element('own-text-field').hidden = own || text.value !== 'own';
@@ -172,7 +181,7 @@ function stopWorker(): void {
 
 function hear(message: WorkerMessage): void {
   if (message.kind === 'progress') showProgress(message.stage, message.fraction);
-  else if (message.kind === 'failed') fail([message.message, message.remedy].filter(Boolean).join(' '));
+  else if (message.kind === 'failed') fail([message.message, message.remedy].filter(Boolean).join('. '));
   else show(message.comparison);
 }
 

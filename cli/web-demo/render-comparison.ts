@@ -55,13 +55,20 @@ function executionNotices({ original, rewritten }: Comparison): Markup {
 
 function executionNotice(which: string, result: Measurement | Failure): Markup | null {
   if ('failure' in result) {
-    return html`<p class="notice bad">The ${which} model did not run at this length: ${result.failure}</p>`;
+    return html`<p class="notice bad">The ${which} model did not run at this length: ${withoutOrigin(result.failure)}.</p>`;
   }
   const { provider, reason } = result.execution;
   return reason === null
     ? null
     : html`<p class="notice">The ${which} model ran on ${provider}: ${reason}.</p>`;
 }
+
+/** ONNX Runtime's own words, without the call, the source file and the codes that it puts in front of them. */
+const withoutOrigin = (failure: string): string =>
+  failure
+    .replace(/^.*(\[ONNXRuntimeError\] : \d+ : \w+ : |ERROR_MESSAGE: )/s, '')
+    .trim()
+    .replace(/\.$/, '');
 
 const fact = (label: string, value: string, detail: string) =>
   html`<div><dt>${label}</dt><dd><strong>${value}</strong><small>${detail}</small></dd></div>`;
@@ -159,9 +166,6 @@ ${measured.map(
 }
 
 function sitesSection({ sites }: Comparison): Markup {
-  if (sites.length === 0) {
-    return html`<section><h2>Sites</h2><p>No attention was found in this model: there was nothing to rewrite.</p></section>`;
-  }
   return html`<section aria-labelledby="sites-title">
 <h2 id="sites-title">What was rewritten</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Attention sites"><table>

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { AxeResults } from 'axe-core';
 import type { Browser, Page } from 'playwright-core';
 import { build } from 'vite';
+import { identityModel } from '../../custom-ops/runtime/web/identity-model.js';
 import { tinyTransformer } from '../cli/tiny-transformer.js';
 import { NO_BROWSER, openBrowser, showErrors, TestServer } from './browser.js';
 
@@ -127,11 +128,23 @@ describe('the demo page', () => {
     await page.waitForFunction(() => document.querySelector('progress')!.value >= 0.1);
   });
 
-  it('says what is wrong with a file', async () => {
-    await chooseFile('broken.onnx', new Uint8Array(100).fill(7));
-    await page.click('#run');
-    await page.waitForSelector('#failure:not([hidden])');
-    assert.match((await page.textContent('#failure'))!, /broken\.onnx/);
-    assert(await page.isEnabled('#run'));
+  it('says what is wrong with a file, and what to do', async () => {
+    const outside = tinyTransformer({ layers: 1, externalData: 'weights.bin' }).model;
+    for (const [name, bytes, message] of [
+      ['broken.onnx', new Uint8Array(100).fill(7), /broken\.onnx: .*\. \w/],
+      ['cut.onnx', MODEL.subarray(0, MODEL.length / 2), /cut\.onnx: .*truncated.*\. Export/],
+      ['diary.onnx', Buffer.from('not a model\n'.repeat(20)), /a text file, not an ONNX model\. Give/],
+      ['outside.onnx', outside, /weights are in other files \(weights\.bin\)\. This page/],
+      ['identity.onnx', identityModel(), /identity\.onnx: no attention was found\. There/],
+    ] as const) {
+      await chooseFile(name, bytes);
+      await page.click('#run');
+      await page.waitForFunction(
+        file => document.querySelector('#failure:not([hidden])')?.textContent!.includes(file),
+        name,
+      );
+      assert.match((await page.textContent('#failure'))!, message);
+      assert(await page.isEnabled('#run'));
+    }
   });
 });

@@ -1,5 +1,5 @@
+import { checkBufferSize } from './check-buffer-size.js';
 import { BufferUsage } from './gpu-flags.js';
-import { checkBufferSize } from './gpu-limit-error.js';
 
 /** Buffer sizes are rounded up to a power of two divided by this, so that near sizes share buffers. */
 const STEPS_PER_DOUBLING = 8;

@@ -20,10 +20,3 @@ export class GpuLimitError extends Error {
 export class GpuMemoryError extends Error {
   override readonly name = 'GpuMemoryError';
 }
-
-/** @throws GpuLimitError when a storage buffer of `bytes` bytes is more than `limits` allow */
-export function checkBufferSize(limits: GPUSupportedLimits, tensor: string, bytes: number): void {
-  for (const limit of ['maxStorageBufferBindingSize', 'maxBufferSize'] as const) {
-    if (bytes > limits[limit]) throw new GpuLimitError(tensor, bytes, limit, limits[limit]);
-  }
-}

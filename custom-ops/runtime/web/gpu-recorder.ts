@@ -1,5 +1,5 @@
 import type { BufferPool } from './buffer-pool.js';
-import { checkBufferSize } from './gpu-limit-error.js';
+import { checkBufferSize } from './check-buffer-size.js';
 import { type DispatchTimer, type RecordedCommand, type RecordedRange, Recording } from './recording.js';
 import { GRID_WIDTH, type Kernel } from './wgsl.js';
 

@@ -1,8 +1,8 @@
 import { float16ToFloat32, float32ToFloat16 } from '../../../rewriter/onnx/float16.js';
 import type { Attributes } from '../../operator.js';
 import { BufferPool } from './buffer-pool.js';
+import { checkBufferSize } from './check-buffer-size.js';
 import { BufferUsage } from './gpu-flags.js';
-import { checkBufferSize } from './gpu-limit-error.js';
 import { GpuRecorder } from './gpu-recorder.js';
 import { readRange, writeRange } from './gpu-transfer.js';
 import { type GpuElementType, type GpuTensor, gpuBytes, type WebGpuOperator } from './operator.js';
