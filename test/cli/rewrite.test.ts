@@ -65,6 +65,28 @@ describe('onnx-rewrite rewrite', () => {
     assert.equal(inspected.model.opsets['ai.onnxrewrite'], 1);
   });
 
+  it('computes sliding windows, exactly, from the keys inside them', async () => {
+    const model = save({ mask: DataType.INT64, causal: true, window: 11 });
+    const args = ['rewrite', model, '-o', path('out.onnx'), '--length', '9', '150', '--json'];
+    const { exitCode, stdout, stderr } = await onnxRewrite(args);
+    assert.equal(exitCode, 0, stderr);
+    const { sites, validation } = JSON.parse(stdout);
+    assert.equal(sites.length, 2);
+    for (const site of sites) {
+      assert.equal(site.operator, 'local-attention');
+      assert.deepEqual(
+        [site.attributes.window_left, site.attributes.window_right],
+        [11, 0],
+        'the key itself is not counted',
+      );
+      assert.ok(site.error < 1e-10);
+    }
+    assert.equal(validation.passed, true);
+    const widened = await onnxRewrite([...args, '--op', 'local-attention', '--set', 'window_left=12']);
+    assert.equal(widened.exitCode, 2);
+    assert.match(widened.stderr, /the graph has window_left 11/);
+  });
+
   it('decides without writing in a dry run, whose output is a plan', async () => {
     const model = save();
     const dry = await onnxRewrite([

@@ -14,6 +14,8 @@ export interface TinyOptions {
   /** Whether the model takes an `attention_mask`, of this type. */
   readonly mask?: DataType.INT64 | DataType.BOOL;
   readonly causal?: boolean;
+  /** How many keys before its own a row of a causal model sees; all where absent. */
+  readonly window?: number;
   /** Stores the weights in this external data file. */
   readonly externalData?: string;
   /** Static batch and sequence sizes. */
@@ -28,7 +30,7 @@ export function tinyTransformer(options: TinyOptions = {}): {
   readonly model: Uint8Array;
   readonly weights: Buffer;
 } {
-  const { layers = 2, mask, causal = false, externalData, sizes = ['batch', 'sequence'] } = options;
+  const { layers = 2, mask, causal = false, window, externalData, sizes = ['batch', 'sequence'] } = options;
   const random = new SeededRandom(7);
   const weights: Uint8Array[] = [];
   let offset = 0;
@@ -62,6 +64,7 @@ export function tinyTransformer(options: TinyOptions = {}): {
   const visible = [
     ...(mask === undefined ? [] : keyMask(mask, nodes)),
     ...(causal ? causalMask(nodes, initializers) : []),
+    ...(window === undefined ? [] : windowMask(window, nodes, initializers)),
   ];
   for (let layer = 0; layer < layers; layer++) {
     for (const role of ['q', 'k', 'v', 'o']) {
@@ -151,4 +154,14 @@ function causalMask(nodes: NodeSpec[], initializers: TensorSpec[]): string[] {
     node('LessOrEqual', ['positions', 'rows'], ['causal_mask']),
   );
   return ['causal_mask'];
+}
+
+/** Adds nodes that compare positions of {@link causalMask}: true from `window` keys before the diagonal on. */
+function windowMask(window: number, nodes: NodeSpec[], initializers: TensorSpec[]): string[] {
+  initializers.push(int64s('window', [], [window]));
+  nodes.push(
+    node('Sub', ['rows', 'window'], ['first_keys']),
+    node('LessOrEqual', ['first_keys', 'positions'], ['window_mask']),
+  );
+  return ['window_mask'];
 }

@@ -152,6 +152,16 @@ describe('onnx-rewrite tune', function () {
     assert.deepEqual(readdirSync(folder()).sort(), ['causal.onnx', 'encoder.onnx', 'text.txt']);
   });
 
+  it('replaces sliding windows, exactly, where there is nothing to choose', async () => {
+    writeFileSync(path('window.onnx'), tinyTransformer({ layers: 1, causal: true, window: 9 }).model);
+    const { plan, sites } = await tuneJson('window.onnx', '--max-loss-increase', '2%', '-o', 'plan.json');
+    assert.deepEqual(plan.sites, [{ id: 'blocks.0.attn', operator: 'local-attention', attributes: {} }]);
+    const { predicted, measured } = plan.tuning;
+    assert.ok(predicted.ms > 0 && measured.ms > 0);
+    assert.deepEqual([predicted.loss_increase, measured.loss_increase], [0, 0]);
+    assert.ok(sites[0]!.exact_ms > 0);
+  });
+
   it('takes labels from the data, and a loss from a module', async () => {
     const ids = Array.from({ length: 2 * LENGTH }, (_, i) => (37 * i) % 256);
     const shape = [2, LENGTH];
