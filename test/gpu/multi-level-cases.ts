@@ -8,6 +8,7 @@ import {
   type MultiLevelInputs,
   multiLevelAttention,
 } from '../../custom-ops/multi-level-attention/reference.js';
+import type { Tensor } from '../../custom-ops/operator.js';
 import { assertClose } from '../comparison.js';
 import { caseTensor } from '../custom-ops/case-file.js';
 import { assertSameCache } from '../custom-ops/multi-level-attention/comparison.js';
@@ -16,16 +17,21 @@ import { encoded, rounded, TOLERANCE } from './element-types.js';
 
 const EIGHTS = [8, 8, 8, 8, 8, 8, 8, 8];
 
+interface GpuMultiLevelCase extends MultiLevelCase {
+  /** Key from which on causal values are infinite; keys and values that the mask hides are throughout. */
+  readonly spoiledFrom?: number;
+}
+
 /** Sizes that fill tiles, whose blocks end at their edges and inside them. */
-const LARGE: readonly MultiLevelCase[] = [false, true].flatMap(causal => {
+const LARGE: readonly GpuMultiLevelCase[] = [false, true].flatMap(causal => {
   const large = (
     name: string,
     length: number,
     ranks: readonly number[],
     block: number,
     valueDim: number,
-    changes: Partial<MultiLevelCase> = {},
-  ): MultiLevelCase => ({
+    changes: Partial<GpuMultiLevelCase> = {},
+  ): GpuMultiLevelCase => ({
     name: `${causal ? 'causal' : 'acausal'} ${name}`,
     batch: 1,
     queryHeads: 2,
@@ -56,10 +62,23 @@ const LARGE: readonly MultiLevelCase[] = [false, true].flatMap(causal => {
     large('wide heads', 260, [64, 32, 16, 16], 50, 128),
     large('wide values', 150, [12, 4], 20, 300),
     large('large step', 1, EIGHTS, 64, 64, { past: 1500 }),
+    large('large, not finite', 300, EIGHTS, 16, 64, { keyMask: 'random', spoiledFrom: 133 }),
   ];
 });
 
-const CASES = [...MULTI_LEVEL_CASES, ...LARGE];
+const CASES: readonly GpuMultiLevelCase[] = [...MULTI_LEVEL_CASES, ...LARGE];
+
+/** A tensor whose rows by `spoiled(batch row, key)` are infinite. */
+function withSpoiledRows({ dims, data }: Tensor, spoiled: (batch: number, key: number) => boolean): Tensor {
+  const [, heads, keys, size] = dims as [number, number, number, number];
+  const rowOf = (n: number) => Math.floor(n / size);
+  return {
+    dims,
+    data: data.map((number, n) =>
+      spoiled(Math.floor(rowOf(n) / keys / heads), rowOf(n) % keys) ? Infinity : number,
+    ),
+  };
+}
 
 /** Cases of MultiLevelAttention for the CUDA kernels; multi-level-attention-runner.cu runs them. */
 export const multiLevelCases = new CaseSuite(
@@ -69,7 +88,19 @@ export const multiLevelCases = new CaseSuite(
     const shared = CASES[index]!;
     if (shared.float16 && type !== 'float16') return null;
     const inputs = (): MultiLevelInputs => {
-      const given = caseInputs(shared);
+      const clean = caseInputs(shared);
+      const { spoiledFrom } = shared;
+      const hidden = (batch: number, key: number) => !clean.keyMask?.[batch * shared.keys + key];
+      const spoiled = (batch: number, key: number) =>
+        hidden(batch, key) || (shared.parameters.causal && key >= spoiledFrom!);
+      const given =
+        spoiledFrom === undefined
+          ? clean
+          : {
+              ...clean,
+              key: withSpoiledRows(clean.key, hidden),
+              value: withSpoiledRows(clean.value, spoiled),
+            };
       return {
         ...given,
         query: rounded(given.query, type),
@@ -103,15 +134,14 @@ export const multiLevelCases = new CaseSuite(
       },
       problems: results => {
         const { output, lse, present } = multiLevelAttention(inputs(), shared.parameters);
-        const compared = (name: 'output' | 'lse', expected: typeof output) =>
-          problemsOf(() =>
-            assertClose(
-              resultTensor(results, name, expected.dims).data,
-              expected.data,
-              TOLERANCE[type],
-              name,
-            ),
-          );
+        const compared = (name: 'output' | 'lse', expected: typeof output) => {
+          const found = resultTensor(results, name, expected.dims).data;
+          return problemsOf(() => {
+            const infinite = (n: number) => expected.data[n] === Infinity && found[n] === Infinity;
+            const known = (numbers: Float32Array) => numbers.map((number, n) => (infinite(n) ? 0 : number));
+            assertClose(known(found), known(expected.data), TOLERANCE[type], name);
+          });
+        };
         const cache = {
           value: resultTensor(results, 'present_value', present.value.dims),
           keys: present.keys.map(({ dims }, level) =>

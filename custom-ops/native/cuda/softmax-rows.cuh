@@ -120,6 +120,18 @@ struct SoftmaxRows {
     });
   }
 
+  /** Whether all sums that this thread holds are finite. */
+  __device__ bool finite() const {
+    float zero = 0;
+#pragma unroll
+    for (int m = 0; m < RowTiles; m++)
+#pragma unroll
+      for (int n = 0; n < Dim / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) zero += sum[m][n][i] * 0;
+    return zero == 0;
+  }
+
   /** Completes the totals, of which each of the four threads of a row holds a part until then. */
   __device__ void finishTotals() {
     eachRow([&](int m, int half) {
@@ -130,7 +142,7 @@ struct SoftmaxRows {
 
   /** log2 of the sum of 2^logit; -infinity of nothing. */
   __device__ float lse(int m, int half) const {
-    return total[m][half] > 0 ? peak[m][half] + log2f(total[m][half]) : -INFINITY;
+    return total[m][half] == 0 ? -INFINITY : peak[m][half] + log2f(total[m][half]);
   }
 
   /** Joins a finished softmax, given by its mean (the warp's rows of shared memory) and lse(m, half). */

@@ -14,6 +14,8 @@
 
 #undef __shared__
 #define __shared__ static
+#undef __noinline__
+#define __noinline__
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #undef __grid_constant__
