@@ -22,6 +22,12 @@ const LADDERS = {
 } as const;
 
 const RETRIEVED = [0, 4, 8, 16, 32, 64] as const;
+/**
+ * Expected errors from which on clusters are retrieved, at most as many as the most of RETRIEVED. At equal loss that
+ * takes a fraction of the keys of any fixed number (README, "Measured").
+ */
+const ERRORS = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016] as const;
+const BY_ERROR = { retrieve: 64, retrieve_error: 0.002 } as const;
 const GROUPINGS = ['contiguous', 'kmeans'] as const;
 /** Neighboring queries that choose together. */
 const GROUPS = { causal: [8, 16, 32], acausal: [32, 64, 128] } as const;
@@ -40,8 +46,13 @@ function candidates(site: AttentionSite): readonly TuningSettings[] {
   const [short, middle, long] = SEGMENTS;
   return [
     ...SEGMENTS.flatMap(segments =>
-      [0, 8, 32].map(retrieve => ({ ...segments, query_clusters: 16, retrieve })),
+      [{ retrieve: 0 }, { retrieve: 8 }, BY_ERROR].map(choice => ({
+        ...segments,
+        query_clusters: 16,
+        ...choice,
+      })),
     ),
+    { ...short, query_clusters: 16, retrieve: 64, retrieve_error: 0.008 },
     { ...short, query_clusters: 4, retrieve: 0, iterations: 1 },
     { segment: 64, window: 1, key_clusters: 2, query_clusters: 4, retrieve: 0, iterations: 1 },
     { ...short, query_clusters: 16, retrieve: 8, key_grouping: 'kmeans' },
@@ -65,6 +76,10 @@ function neighbors(site: AttentionSite, settings: TuningSettings): readonly Tuni
   if (perHeadNumbers(now.retrieve, 1).some(count => count > 0)) {
     const groups = GROUPS[site.causal ? 'causal' : 'acausal'];
     steps.push(...stepsOn(groups, now.group as number).map(group => ({ group })));
+    const error = now.retrieve_error as number;
+    steps.push(
+      ...(error > 0 ? stepsOn(ERRORS, error).map(retrieve_error => ({ retrieve_error })) : [BY_ERROR]),
+    );
   } else if (now.segment !== 0) {
     steps.push({ hierarchy: now.hierarchy === 'flat' ? 'dyadic' : 'flat' });
   }
