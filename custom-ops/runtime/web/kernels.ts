@@ -6,6 +6,7 @@ const LOADERS: ReadonlyMap<string, () => Promise<WebGpuOperator>> = new Map([
     'ElementwiseAttention',
     async () => (await import('../../elementwise-attention/webgpu.js')).elementwiseAttention,
   ],
+  ['LocalAttention', async () => (await import('../../local-attention/webgpu.js')).localAttention],
   [
     'MultiLevelAttention',
     async () => (await import('../../multi-level-attention/webgpu.js')).multiLevelAttention,

@@ -4,6 +4,7 @@
  */
 
 export { elementwiseAttention } from '../../elementwise-attention/webgpu.js';
+export { localAttention } from '../../local-attention/webgpu.js';
 export { multiLevelAttention } from '../../multi-level-attention/webgpu.js';
 export { multipoleAttention } from '../../multipole-attention/webgpu.js';
 export { GpuLimitError } from './gpu-limit-error.js';
