@@ -1,7 +1,7 @@
 import type { Graph } from './graph/graph.js';
 import type { Node } from './graph/node.js';
 import type { Value } from './graph/value.js';
-import type { Layout, Operand } from './site.js';
+import { LAYOUT_AXES, type Layout, type Operand } from './site.js';
 
 /** An operand that a linear layer computes for nothing else: X W + b, and then taken apart into heads. */
 export interface LinearOperand {
@@ -61,7 +61,7 @@ export function linearOperand(
     if (before === null) return null;
     split = { shape: shape.name, allowZero: reshape.int('allowzero', 0) };
     value = before;
-  } else if (layout === 'N(BH)D' || layout === 'B(HD)N') return null;
+  } else if (LAYOUT_AXES[layout].headsWithBatch || layout === 'B(HD)N') return null;
   let bias: Value | null = null;
   if (value.producer?.type === 'Add') {
     const { inputs } = value.producer;

@@ -261,6 +261,7 @@ function toHeads({ value, layout }: Operand, role: string, heads: number | null)
     case 'BNHD':
       return [{ transpose: [0, 2, 1, 3] }];
     case 'N(BH)D':
+    case '(BH)ND':
       throw new RangeError(`${role} '${value}' has its heads next to the batch, as only outputs may`);
   }
   if (heads === null) {
@@ -306,8 +307,11 @@ function fromHeads(value: string, layout: Operand['layout'], headDim: number | n
     case 'NB(HD)':
       return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, 0, -1] }];
     case 'N(BH)D':
+    case '(BH)ND': {
       if (headDim === null) throw new RangeError(`the head size of output '${value}' is unknown`);
-      return [{ transpose: [2, 0, 1, 3] }, { reshape: [0, -1, headDim] }];
+      const rowsFirst = [{ transpose: [2, 0, 1, 3] }, { reshape: [0, -1, headDim] }];
+      return layout === 'N(BH)D' ? rowsFirst : [...rowsFirst, { transpose: [1, 0, 2] }];
+    }
   }
 }
 

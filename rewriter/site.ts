@@ -18,9 +18,10 @@ export type MaskKind =
  * How a value of the graph lays out batch (B), heads (H), sequence (N) and head size (D):
  * 'BHND' is the operator's own layout; 'BHDN' a key transposed for the score product; 'BNHD' before the
  * head transpose; 'BN(HD)' packed heads, as com.microsoft.MultiHeadAttention takes them; 'B(HD)N' channels first,
- * as convolutions make them; 'NB(HD)' and 'N(BH)D' sequence first, as torch.nn.MultiheadAttention works.
+ * as convolutions make them; 'NB(HD)' and 'N(BH)D' sequence first, as torch.nn.MultiheadAttention works;
+ * '(BH)ND' heads next to the batch, as batched products leave them.
  */
-export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)' | 'B(HD)N' | 'NB(HD)' | 'N(BH)D';
+export type Layout = 'BHND' | 'BHDN' | 'BNHD' | 'BN(HD)' | 'B(HD)N' | 'NB(HD)' | 'N(BH)D' | '(BH)ND';
 
 /** Where a layout has the batch, alone or as the outer part of batch times heads, and queries or keys. */
 export const LAYOUT_AXES: Readonly<
@@ -33,6 +34,7 @@ export const LAYOUT_AXES: Readonly<
   'B(HD)N': { batch: 0, sequence: 2, headsWithBatch: false },
   'NB(HD)': { batch: 1, sequence: 0, headsWithBatch: false },
   'N(BH)D': { batch: 1, sequence: 0, headsWithBatch: true },
+  '(BH)ND': { batch: 0, sequence: 1, headsWithBatch: true },
 };
 
 /**

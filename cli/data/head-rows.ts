@@ -47,7 +47,10 @@ export class HeadRows {
         return by(size, stride(axes.batch), size);
       }
       case 'N(BH)D':
-        return by(dims[2]!, heads * stride(1), stride(1));
+      case '(BH)ND': {
+        const head = stride(axes.batch);
+        return by(dims[2]!, heads * head, head);
+      }
     }
   }
 
@@ -65,4 +68,5 @@ const RANKS: Readonly<Record<Layout, number>> = {
   'B(HD)N': 3,
   'NB(HD)': 3,
   'N(BH)D': 3,
+  '(BH)ND': 3,
 };

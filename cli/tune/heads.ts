@@ -16,6 +16,8 @@ function elementsPerTurn(dims: readonly number[], layout: Layout, heads: number)
       return (dims[1]! / heads) * dims[2]!;
     case 'N(BH)D':
       return dims[2]!;
+    case '(BH)ND':
+      return dims[1]! * dims[2]!;
   }
 }
 

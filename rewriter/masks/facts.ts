@@ -250,13 +250,19 @@ class Investigation {
   }
 }
 
-/** The one factor of all visible places, up to the rounding of float32; null when they differ. */
+/** The factor of a biased place, that half precision rounds, as a share of it. */
+const BIASED_FACTOR_TOLERANCE = 2 ** -8;
+
+/** The one factor of all visible places, up to the rounding of float32 or, where biased, of half precision; null when they differ. */
 function commonFactor(visible: readonly Entry[]): number | null {
   // The least biased place has lost the fewest digits.
   const best = visible.reduce((one, other) => (Math.abs(other.bias) < Math.abs(one.bias) ? other : one));
   const { factor } = best;
   const agree = visible.every(
-    entry => Math.abs(entry.factor - factor) <= 1e-5 * (Math.abs(factor) + Math.abs(entry.bias)),
+    entry =>
+      Math.abs(entry.factor - factor) <=
+      1e-5 * (Math.abs(factor) + Math.abs(entry.bias)) +
+        (entry.bias === 0 ? 0 : BIASED_FACTOR_TOLERANCE * Math.abs(factor)),
   );
   return agree ? factor : null;
 }

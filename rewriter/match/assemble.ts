@@ -75,7 +75,7 @@ function agree(query: Candidate, key: Candidate, value: Candidate): boolean {
 
 /**
  * The value that holds the output of attention in a known layout: the product itself, or what single uses
- * rearrange it into. Null when there is none.
+ * rearrange it into, so that heads are apart from the batch where they ever are. Null when there is none.
  */
 export function outputOperand(
   product: Value,
@@ -86,17 +86,19 @@ export function outputOperand(
   const { trials } = laboratory;
   const targets = trials.map((trial, t) => targetViews(product, result, sizes[t]!, trial));
   let views: (View | null)[] = trials.map(trial => identityView(trial.probe(PLAIN).sample(product).dims));
+  let beside: { readonly value: Value; readonly layout: Layout } | null = null;
   for (let value: Value | null = product; value !== null; ) {
     const layout = LAYOUT_ORDER.find(layout =>
       views.every((view, t) => view !== null && sameView(view, targets[t]?.[layout] ?? null)),
     );
-    if (layout !== undefined) return { value, layout };
+    if (layout === '(BH)ND') beside ??= { value, layout };
+    else if (layout !== undefined) return { value, layout };
     const next: Value | null = movedOnce(value);
-    if (next === null) return null;
+    if (next === null) return beside;
     views = views.map((view, t) => (view === null ? null : throughMove(view, next, trials[t]!)));
     value = next;
   }
-  return null;
+  return beside;
 }
 
 function targetViews(
@@ -124,6 +126,7 @@ function targetViews(
     'B(HD)N': reshapeView(byChannels, [batch, heads * size, length]),
     'NB(HD)': reshapeView(rowsFirst, [length, batch, heads * size]),
     'N(BH)D': reshapeView(rowsFirst, [length, batch * heads, size]),
+    '(BH)ND': reshapeView(split, [batch * heads, length, size]),
   };
   return { BHND: split, BNHD: byRows, BHDN: byChannels, ...regrouped };
 }

@@ -75,8 +75,9 @@ const LAYOUTS: Readonly<Record<Layout, (dims: readonly number[], d: number) => S
     hidden === undefined || hidden % d !== 0 || rest.length > 0
       ? null
       : source(batch!, hidden / d, length!, { batch: hidden, head: d, row: batch! * hidden, column: 1 }),
-  // The number of heads cannot be read from such a shape; it is known of outputs alone.
+  // The number of heads cannot be read from such shapes; it is known of outputs alone.
   'N(BH)D': () => null,
+  '(BH)ND': () => null,
 };
 
 function source(
@@ -97,6 +98,7 @@ export const LAYOUT_ORDER: readonly Layout[] = [
   'BHDN',
   'B(HD)N',
   'N(BH)D',
+  '(BH)ND',
 ];
 
 /** Sizes of a source of shape `dims` if an operand that reads it by `runs` takes it in this layout. */

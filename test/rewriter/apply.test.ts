@@ -19,7 +19,7 @@ import {
 } from '../../rewriter/onnx/spec.js';
 import { writeToMemory } from '../../rewriter/onnx/write.js';
 import { PATTERN_METADATA, type Replacement, SITE_METADATA } from '../../rewriter/replacement-nodes.js';
-import type { AttentionSite, FusionSite, Layout } from '../../rewriter/site.js';
+import { type AttentionSite, type FusionSite, LAYOUT_AXES, type Layout } from '../../rewriter/site.js';
 import { EXACT_ATTENTION } from './exact-attention.js';
 import { boolValue, floats, floatValue, int64s, model, node } from './onnx/builders.js';
 
@@ -290,6 +290,13 @@ describe('applyRewrite', () => {
         join: 'join_batch',
         adapters: 3,
       },
+      '(BH)ND': {
+        dims: ['batch_and_heads', 'n', SIZE],
+        there: [0, 1, 2, 3],
+        back: [0, 1, 2, 3],
+        join: 'join_heads',
+        adapters: 4,
+      },
     };
 
     /** Nodes from `from` in a layout to `to` in [B,H,N,D]. */
@@ -312,7 +319,7 @@ describe('applyRewrite', () => {
 
     for (const layout of Object.keys(forms) as Layout[]) {
       // Operands with heads next to the batch do not occur: their number of heads could not be told.
-      const given: Layout = layout === 'N(BH)D' ? 'BHND' : layout;
+      const given: Layout = LAYOUT_AXES[layout].headsWithBatch ? 'BHND' : layout;
       it(`${given} in, ${layout} out`, async () => {
         const roles = ['query', 'key', 'value'] as const;
         const original = model({
@@ -324,6 +331,7 @@ describe('applyRewrite', () => {
             shape('split', 0, 0, HEADS, SIZE),
             shape('split_channels', 0, HEADS, SIZE, -1),
             shape('join_channels', 0, HEADS * SIZE, -1),
+            shape('join_heads', 2 * HEADS, -1, SIZE),
             shape('join', 0, 0, HEADS * SIZE),
             shape('join_batch', 0, -1, SIZE),
           ],

@@ -67,6 +67,7 @@ describe('heads of a site', () => {
     ['B(HD)N', [B, H * D, N], ([, x]) => Math.floor(x! / D)],
     ['NB(HD)', [N, B, H * D], ([, , x]) => Math.floor(x! / D)],
     ['N(BH)D', [N, B * H, D], ([, x]) => x! % H],
+    ['(BH)ND', [B * H, N, D], ([x]) => x! % H],
   ];
   const placeOf = (element: number, dims: readonly number[]) =>
     dims.map((dim, a) => Math.floor(element / dims.slice(a + 1).reduce((x, y) => x * y, 1)) % dim);

@@ -79,6 +79,7 @@ function laidOut(data: Float32Array, heads: number, rows: number, size: number, 
     'B(HD)N': [1, heads * size, rows],
     'NB(HD)': [rows, 1, heads * size],
     'N(BH)D': [rows, heads, size],
+    '(BH)ND': [heads, rows, size],
   };
   return tensorFrom('float32', dims[layout], values);
 }
@@ -145,6 +146,7 @@ describe('reach of attention', () => {
     'channels first': { ...shape, layout: 'B(HD)N' },
     'sequence first': { ...shape, layout: 'NB(HD)' },
     'batch times heads': { ...shape, layout: 'N(BH)D' },
+    'batch times heads first': { ...shape, layout: '(BH)ND' },
   })) {
     it(`is the mean mass by distance: ${name}`, () => {
       const reach = reachOf(one, q, k)!;

@@ -235,6 +235,21 @@ describe('softmax attention', () => {
     assert.equal(site.query.dataType, DataType.FLOAT16);
   });
 
+  it('gives the products themselves where heads never come apart from the batch', () => {
+    const net = attentionNet({ batched: true });
+    const back = net.nodes.find(({ outputs }) => outputs[0] === 'sum_heads')!;
+    const apart = net.ints(-1, HEADS, 4, 2, SIZE);
+    Object.assign(back, { inputs: ['sum', apart] });
+    Object.assign(net.inputs[0]!, { dims: ['batch', 8, WIDTH] });
+    const swap = net.nodes.find(({ inputs }) => inputs[0] === 'sum_heads')!;
+    Object.assign(swap, { attributes: { perm: { type: 'ints', value: [0, 2, 3, 1, 4] } } });
+    const join = net.nodes.find(({ inputs }) => inputs[0] === swap.outputs[0])!;
+    Object.assign(join, { inputs: [swap.outputs[0], net.ints(0, 4, -1)] });
+    const site = inspectNet(net).sites[0]!;
+    assertPlain(site);
+    assert.deepEqual([site.output.value, site.output.layout], ['sum', '(BH)ND']);
+  });
+
   it('tells keys of other data from the queries’ own', () => {
     assertPlain(siteOf({ memory: true }), { kind: 'cross' });
   });
