@@ -62,6 +62,9 @@ export function ablationGrid(causal: boolean, siteCount: number): Variant[] {
     uniform('default', {}),
     ...each([0, 4, 8, 16, 32, 64], count => uniform(`retrieve ${count}`, { retrieve: [count] })),
     ...each([0.3, 0.1, 0.03], mass => uniform(`retrieve_mass ${mass}`, { retrieveMass: mass })),
+    ...each([0.004, 0.002, 0.001, 0.0005], retrieveError =>
+      uniform(`retrieve 64, retrieve_error ${retrieveError}`, { retrieve: [64], retrieveError }),
+    ),
     ...each([4, 16, 32], keyClusters =>
       uniform(`key_clusters ${keyClusters}, as many keys retrieved`, {
         keyClusters,
