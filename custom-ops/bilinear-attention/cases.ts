@@ -81,6 +81,8 @@ export const BILINEAR_CASES: readonly BilinearCase[] = [
   ...both('one level', levelParameters(4, 24, [5]), { batch: 2, valueDim: 20 }),
   ...both('levels, ragged', levelParameters(3, 40, [7, 2, 1]), { length: 131 }),
   ...both('levels without norm', { ...LEVELS, normalisation: 'none' }, { gains: false }),
+  ...both('levels by root mean squares', { ...LEVELS, normalisation: 'root-mean-square' }),
+  ...both('tensor train by root mean squares', { ...TRAIN, normalisation: 'root-mean-square' }),
   ...both('levels, other scales', { ...LEVELS, levelScale: [0.3, -0.2, 0.1, 1] }),
   ...both('levels, larger epsilon', { ...LEVELS, epsilon: 0.1 }, { gains: false }),
   ...both('several chunks of rows', TRAIN, { length: 600 }),
@@ -105,7 +107,7 @@ export function caseInputs(shared: BilinearCase): BilinearInputs {
     const shifted = data.map(x => mean + x * spread);
     return { dims, data: float16 ? float16ToFloat32(float32ToFloat16(shifted)) : shifted };
   };
-  const gain = (size: number) => (gains && normalisation === 'layer' ? tensor([size], 0.2, 1) : undefined);
+  const gain = (size: number) => (gains && normalisation !== 'none' ? tensor([size], 0.2, 1) : undefined);
   const norms = (name: string, size: number) => {
     const values = gain(size);
     return values === undefined ? {} : { [name]: values };

@@ -51,8 +51,11 @@ struct Parameters {
       }
     }
     const std::string normalization = attributes.text("normalisation").value_or("");
-    normalized = normalization == "layer";
-    if (!normalized && normalization != "none") refuse("unknown normalisation \"" + normalization + "\"");
+    normalized = normalization != "none";
+    centered = normalization == "layer";
+    if (normalized && !centered && normalization != "root-mean-square") {
+      refuse("unknown normalisation \"" + normalization + "\"");
+    }
     epsilon = attributes.real("epsilon").value_or(0.f);
     causal = attributes.integer("causal").value_or(0) != 0;
   }
@@ -65,7 +68,7 @@ struct Parameters {
     return sum;
   }
 
-  bool train, normalized, causal;
+  bool train, normalized, centered, causal;
   size_t heads, features;
   std::vector<Level> levels;
   float epsilon;
@@ -99,21 +102,22 @@ class WeightReader {
   const Inputs& inputs_;
 };
 
-// Layer normalization without bias of vectors of one size, or nothing but a factor.
+// Normalization without bias of vectors of one size, by their deviation or their root mean square, or nothing but a
+// factor.
 class Normalization {
  public:
   template <class Weights>
   Normalization(const Parameters& parameters, const Weights& weights, size_t index, size_t size, float multiplier)
-      : enabled_(parameters.normalized), size_(size), epsilon_(parameters.epsilon), multiplier_(multiplier) {
+      : enabled_(parameters.normalized), centered_(parameters.centered), size_(size), epsilon_(parameters.epsilon), multiplier_(multiplier) {
     if (!weights.has(index)) return;
-    if (!enabled_) refuse("a gain comes with normalisation \"layer\" only");
+    if (!enabled_) refuse("a gain comes with a normalisation only");
     gains_ = floatsOf(weights(index, {dim(size)}));
   }
 
   void apply(const Simd& simd, float* vectors, size_t stride, size_t count) const {
     if (enabled_) {
       const float* gain = gains_.empty() ? nullptr : gains_.data();
-      simd.normalizeRows(vectors, stride, count, size_, epsilon_, gain, multiplier_);
+      simd.normalizeRows(vectors, stride, count, size_, centered_, epsilon_, gain, multiplier_);
     } else if (multiplier_ != 1) {
       for (size_t row = 0; row < count; row++) {
         for (size_t n = 0; n < size_; n++) vectors[row * stride + n] *= multiplier_;
@@ -122,7 +126,7 @@ class Normalization {
   }
 
  private:
-  const bool enabled_;
+  const bool enabled_, centered_;
   const size_t size_;
   const float epsilon_, multiplier_;
   std::vector<float> gains_;

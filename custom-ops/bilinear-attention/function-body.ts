@@ -128,7 +128,7 @@ function normalized(
   { normalisation, epsilon }: BilinearParameters,
 ): Value {
   if (normalisation === 'none') return vectors;
-  const centered = b.sub(vectors, mean(b, vectors));
+  const centered = normalisation === 'layer' ? b.sub(vectors, mean(b, vectors)) : vectors;
   const variance = mean(b, b.mul(centered, centered));
   const scaled = b.div(centered, b.sqrt(b.add(variance, epsilon)));
   return gain === null ? scaled : b.mul(scaled, gain);

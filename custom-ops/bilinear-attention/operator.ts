@@ -2,7 +2,7 @@ import { asFusion, CAUSAL, fusionAttributes } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import { type AttributeDefinition, acceptedUnless, type OperatorDefinition } from '../operator.js';
 import { bilinearFunctionBody, INPUT_NAMES, OP_TYPE } from './function-body.js';
-import { bilinearProblem, parametersOf } from './parameters.js';
+import { bilinearProblem, NORMALISATIONS, parametersOf } from './parameters.js';
 
 const ID = 'bilinear-attention';
 
@@ -37,10 +37,10 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
   {
     name: 'normalisation',
     type: 'string',
-    oneOf: ['none', 'layer'],
+    oneOf: NORMALISATIONS,
     description: 'what is done to keys, and with levels to queries, before they are multiplied',
   },
-  { name: 'epsilon', type: 'float', least: 0, description: 'added to variances under layer normalization' },
+  { name: 'epsilon', type: 'float', least: 0, description: 'added to variances or mean squares' },
   CAUSAL,
 ];
 

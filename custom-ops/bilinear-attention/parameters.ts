@@ -3,8 +3,13 @@ import type { Attributes } from '../operator.js';
 /** How keys are made of tokens. */
 export type BilinearKind = 'block-tensor-train' | 'multi-level-low-rank';
 
-/** What is done to transformed keys (and, with levels, queries): nothing, or layer normalization. */
-export type Normalisation = 'none' | 'layer';
+/**
+ * What is done to transformed keys (and, with levels, queries): nothing, layer normalization, or division by the root
+ * mean square.
+ */
+export const NORMALISATIONS = ['none', 'layer', 'root-mean-square'] as const;
+
+export type Normalisation = (typeof NORMALISATIONS)[number];
 
 /** Most levels of one node: four inputs each. */
 export const MOST_LEVELS = 8;
@@ -26,7 +31,7 @@ export interface BilinearParameters {
   /** By level, the factor on the product of query and key. */
   readonly levelScale: readonly number[];
   readonly normalisation: Normalisation;
-  /** Added to variances under layer normalization. */
+  /** Added to variances, or mean squares, before the root is taken. */
   readonly epsilon: number;
   readonly causal: boolean;
 }

@@ -156,7 +156,7 @@ function normalized(
   gain: Tensor | undefined,
 ): number[] {
   if (normalisation === 'none') return vector;
-  const mean = vector.reduce((sum, x) => sum + x, 0) / vector.length;
+  const mean = normalisation === 'layer' ? vector.reduce((sum, x) => sum + x, 0) / vector.length : 0;
   const variance = vector.reduce((sum, x) => sum + (x - mean) ** 2, 0) / vector.length;
   const deviation = Math.sqrt(variance + epsilon);
   return vector.map((x, n) => ((x - mean) / deviation) * (gain?.data[n] ?? 1));

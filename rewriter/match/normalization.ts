@@ -14,8 +14,10 @@ export interface Normalization {
   readonly source: Value;
   /** Stored factors of the channels; null where there are none. */
   readonly gain: Value | null;
+  /** By the deviation from the mean, or by the root mean square. */
+  readonly kind: 'layer' | 'root-mean-square';
   readonly epsilon: number;
-  /** Why it is no layer normalization without bias; null where it is one. */
+  /** Why it is none without bias; null where it is one. */
   readonly problem: string | null;
 }
 
@@ -35,32 +37,42 @@ const ROUNDING = { float32: 1e-4, float16: 1e-2 } as const;
 export function normalizationAt(value: Value, laboratory: Laboratory): Normalization | null {
   const { producer } = value;
   if (producer === null) return null;
-  if (producer.type === 'RMSNormalization') {
-    const [source, gain = null] = producer.inputs;
-    return source == null ? null : { source, gain, epsilon: 0, problem: ROOT_MEAN_SQUARE };
-  }
-  if (producer.type === 'LayerNormalization') return ofOperator(producer, value, laboratory);
+  const kind = KINDS[producer.type];
+  if (kind !== undefined) return ofOperator(producer, kind, value, laboratory);
   if (!STEPS.has(producer.type)) return null;
   const computed = ({ type, inputs }: Node) =>
     (RESHAPES.has(type) ? inputs.slice(0, 1) : inputs)
       .filter(input => input !== null)
       .filter(input => !isStored(input, laboratory));
   const sources = dominatorsOf([value], computed, ({ type }) => STEPS.has(type));
-  // What a mean has been taken from already is normalized by its root mean square: the furthest back decides.
-  const found = sources.slice(1).map(source => writtenOut(value, source, laboratory));
-  return found.find(each => each?.problem === null) ?? found.findLast(each => each !== null) ?? null;
+  const found = sources
+    .slice(1)
+    .map(source => writtenOut(value, source, laboratory))
+    .filter(each => each !== null);
+  const whole = found.filter(({ problem }) => problem === null);
+  // What a mean has been taken from already is normalized by its root mean square: that is half of the other kind.
+  return whole.find(({ kind }) => kind === 'layer') ?? whole[0] ?? found.at(-1) ?? null;
 }
 
-const ROOT_MEAN_SQUARE = 'it normalizes by the root mean square, not by mean and deviation';
+const KINDS: Readonly<Record<string, Normalization['kind']>> = {
+  LayerNormalization: 'layer',
+  RMSNormalization: 'root-mean-square',
+};
+
 const BIASED = 'its normalization has a bias';
 
-function ofOperator(node: Node, value: Value, laboratory: Laboratory): Normalization | null {
+function ofOperator(
+  node: Node,
+  kind: Normalization['kind'],
+  value: Value,
+  laboratory: Laboratory,
+): Normalization | null {
   const [source, gain = null, bias] = node.inputs;
   const dims = dimsOf(value, laboratory);
   const axis = node.int('axis', -1);
   if (source == null || dims === null || (axis !== -1 && axis !== dims.length - 1)) return null;
   const problem = bias != null && !allZero(bias, laboratory) ? BIASED : null;
-  return { source, gain, epsilon: node.float('epsilon', 1e-5), problem };
+  return { source, gain, kind, epsilon: node.float('epsilon', 1e-5), problem };
 }
 
 function allZero(value: Value, { trials }: Laboratory): boolean {
@@ -107,15 +119,15 @@ function writtenOut(value: Value, source: Value, laboratory: Laboratory): Normal
     });
   for (const gain of [null, ...vectors]) {
     for (const epsilon of epsilons) {
-      const found = { source, gain: gain?.value ?? null, epsilon };
-      const layer = (x: readonly number[]) => layerNormalized(x, epsilon, gain?.data ?? null);
-      if (matches(layer)) return { ...found, problem: null };
-      const root = (x: readonly number[]) =>
-        Math.sqrt(x.reduce((sum, each) => sum + each * each, 0) / size + epsilon);
-      const byRoot = (x: readonly number[]) => x.map((each, n) => (each / root(x)) * (gain?.data[n] ?? 1));
-      if (matches(byRoot)) return { ...found, problem: ROOT_MEAN_SQUARE };
-      const biased = vectors.some(({ data }) => matches(x => layer(x).map((each, n) => each + data[n]!)));
-      if (biased) return { ...found, problem: BIASED };
+      for (const kind of ['layer', 'root-mean-square'] as const) {
+        const found = { source, gain: gain?.value ?? null, kind, epsilon };
+        const definition = (x: readonly number[]) => normalized(x, kind, epsilon, gain?.data ?? null);
+        if (matches(definition)) return { ...found, problem: null };
+        const biased = vectors.some(({ data }) =>
+          matches(x => definition(x).map((each, n) => each + data[n]!)),
+        );
+        if (biased) return { ...found, problem: BIASED };
+      }
     }
   }
   return null;
@@ -127,13 +139,14 @@ const SMALL = 3e-3;
 /** Largest number that may be added to variances. */
 const MOST_EPSILON = 1e-2;
 
-/** A vector less its mean, over its deviation, times the gain. */
-export function layerNormalized(
+/** A vector less its mean, over its deviation, times the gain; by its root mean square with zero for the mean. */
+export function normalized(
   vector: readonly number[],
+  kind: Normalization['kind'],
   epsilon: number,
   gain: ArrayLike<number> | null,
 ): readonly number[] {
-  const mean = vector.reduce((sum, x) => sum + x, 0) / vector.length;
+  const mean = kind === 'layer' ? vector.reduce((sum, x) => sum + x, 0) / vector.length : 0;
   const variance = vector.reduce((sum, x) => sum + (x - mean) ** 2, 0) / vector.length;
   const deviation = Math.sqrt(variance + epsilon);
   return vector.map((x, n) => ((x - mean) / deviation) * (gain?.[n] ?? 1));

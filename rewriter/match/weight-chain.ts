@@ -43,6 +43,12 @@ export function movedBy(node: Node): Value | null {
   return moves ? (node.inputs[0] ?? null) : null;
 }
 
+/** Whether a value holds what `source` does, in another order, shape or width. */
+export function isMoved(value: Value, source: Value): boolean {
+  const before = value.producer && movedBy(value.producer);
+  return before != null && (before === source || isMoved(before, source));
+}
+
 /** What a node multiplies by a constant number, and the number; null where it does something else. */
 export function scaledBy(
   node: Node,

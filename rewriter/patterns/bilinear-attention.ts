@@ -17,14 +17,14 @@ import { HIDDEN_AT_MOST } from '../masks/logits.js';
 import { type AxisOrder, axisOrders, divisorsOf, movesTo } from '../match/axis-orders.js';
 import { Experiment } from '../match/experiment.js';
 import type { Match } from '../match/matcher.js';
-import { layerNormalized, type Normalization, normalizationAt } from '../match/normalization.js';
+import { type Normalization, normalizationAt, normalized } from '../match/normalization.js';
 import { PRODUCTS } from '../match/product.js';
-import { movedBy, scaledBy, storedTensor, weightProduct } from '../match/weight-chain.js';
+import { isMoved, movedBy, scaledBy, storedTensor, weightProduct } from '../match/weight-chain.js';
 import { DataType } from '../onnx/spec.js';
 import { drawn, type Feed, uniform } from '../probe/feed.js';
 import { OTHER_DATA, PLAIN, type Trial } from '../probe/laboratory.js';
 import { coordinates, elements, indexOf } from '../probe/sample.js';
-import type { KeyMask } from '../site.js';
+import type { KeyMask, Move } from '../site.js';
 import { inverse, transposed } from './moves.js';
 import type { FormContext, Fusion, Miss, MovedValue, SourceForm } from './source-form.js';
 import { emptyRowOf, maskProblem, type SumLayout, sumLayout, sumOfProducts } from './weighted-sum.js';
@@ -77,6 +77,7 @@ interface StoredWeight {
 interface Formula {
   readonly logits: Value;
   readonly heads: number;
+  /** Without an axis of heads where there is one. */
   readonly layout: SumLayout;
   readonly rounding: number;
 }
@@ -90,10 +91,11 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
   if (typeof attention === 'string') return far(attention);
   const { found, sum, logits, products } = attention;
   const dims = trials.map(trial => trial.probe(PLAIN).tryToSample(output)?.dims);
-  const layout = dims[0]?.length === 4 ? sumLayout(sum, 4) : null;
+  const rank = dims[0]?.length;
+  const layout = rank === 3 || rank === 4 ? sumLayout(sum, rank) : null;
   if (products.length === 0 || layout === null) return far('its values are not those of heads');
-  const [, headAxis, rowAxis] = layout.outputOrder as readonly [number, number, number, number];
-  const heads = dims[0]![headAxis]!;
+  const rowAxis = layout.outputOrder.at(-2)!;
+  const heads = rank === 3 ? 1 : dims[0]![layout.outputOrder[1]!]!;
   const half = trials[0]!.probe(PLAIN).sample(logits).dataType === DataType.FLOAT16;
   const formula = { logits, heads, layout, rounding: ROUNDING[half ? 'float16' : 'float32'] };
   const readings = readingsOf(products, formula, context);
@@ -125,7 +127,7 @@ function recognize(anchor: Node, context: FormContext): Fusion | Miss {
     const keys = facts.keyMask && anchor.graph.resolve(facts.keyMask.value);
     return (
       difference(candidate, formula, { present, keys, visible: facts.keyMask?.visible }, trials) ??
-      fusionOf(anchor, found, sum.right, candidate, layout, facts)
+      fusionOf(anchor, found, placed(sum.right, formula, output, trials[0]!), candidate, facts)
     );
   });
   return problems.find(result => typeof result !== 'string') ?? near(String(problems[0]));
@@ -191,7 +193,8 @@ interface Reading {
   readonly features: number;
   readonly train: boolean;
   readonly branches: readonly (Branch & { readonly chains: readonly [Chain, Chain] })[];
-  readonly epsilon: number | null;
+  /** Null where nothing is normalized. */
+  readonly norm: Pick<Normalization, 'kind' | 'epsilon'> | null;
   /** Why it is nothing that the operator computes; null where it may be. */
   readonly problem: string | null;
 }
@@ -236,10 +239,11 @@ function readingOf(
   );
   if (x === undefined) return 'its query and key are not made of the same tokens';
   const norms = chains.filter(({ weights }) => weights.length > 0).map(({ norm }) => norm);
-  const epsilons = new Set(norms.map(norm => norm?.epsilon ?? null));
-  const unlike = epsilons.size > 1 ? 'its levels are normalized in different ways' : null;
-  const problem = norms.find(norm => norm?.problem != null)?.problem ?? unlike;
-  return { x, features: dims(x)[2]!, train, branches: chained, epsilon: [...epsilons][0]!, problem };
+  const [norm = null] = norms;
+  const alike = norms.every(other => other?.kind === norm?.kind && other?.epsilon === norm?.epsilon);
+  const unlike = alike ? null : 'its levels are normalized in different ways';
+  const problem = norms.find(other => other?.problem != null)?.problem ?? unlike;
+  return { x, features: dims(x)[2]!, train, branches: chained, norm, problem };
 }
 
 /** Scores of one branch at a few places. */
@@ -251,7 +255,7 @@ type Place4 = readonly [number, number, number, number];
  * A string says why the weights are none of such structures.
  */
 function measured(
-  { x, features, train, branches, epsilon }: Reading,
+  { x, features, train, branches, norm }: Reading,
   { logits, heads, rounding }: Formula,
   present: Feed,
   causal: boolean,
@@ -275,7 +279,7 @@ function measured(
     const candidates = train
       ? trainLevels(branch.chains[1], features, heads, dimsOf)
       : rankLevels(branch.chains, features, heads, dimsOf);
-    const level = fitting(candidates, branch.chains, epsilon, scores, { dims, data }, rounding, trial);
+    const level = fitting(candidates, branch.chains, norm, scores, { dims, data }, rounding, trial);
     if (level === null) return 'its scores are not those of structured matrices';
     levels.push({ ...level, branch });
   }
@@ -300,8 +304,8 @@ function measured(
     outputPieces: levels.map(({ outputPieces }) => outputPieces),
     ranks: levels.map(({ rank }) => rank),
     levelScale: levels.map(({ scale }) => scale),
-    normalisation: epsilon === null ? 'none' : 'layer',
-    epsilon: epsilon ?? 0,
+    normalisation: norm?.kind ?? 'none',
+    epsilon: norm?.epsilon ?? 0,
     causal,
   };
   return (
@@ -384,7 +388,7 @@ function* rankLevels(
 function fitting(
   candidates: Iterable<LevelCandidate>,
   chains: readonly [Chain, Chain],
-  epsilon: number | null,
+  norm: Reading['norm'],
   scores: Scores,
   { dims, data }: { readonly dims: readonly number[]; readonly data: Float32Array },
   rounding: number,
@@ -397,20 +401,20 @@ function fitting(
     return found;
   };
   const [, tokens = 0, features = 0] = dims;
-  const normalized = (vector: readonly number[], side: number) => {
+  const image = (vector: readonly number[], side: number) => {
     const gain = chains[side]!.norm?.gain;
-    return epsilon === null || chains[side]!.weights.length === 0
+    return norm === null || chains[side]!.weights.length === 0
       ? vector
-      : layerNormalized(vector, epsilon, gain == null ? null : elementsOf(gain));
+      : normalized(vector, norm.kind, norm.epsilon, gain == null ? null : elementsOf(gain));
   };
   for (const candidate of candidates) {
     const { left } = candidate.weights;
-    const image = imagesBy(candidate, features, elementsOf);
+    const vectorOf = imagesBy(candidate, features, elementsOf);
     const products = ({ place: [b, h, i, j] }: Scores[number]) => {
       const token = (n: number) =>
         data.subarray((b * tokens + n) * features, (b * tokens + n + 1) * features);
-      const [query, key] = [image(token(i), h, 'query'), image(token(j), h, 'key')];
-      return productOfVectors(normalized(query, 0), normalized(key, 1));
+      const [query, key] = [vectorOf(token(i), h, 'query'), vectorOf(token(j), h, 'key')];
+      return productOfVectors(image(query, 0), image(key, 1));
     };
     const usual = 1 / Math.sqrt(left === undefined ? candidate.inputPieces * candidate.rank : features);
     const scaleAt = (some: Scores) => {
@@ -600,15 +604,35 @@ function inputsOf(
   return { x, levels };
 }
 
+/** Values and output, and how they come to lie as the operator has them. */
+type Placed = Pick<Fusion, 'output'> & { readonly value: MovedValue };
+
+function placed(value: Value, { layout }: Formula, output: Value, trial: Trial): Placed {
+  const { valueOrder, outputOrder } = layout;
+  const valueDim = trial.probe(PLAIN).sample(output).dims[outputOrder.at(-1)!]!;
+  const [split, joined]: [Move[], Move[]] =
+    outputOrder.length === 4
+      ? [[], []]
+      : [[{ reshape: [0, 1, -1, valueDim] }], [{ reshape: [0, -1, valueDim] }]];
+  return {
+    value: { value, moves: [...transposed(valueOrder), ...split] },
+    output: {
+      value: output,
+      moves: [...joined, ...transposed(inverse(outputOrder))],
+      axes: { batch: outputOrder[0]!, sequence: outputOrder.at(-2)! },
+    },
+  };
+}
+
 function fusionOf(
   anchor: Node,
   found: Match,
-  value: Value,
+  { value: moved, output: placedOutput }: Placed,
   { x, parameters, weights }: Candidate,
-  { valueOrder, outputOrder }: SumLayout,
   facts: MaskFacts,
 ): Fusion {
   const output = anchor.outputs[0]!;
+  const { value } = moved;
   const computed = descendants(x);
   const behind = ancestors(output, each => each !== x && each !== value);
   const inside = [...behind].filter(each => computed.has(each) && each !== x && each !== value);
@@ -623,14 +647,10 @@ function fusionOf(
     computation: 'bilinear',
     operands: {
       x: { value: x },
-      value: { value, moves: transposed(valueOrder) },
+      value: moved,
       ...Object.fromEntries(stored),
     },
-    output: {
-      value: output,
-      moves: transposed(inverse(outputOrder)),
-      axes: { batch: outputOrder[0]!, sequence: outputOrder[2]! },
-    },
+    output: placedOutput,
     parameters: attributesOf(parameters),
     causal: parameters.causal,
     keyMask: facts.keyMask,
@@ -639,7 +659,7 @@ function fusionOf(
     heads: { queryHeads: parameters.heads, kvHeads: parameters.heads },
     named: anchor,
     interior: inside
-      .filter(each => each !== output)
+      .filter(each => each !== output && !isMoved(each, x))
       .map(each => ({
         value: each,
         holds: probabilities.has(each) ? 'attention probabilities' : 'attention scores',

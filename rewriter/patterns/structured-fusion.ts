@@ -2,6 +2,7 @@ import { attributesOf, type Structure } from '../../custom-ops/structured-matmul
 import type { Node } from '../graph/node.js';
 import { ancestors, descendants } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
+import { isMoved } from '../match/weight-chain.js';
 import type { Move } from '../site.js';
 import type { Fusion } from './source-form.js';
 
@@ -46,7 +47,7 @@ export function structuredFusion({
     kind: 'self',
     named,
     interior: inside
-      .filter(value => value !== end)
+      .filter(value => value !== end && !isMoved(value, x))
       .map(value => ({ value, holds: 'products with a factor' })),
     nodes: new Set(inside.map(({ producer }) => producer!)),
     refusals: [],

@@ -5,7 +5,7 @@ import {
   levelParameters,
   trainParameters,
 } from '../../custom-ops/bilinear-attention/cases.js';
-import type { BilinearParameters } from '../../custom-ops/bilinear-attention/parameters.js';
+import { type BilinearParameters, NORMALISATIONS } from '../../custom-ops/bilinear-attention/parameters.js';
 import type { BilinearInputs } from '../../custom-ops/bilinear-attention/reference.js';
 import * as runtime from '../../custom-ops/runtime/node/index.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
@@ -20,7 +20,7 @@ function randomParameters(random: SeededRandom): BilinearParameters {
   const size = (most: number) => 1 + random.below(most);
   const changes = {
     causal: random.below(2) === 0,
-    normalisation: random.below(3) === 0 ? 'none' : 'layer',
+    normalisation: NORMALISATIONS[random.below(3)]!,
   } as const;
   if (random.below(2) === 0) {
     const [p, q] = [size(5), size(5)];

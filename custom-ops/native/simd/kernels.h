@@ -633,12 +633,12 @@ static inline float momentOf(const float* row, size_t size, float center) {
   return sum;
 }
 
-static void normalizeRows(float* rows, size_t stride, size_t count, size_t size, float epsilon, const float* gain,
-                          float multiplier) {
+static void normalizeRows(float* rows, size_t stride, size_t count, size_t size, bool centered, float epsilon,
+                          const float* gain, float multiplier) {
   const size_t whole = size / kWidth * kWidth;
   const float share = 1.f / static_cast<float>(size);
   for (size_t r = 0; r < count; r++, rows += stride) {
-    const float mean = momentOf<1>(rows, size, 0.f) * share;
+    const float mean = centered ? momentOf<1>(rows, size, 0.f) * share : 0.f;
     const float variance = momentOf<2>(rows, size, mean) * share;
     const float factor = multiplier / __builtin_sqrtf(variance + epsilon);
     for (size_t n = 0; n < whole; n += kWidth) {

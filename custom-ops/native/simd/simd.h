@@ -99,10 +99,11 @@ struct Simd {
   void (*accumulateLanes)(float* sums, size_t sumRow, size_t rowCount, size_t columns, size_t lanes,
                           const float* weights, const float* values, size_t valueRow, size_t valueTerm,
                           size_t count);
-  // Layer normalization without bias of `size` numbers, any number, of each row, in place:
-  // (x - mean) / sqrt(variance + epsilon) * multiplier, times gain[] unless that is null.
-  void (*normalizeRows)(float* rows, size_t stride, size_t count, size_t size, float epsilon, const float* gain,
-                        float multiplier);
+  // Normalization without bias of `size` numbers, any number, of each row, in place:
+  // (x - mean) / sqrt(variance + epsilon) * multiplier, times gain[] unless that is null; where not `centered`, zero
+  // stands for the mean.
+  void (*normalizeRows)(float* rows, size_t stride, size_t count, size_t size, bool centered, float epsilon,
+                        const float* gain, float multiplier);
   // rows[r][] *= factor[r]
   void (*scaleRows)(float* rows, size_t stride, size_t count, size_t size, const float* factor);
   // sums[target[n]][] += rows[n][]; sums has rows of `size` floats.

@@ -189,25 +189,27 @@ const softmax: Rule = inputs => {
   return withElements(inputs, () => byRows(x, axis, softmaxOfRow));
 };
 
-/** Layer normalization of the axes from `axis` on, with its gain and bias. */
-const layerNormalization: Rule = inputs => {
-  const x = inputs.sample(0);
-  const [gain, bias] = [inputs.optional(1), inputs.optional(2)];
-  const { node } = inputs;
-  const axis = axisOf(node.int('axis', -1), x.dims.length);
-  const inner = sizeOf(x.dims.slice(axis));
-  const epsilon = node.float('epsilon', 1e-5);
-  const flat: Sample = { ...x, dims: [sizeOf(x.dims) / inner, inner] };
-  const at = byRows(flat, 1, row => {
-    const mean = row.reduce((sum, element) => sum + element, 0) / inner;
-    const variance = row.reduce((sum, element) => sum + (element - mean) ** 2, 0) / inner;
-    return row.map(element => (element - mean) / Math.sqrt(variance + epsilon));
-  });
-  return withElements(
-    inputs,
-    () => index => at(index) * (gain?.at(index % inner) ?? 1) + (bias?.at(index % inner) ?? 0),
-  );
-};
+/** Normalization of the axes from `axis` on, with its gain and bias; by root mean squares where not `centered`. */
+const normalization =
+  (centered: boolean): Rule =>
+  inputs => {
+    const x = inputs.sample(0);
+    const [gain, bias] = [inputs.optional(1), inputs.optional(2)];
+    const { node } = inputs;
+    const axis = axisOf(node.int('axis', -1), x.dims.length);
+    const inner = sizeOf(x.dims.slice(axis));
+    const epsilon = node.float('epsilon', 1e-5);
+    const flat: Sample = { ...x, dims: [sizeOf(x.dims) / inner, inner] };
+    const at = byRows(flat, 1, row => {
+      const mean = centered ? row.reduce((sum, element) => sum + element, 0) / inner : 0;
+      const variance = row.reduce((sum, element) => sum + (element - mean) ** 2, 0) / inner;
+      return row.map(element => (element - mean) / Math.sqrt(variance + epsilon));
+    });
+    return withElements(
+      inputs,
+      () => index => at(index) * (gain?.at(index % inner) ?? 1) + (bias?.at(index % inner) ?? 0),
+    );
+  };
 
 export const carriedOut: Rules = {
   MatMul: matMul,
@@ -215,5 +217,6 @@ export const carriedOut: Rules = {
   Gemm: gemm,
   Einsum: einsum,
   Softmax: softmax,
-  LayerNormalization: layerNormalization,
+  LayerNormalization: normalization(true),
+  RMSNormalization: normalization(false),
 };

@@ -209,8 +209,8 @@ class RootMeanSquare(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
 
 
-class OtherNorm(RankedWeights):
-    """Not the operator: keys are divided by their root mean square."""
+class ByRootMeanSquare(RankedWeights):
+    """Keys are divided by their root mean square."""
 
     norm = RootMeanSquare
 
@@ -251,7 +251,7 @@ MODELS = {
     "ranked-weights": (RankedWeights, (LEGACY_17, DYNAMO_18)),
     "key-mask": (KeyMask, (LEGACY_17, DYNAMO_18)),
     "joined-levels": (JoinedLevels, (LEGACY_17, DYNAMO_18)),
-    "not-other-norm": (OtherNorm, (DYNAMO_18,)),
+    "root-mean-square": (ByRootMeanSquare, (DYNAMO_18,)),
     "not-other-permutation": (OtherPermutation, (DYNAMO_18,)),
     "not-biased-norm": (BiasedNorm, (DYNAMO_18,)),
     "not-distance": (Distance, (DYNAMO_18,)),
