@@ -200,6 +200,29 @@ class JoinedLevels(Attention):
         return torch.cat(queries, -1) @ torch.cat(keys, -1).transpose(2, 3)
 
 
+class HeadsApart(Attention):
+    """One head after the other, levels of 1, 2 and 4 pieces of the same tokens; causal by a bias of minus infinity."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = [(1 << level, WIDTH >> level, rank) for level, rank in enumerate(RANKS)]
+        self.weights = nn.ParameterList(weight(*shape) for shape in shapes * (2 * HEADS))
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        hidden = torch.full((length, length), float("-inf"), device=x.device).triu(1)
+        pieces = [x.view(batch, length, 1 << level, -1) for level in range(len(RANKS))]
+        images = [
+            torch.einsum("bipc,pcr->bipr", pieces[n % len(RANKS)], each).flatten(2) for n, each in enumerate(self.weights)
+        ]
+        heads = []
+        for head, values in enumerate(self.value(x).chunk(HEADS, -1)):
+            mine = images[2 * head * len(RANKS) : 2 * (head + 1) * len(RANKS)]
+            scores = sum(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 for q, k in zip(mine[: len(RANKS)], mine[len(RANKS) :]))
+            heads.append((scores + hidden).softmax(-1) @ values)
+        return self.out(torch.cat(heads, -1))
+
+
 class RootMeanSquare(nn.Module):
     def __init__(self, size):
         super().__init__()
@@ -247,10 +270,11 @@ MODELS = {
     "tensor-train": (TensorTrain, (LEGACY_17, DYNAMO_18)),
     "plain-tensor-train": (PlainTensorTrain, (LEGACY_17, DYNAMO_18)),
     "levels": (Levels, (LEGACY_17, DYNAMO_18)),
-    "plain-levels": (PlainLevels, (LEGACY_17, DYNAMO_18)),
+    "plain-levels": (PlainLevels, (DYNAMO_18,)),
     "ranked-weights": (RankedWeights, (LEGACY_17, DYNAMO_18)),
     "key-mask": (KeyMask, (LEGACY_17, DYNAMO_18)),
     "joined-levels": (JoinedLevels, (LEGACY_17, DYNAMO_18)),
+    "heads-apart": (HeadsApart, (DYNAMO_18,)),
     "root-mean-square": (ByRootMeanSquare, (DYNAMO_18,)),
     "not-other-permutation": (OtherPermutation, (DYNAMO_18,)),
     "not-biased-norm": (BiasedNorm, (DYNAMO_18,)),
