@@ -96,6 +96,32 @@ export async function memoryAfter(
   return measured;
 }
 
+/**
+ * Runs a model, then once more while the GPU goes away, then a new session. The model has no part that ONNX Runtime
+ * runs, which hangs when that happens in the middle of its own work.
+ */
+export async function runThroughLoss(model: string, feeds: PageFeeds): Promise<readonly PageResult[]> {
+  const results: PageResult[] = [];
+  const onNotice = (message: string) => notices.push(message);
+  let notices: string[] = [];
+  let session = await InferenceSession.create(model, { onNotice });
+  const add = async (run: Promise<ort.InferenceSession.ReturnType>) => {
+    const outputs = [await plain(await run)];
+    results.push({ execution: session.execution, notices, outputs });
+    notices = [];
+  };
+  await add(session.run(tensors(feeds)));
+  const device = (await ort.env.webgpu.device) as GPUDevice;
+  const run = session.run(tensors(feeds));
+  device.destroy();
+  await add(run);
+  await session.release();
+  session = await InferenceSession.create(model, { onNotice });
+  await add(session.run(tensors(feeds)));
+  await session.release();
+  return results;
+}
+
 /** Runs a model on a device that claims to hold no storage buffer above `bytes` bytes. */
 export async function runWithinLimit(model: string, feeds: PageFeeds, bytes: number): Promise<PageResult> {
   await keepDevice(model);

@@ -96,6 +96,12 @@ const MODELS = {
     },
     MULTIPOLE,
   ),
+  '/exact.onnx': attentionModel({
+    name: 'exact',
+    inputs: [heads('q'), heads('k'), heads('v')],
+    outputs: [heads('y')],
+    nodes: [attention(['q', 'k', 'v'], ['y'])],
+  }),
   '/attention.onnx': attentionModel(
     {
       name: 'attention',
@@ -381,6 +387,24 @@ describe('a session in the browser', () => {
     assertClose(outputs[0]!, await onCpu(MODELS['/half.onnx'], feed));
   });
 
+  it('goes on on wasm, and says so, when the GPU is lost', async () => {
+    const other = await openPage(browser);
+    const feeds = qkv(20);
+    const [before, during, after] = await other.evaluate(async given => {
+      const module = (await import('/bundle.js' as string)) as typeof PageModule;
+      return module.runThroughLoss('/exact.onnx', given);
+    }, feeds);
+    await other.close();
+    const expected = await onCpu(MODELS['/exact.onnx'], feeds);
+    for (const { outputs } of [before!, during!, after!]) assertClose(outputs[0]!, expected);
+    assert.deepEqual([before!.execution.provider, before!.notices], ['webgpu', []]);
+    for (const { execution, notices } of [during!, after!]) {
+      assert.equal(execution.provider, 'wasm');
+      assert.match(execution.reason!, /the GPU was lost/);
+      assert.equal(notices.length, 1);
+    }
+  });
+
   it('falls back to wasm, and says so, without an adapter', async () => {
     const without = await openBrowser({ webgpu: false });
     try {
@@ -409,10 +433,15 @@ describe('a session in the browser', () => {
 
   it('adds less than 60 kB to a page with all kernels, and nothing that serves to rewrite models', async () => {
     const files = await bundle(compiled('../../custom-ops/runtime/web/index.js'), join(folder, 'runtime'));
-    const operators = files.filter(({ modules }) =>
-      modules.some(path => path.endsWith('-attention/webgpu.js')),
+    const operators = files.flatMap(({ modules }) =>
+      modules.flatMap(path => /([\w-]+)\/webgpu\.js$/.exec(path)?.[1] ?? []),
     );
-    assert.equal(operators.length, 3);
+    assert.deepEqual(operators.sort(), [
+      'elementwise-attention',
+      'local-attention',
+      'multi-level-attention',
+      'multipole-attention',
+    ]);
     const size = loadedBytes(
       files,
       files.map(({ name }) => name),

@@ -20,3 +20,8 @@ export class GpuLimitError extends Error {
 export class GpuMemoryError extends Error {
   override readonly name = 'GpuMemoryError';
 }
+
+/** The GPU went away: its driver was reset, the browser took it back, or someone destroyed the device. */
+export class GpuLostError extends Error {
+  override readonly name = 'GpuLostError';
+}

@@ -6,7 +6,8 @@ import { decodeModel } from '../../../rewriter/onnx/decode.js';
 import type { ValueInfo } from '../../../rewriter/onnx/model-info.js';
 import { DOMAIN } from '../../operator.js';
 import { checkFeeds } from './check-feeds.js';
-import { GpuLimitError, GpuMemoryError } from './gpu-limit-error.js';
+import { GpuLimitError, GpuLostError, GpuMemoryError } from './gpu-limit-error.js';
+import { checkDevice } from './gpu-loss.js';
 import { loadKernels } from './kernels.js';
 import { onnxRuntimeLock } from './lock.js';
 import { attributesOf } from './node-attributes.js';
@@ -168,6 +169,9 @@ export class InferenceSession implements Ort.InferenceSession {
     if (!(await hasAdapter())) return this.#openWhole('there is no WebGPU adapter');
     const { operators, refusals } = await this.#operators();
     try {
+      // ONNX Runtime keeps its device, lost or not; there is none before its first session.
+      const device = (await this.ort.env.webgpu.device) as GPUDevice | undefined;
+      if (device) await checkDevice(device);
       this.#partitioned = await PartitionedSession.create(
         this.ort,
         this.graph,
@@ -278,7 +282,7 @@ async function hasAdapter(): Promise<boolean> {
 
 /** Errors of the device, not of the model or the inputs: wasm can do it. */
 function callsForWasm(error: unknown): error is Error {
-  return error instanceof GpuLimitError || error instanceof GpuMemoryError || error instanceof PartitionError;
+  return [GpuLimitError, GpuMemoryError, GpuLostError, PartitionError].some(kind => error instanceof kind);
 }
 
 async function inMainMemory(

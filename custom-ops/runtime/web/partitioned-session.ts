@@ -3,6 +3,7 @@ import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
 import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
 import { BufferPool } from './buffer-pool.js';
+import { causeOf, checkDevice } from './gpu-loss.js';
 import { identityModel } from './identity-model.js';
 import { int64Values } from './integer-values.js';
 import { attributesOf } from './node-attributes.js';
@@ -122,6 +123,7 @@ export class PartitionedSession {
 
   /**
    * @throws GpuLimitError or GpuMemoryError when the inputs are too large for the device
+   * @throws GpuLostError when the device is gone
    * @throws Error with WebGPU's message when a kernel is refused
    */
   async run(
@@ -129,6 +131,7 @@ export class PartitionedSession {
     wanted: readonly string[],
     options: Ort.InferenceSession.RunOptions,
   ): Promise<Record<string, Tensor>> {
+    await checkDevice(this.device);
     const run = new Run(this.ort, this.device, this.#pool, feeds);
     try {
       for (const [index, stage] of this.stages.entries()) {
@@ -140,7 +143,7 @@ export class PartitionedSession {
       return await run.outputs(wanted, this.keptOnGpu);
     } catch (error) {
       this.#forgetCalls();
-      throw error;
+      throw await causeOf(error, this.device);
     } finally {
       run.finish();
       this.#pool.trim();
