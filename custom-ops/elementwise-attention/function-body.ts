@@ -21,6 +21,14 @@ const SAFE_EXPONENT = 40;
 /** Above it, |k| stands for a key that nobody sees. */
 const HIDDEN_ABOVE = EMPTY_OFFSET / 10;
 
+/** What the operator is given, in float32. */
+interface Given {
+  readonly query: Value;
+  readonly key: Value;
+  readonly value: Value;
+  readonly mask: Value | null;
+}
+
 /** Keys of a stretch of tokens, all [B,n,X] in float32; hidden ones are EMPTY_OFFSET, with a value of 0. */
 interface Tokens {
   readonly key: Value;
@@ -35,9 +43,8 @@ interface Sums {
 }
 
 /**
- * The operator in standard ONNX operators. Taylor orders take time and memory linear in the length: one pass
- * over all keys or, under causality, prefix sums over chunks of {@link CHUNK_ROWS} rows with the sums so far
- * carried along. Order 0 takes as many rows at a time as fit {@link MOST_PAIRS}.
+ * The operator in standard ONNX operators. Taylor orders take time and memory linear in the length: chunks of
+ * {@link CHUNK_ROWS} rows, with the sums so far carried along and, under causality, prefix sums in each. Order 0 takes as many rows at a time as fit {@link MOST_PAIRS}.
  * @param connected names of the inputs, and of the optional outputs, that the node connects: a body has no
  *   output after the last that its node has
  * @throws RangeError for an order that there is no operator of
@@ -58,17 +65,22 @@ export function elementwiseFunctionBody(
     connected.includes(name) ? { name, type } : null;
   const given = input('query')!;
   const widened = (name: 'query' | 'key' | 'value') => b.cast(input(name)!, DataType.FLOAT);
-  const [query, key, value] = [widened('query'), widened('key'), widened('value')];
-  const mask = input('key_mask', DataType.BOOL);
+  const tensors: Given = {
+    query: widened('query'),
+    key: widened('key'),
+    value: widened('value'),
+    mask: input('key_mask', DataType.BOOL),
+  };
+  const { query } = tensors;
   const { order, causal } = parameters;
   const past = () =>
     pastSums(b, input('past_state', DataType.FLOAT), input('past_offset', DataType.FLOAT), query, order);
   const result =
     order === 0
-      ? { output: exactForm(b, query, key, value, mask, causal), present: null }
+      ? { output: exactForm(b, tensors, causal), present: null }
       : causal
-        ? causalSeries(b, query, key, value, mask, past())
-        : series(b, query, key, value, mask, past(), order);
+        ? causalSeries(b, tensors, past())
+        : series(b, tensors, past(), order);
   const narrow = (x: Value) => b.castLike(x, given, elementType);
   b.output(narrow(result.output), 'output');
   if (result.present !== null && outputs.length > 1) {
@@ -165,7 +177,7 @@ function means(
 type Chunk = (x: Value, rank: 2 | 3, missing: number) => Value;
 
 /** The keys of a chunk; those that fill it up are hidden. */
-function tokensIn(b: GraphBuilder, chunk: Chunk, key: Value, value: Value, mask: Value | null): Tokens {
+function tokensIn(b: GraphBuilder, chunk: Chunk, { key, value, mask }: Given): Tokens {
   const visible = mask === null ? null : b.cast(chunk(b.indicator(mask), 2, 0), DataType.BOOL);
   return tokensOf(b, chunk(key, 3, EMPTY_OFFSET), chunk(value, 3, 0), visible);
 }
@@ -206,17 +218,10 @@ const listOf = ({ sums, offset }: Sums): readonly Value[] => [...sums, offset];
 const sumsOf = (list: readonly Value[]): Sums => ({ sums: list.slice(0, -1), offset: list.at(-1)! });
 
 /** All keys for every row. */
-function series(
-  b: GraphBuilder,
-  query: Value,
-  key: Value,
-  value: Value,
-  mask: Value | null,
-  past: Sums,
-  order: number,
-) {
+function series(b: GraphBuilder, given: Given, past: Sums, order: number) {
+  const { query, key } = given;
   const { state } = byChunks(b, b.dim(key, 1), listOf(past), (inner, chunk, carried) => {
-    const tokens = tokensIn(inner, chunk, key, value, mask);
+    const tokens = tokensIn(inner, chunk, given);
     const before = sumsOf(carried);
     const offset = inner.min(before.offset, inner.reduceMin(tokens.magnitude, 1));
     const earlier = moved(inner, before, offset);
@@ -236,16 +241,10 @@ function series(
 }
 
 /** For every row the keys up to it. */
-function causalSeries(
-  b: GraphBuilder,
-  query: Value,
-  key: Value,
-  value: Value,
-  mask: Value | null,
-  past: Sums,
-) {
+function causalSeries(b: GraphBuilder, given: Given, past: Sums) {
+  const { query, mask } = given;
   const { state, rows } = byChunks(b, b.dim(query, 1), listOf(past), (inner, chunk, carried) => {
-    const tokens = tokensIn(inner, chunk, key, value, mask);
+    const tokens = tokensIn(inner, chunk, given);
     const { mean, last } = throughChunk(inner, tokens, sumsOf(carried), chunk(query, 3, 0), mask === null);
     return { state: listOf(last), rows: mean };
   });
@@ -302,14 +301,7 @@ function throughChunk(b: GraphBuilder, tokens: Tokens, past: Sums, query: Value,
 }
 
 /** The exponential itself: rows by all keys, a few rows at a time. */
-function exactForm(
-  b: GraphBuilder,
-  query: Value,
-  key: Value,
-  value: Value,
-  mask: Value | null,
-  causal: boolean,
-): Value {
+function exactForm(b: GraphBuilder, { query, key, value, mask }: Given, causal: boolean): Value {
   const [batch, rows, channels] = [b.dim(query, 0), b.dim(query, 1), b.dim(query, 2)];
   const keys = b.max(b.dim(key, 1), 1);
   const missing = b.sub(keys, b.dim(key, 1));
