@@ -203,15 +203,16 @@ class Investigation {
   private tellingTokens(present: number, table: Table): readonly number[] {
     return this.candidates.filter(token => {
       if (token === present) return false;
-      const { entries } = this.table(this.trials[0]!, this.uniformFeed(token, PLAIN.seed));
-      return entries.some((entry, e) => entry.hidden && !table.entries[e]!.hidden);
+      const alike = followed(() => this.table(this.trials[0]!, this.uniformFeed(token, PLAIN.seed)));
+      return alike?.entries.some((entry, e) => entry.hidden && !table.entries[e]!.hidden) === true;
     });
   }
 
   /** What absent tokens hide; null when that is not a matter of single keys. */
   private padded(tokens: readonly number[], tables: readonly Table[]): readonly PaddedKeys[] | null {
     // Any token may count as absent or present; where that makes no sense the input is a mask of zeros and ones.
-    return this.paddedBy([...new Set([...tokens, 0, 1, 2])], tables) ?? this.paddedBy([0, 1], tables);
+    const any = [...new Set([...tokens, 0, 1, 2])];
+    return followed(() => this.paddedBy(any, tables)) ?? this.paddedBy([0, 1], tables);
   }
 
   private paddedBy(tokens: readonly number[], tables: readonly Table[]): readonly PaddedKeys[] | null {
@@ -247,6 +248,16 @@ class Investigation {
       return lost && logits.every(value => value === logits[0]) ? 'equal' : 'unknown';
     }
     return 'unknown';
+  }
+}
+
+/** A result; null where numbers that make no sense as tokens lead to none: a length beyond the tokens, say. */
+function followed<T>(find: () => T): T | null {
+  try {
+    return find();
+  } catch (error) {
+    if (error instanceof UnknownSample) return null;
+    throw error;
   }
 }
 

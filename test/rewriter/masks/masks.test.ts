@@ -146,7 +146,10 @@ describe('masks', () => {
 
   describe('key padding', () => {
     const hides: Readonly<
-      Record<string, { mask: Mask; value: string; visible?: 'zero'; empty: AttentionSite['emptyRow'] }>
+      Record<
+        string,
+        { mask: Mask; value: string; visible?: 'zero' | 'count'; empty: AttentionSite['emptyRow'] }
+      >
     > = {
       'a mask of integers, added': {
         mask: (net, scores) => add(net, presentKeys(net), scores, LOWEST),
@@ -179,6 +182,24 @@ describe('masks', () => {
         },
         value: 'attention_mask',
         empty: 'mean',
+      },
+      'as many as the mask has ones, as speech encoders count frames': {
+        mask: (net, scores) => {
+          const mask = attentionMask(net);
+          const count = net.op('ReduceSum', [mask, net.ints(1)], { keepdims: 1 }, ['count']);
+          const one = net.op('Add', [net.op('Mul', [count, net.int(0)]), net.int(1)]);
+          const last = net.op(
+            'ScatterElements',
+            [net.op('Mul', [mask, net.int(0)]), net.op('Sub', [count, one]), one],
+            { axis: 1 },
+          );
+          const frames = net.op('CumSum', [last, net.int(1)], { reverse: 1 });
+          const wide = net.op('Unsqueeze', [net.op('Cast', [frames], { to: BOOL }), net.ints(1, 2)]);
+          return fill(net, wide, scores, LOWEST);
+        },
+        value: 'count',
+        visible: 'count',
+        empty: 'unknown',
       },
       'a mask that marks what is absent': {
         mask: (net, scores) => {
