@@ -11,11 +11,8 @@ import onnx
 import torch
 
 SCOPE_METADATA = "pkg.torch.onnx.name_scopes"
-# Nodes that move data or compute sizes: sites are not named after them, and their scopes are half of a small file.
-MOVES = {
-    "Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Transpose",
-    "Unsqueeze", "Where",
-}
+# Nodes that sites are named after: the scopes of all others would be half of a small file.
+NAMING = {"Attention", "CumSum", "Div", "Einsum", "MatMul", "ReduceSum", "Softmax"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +129,12 @@ def export(module, inputs, outputs, exporter, sizes, float_type=torch.float32):
 def strip_metadata(model):
     """Removes what names the exporting machine (doc strings, stack traces) and what only debugs the exporter.
 
-    Of the dynamo exporter's metadata the module scopes of nodes that calculate stay: they are what names the layers
-    of a model.
+    Of the dynamo exporter's metadata the module scopes of the nodes stay that sites are named after.
     """
 
     def strip(node):
         node.doc_string = ""
-        kept = [p for p in node.metadata_props if p.key == SCOPE_METADATA and node.op_type not in MOVES]
+        kept = [p for p in node.metadata_props if p.key == SCOPE_METADATA and node.op_type in NAMING]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
         for attribute in node.attribute:
