@@ -262,7 +262,7 @@ function throughChunk(b: GraphBuilder, tokens: Tokens, past: Sums, query: Value,
   const least = b.min(past.offset, b.reduceMin(tokens.magnitude, 1));
   const spread = b.mul(b.sub(first, least), b.add(first, least));
   const meansOf = (inner: GraphBuilder, sums: readonly Value[]) =>
-    means(inner, sums, n => inner.mul(query, 2 / n), everSeen);
+    means(inner, sums, n => (n === 2 ? query : inner.mul(query, 2 / n)), everSeen);
   const lastOf = (inner: GraphBuilder, x: Value) => inner.slice(x, 1, CHUNK_ROWS - 1, CHUNK_ROWS);
   const [mean, ...last] = b.ifElse(
     b.less(b.maxOfAll(spread), SAFE_EXPONENT),

@@ -2,7 +2,7 @@ import { mergeStates, stateQuads, writeOutputs } from '../runtime/web/attention-
 import { AttentionTile, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRange, GpuRecorder } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
-import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
+import { type AttentionSizes, type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import { type FloatType, THREADS } from '../runtime/web/wgsl.js';
 import { attend } from './attend.wgsl.js';
 import { levelQuads } from './levels.js';
@@ -22,16 +22,9 @@ const PRESENT_KEY = 3;
 const ENOUGH_GROUPS = 512;
 const LEAST_PART = 512;
 
-/** B, H, G, N, P, P + S, D and E. */
-interface MultiLevelSizes {
-  readonly batch: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly queries: number;
+/** `keys` are P + S. */
+interface MultiLevelSizes extends AttentionSizes {
   readonly past: number;
-  readonly keys: number;
-  readonly headDim: number;
-  readonly valueDim: number;
 }
 
 export const multiLevelAttention: WebGpuOperator = {
