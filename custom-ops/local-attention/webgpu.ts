@@ -2,7 +2,7 @@ import { stateQuads, writeOutputs } from '../runtime/web/attention-state.wgsl.js
 import { AttentionTile, tileShape } from '../runtime/web/attention-tile.wgsl.js';
 import type { GpuRecorder } from '../runtime/web/gpu-recorder.js';
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
-import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
+import { type AttentionSizes, type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import type { FloatType } from '../runtime/web/wgsl.js';
 import { attend } from './attend.wgsl.js';
 import { type LocalParameters, parametersOf } from './parameters.js';
@@ -12,17 +12,6 @@ const checks = new ShapeChecks(OP_TYPE);
 
 /** Farther than any two tokens are apart, and near enough to be added to a position. */
 const UNLIMITED = 2 ** 30;
-
-/** B, H, G, N, S, D and E. */
-interface LocalSizes {
-  readonly batch: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly queries: number;
-  readonly keys: number;
-  readonly headDim: number;
-  readonly valueDim: number;
-}
 
 export const localAttention: WebGpuOperator = {
   opType: OP_TYPE,
@@ -57,7 +46,7 @@ export const localAttention: WebGpuOperator = {
 };
 
 /** @throws InputError when the shapes do not fit together */
-function sizesOf([query, key, value, keyMask]: readonly OptionalDims[]): LocalSizes {
+function sizesOf([query, key, value, keyMask]: readonly OptionalDims[]): AttentionSizes {
   const [batch = 0, heads = 0, queries = 0, headDim = 0] = checks.ranked(query, 'query', 4);
   const [, kvHeads = 0, keys = 0] = checks.ranked(key, 'key', 4);
   const valueDim = checks.ranked(value, 'value', 4)[3]!;
@@ -70,7 +59,7 @@ function sizesOf([query, key, value, keyMask]: readonly OptionalDims[]): LocalSi
 
 function recordHeads(
   recorder: GpuRecorder,
-  { heads, kvHeads, queries, keys, headDim, valueDim }: LocalSizes,
+  { heads, kvHeads, queries, keys, headDim, valueDim }: AttentionSizes,
   { scale, left, right, offset }: LocalParameters,
   inputs: readonly (GpuTensor | null)[],
   state: ReturnType<GpuRecorder['scratch']>,

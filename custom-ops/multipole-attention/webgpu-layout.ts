@@ -1,19 +1,6 @@
 import { CHUNK } from './cluster.wgsl.js';
+import type { Shape } from './geometry.js';
 import type { MultipoleParameters } from './parameters.js';
-
-/** Run-time sizes of one call. */
-export interface MultipoleSizes {
-  readonly batch: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  /** N, P and S */
-  readonly queries: number;
-  readonly past: number;
-  readonly keys: number;
-  /** D and E */
-  readonly headDim: number;
-  readonly valueDim: number;
-}
 
 /** Half-open range of rows, slots or keys. */
 export interface Span {
@@ -81,7 +68,7 @@ export class MultipoleLayout {
   readonly firstVisible: number;
 
   constructor(
-    readonly sizes: MultipoleSizes,
+    readonly sizes: Shape,
     readonly parameters: MultipoleParameters,
   ) {
     const { causal, causalOffset, segment, keyClusters } = parameters;

@@ -6,6 +6,7 @@ import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import { type FloatType, quads, THREADS } from '../runtime/web/wgsl.js';
 import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
+import type { Shape } from './geometry.js';
 import type { geometryParameters } from './geometry.wgsl.js';
 import { joinRows } from './join.wgsl.js';
 import { near } from './near.wgsl.js';
@@ -21,13 +22,7 @@ import {
   type SortedRows,
   sortRows,
 } from './webgpu-clusters.js';
-import {
-  MultipoleLayout,
-  type MultipoleSizes,
-  type RowBlock,
-  setTables,
-  slotCapacity,
-} from './webgpu-layout.js';
+import { MultipoleLayout, type RowBlock, setTables, slotCapacity } from './webgpu-layout.js';
 
 /**
  * Scratch tensors that grow with the sequence are cut, by heads and by blocks of rows, to about half of what a
@@ -122,7 +117,7 @@ export function recordMultipoleAttention(
 }
 
 /** @throws InputError when the shapes do not fit together */
-function sizesOf([query, key, value, keyMask, pastQuery]: readonly OptionalDims[]): MultipoleSizes {
+function sizesOf([query, key, value, keyMask, pastQuery]: readonly OptionalDims[]): Shape {
   const [batch = 0, heads = 0, queries = 0, headDim = 0] = checks.ranked(query, 'query', 4);
   const [, kvHeads = 0, keys = 0] = checks.ranked(key, 'key', 4);
   const valueDim = checks.ranked(value, 'value', 4)[3]!;
@@ -180,7 +175,7 @@ class MultipoleCall {
   constructor(
     private readonly recorder: GpuRecorder,
     private readonly tensors: Tensors,
-    private readonly sizes: MultipoleSizes,
+    private readonly sizes: Shape,
     private readonly parameters: MultipoleParameters,
     private readonly observer: ChoiceObserver | null,
   ) {

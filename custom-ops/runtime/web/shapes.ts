@@ -3,6 +3,17 @@ import { InputError } from '../../../rewriter/errors.js';
 /** Dims of an input; null where the node does not connect it. */
 export type OptionalDims = readonly number[] | null | undefined;
 
+/** Sizes of an attention: B, H, G, N, S, D and E. */
+export interface AttentionSizes {
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+}
+
 /** Checks the shapes of one operator's inputs. */
 export class ShapeChecks {
   constructor(private readonly opType: string) {}

@@ -1,3 +1,4 @@
+import type { Shape } from '../../../custom-ops/multipole-attention/geometry.js';
 import { geometry, geometryParameters } from '../../../custom-ops/multipole-attention/geometry.wgsl.js';
 import type { MultipoleParameters } from '../../../custom-ops/multipole-attention/parameters.js';
 import type { MultipoleChoices } from '../../../custom-ops/multipole-attention/reference.js';
@@ -12,7 +13,6 @@ import type {
   GeometryValues,
   HeadChunk,
 } from '../../../custom-ops/multipole-attention/webgpu.js';
-import type { MultipoleSizes } from '../../../custom-ops/multipole-attention/webgpu-layout.js';
 import type { GpuRange, GpuRecorder } from '../../../custom-ops/runtime/web/gpu-recorder.js';
 import { readRange } from '../../../custom-ops/runtime/web/gpu-transfer.js';
 import type { OperatorRunner } from '../../../custom-ops/runtime/web/operator-runner.js';
@@ -48,7 +48,7 @@ export class ChoiceReader implements ChoiceObserver {
   constructor(
     private readonly runner: OperatorRunner,
     private readonly recorder: GpuRecorder,
-    private readonly sizes: MultipoleSizes,
+    private readonly sizes: Shape,
     private readonly parameters: MultipoleParameters,
   ) {}
 
