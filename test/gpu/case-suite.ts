@@ -5,6 +5,8 @@ import { GPU_TYPES, type GpuType } from './element-types.js';
 
 /** One case of an operator in one element type. */
 export interface GpuCase {
+  /** Too much work for emulation. */
+  readonly large?: boolean;
   /** Inputs and attributes for the runner. */
   record(name: string): CaseRecord;
   /** Names what is wrong with the runner's results; empty when nothing is. */
@@ -34,9 +36,11 @@ export class CaseSuite {
     );
   }
 
-  /** A case file of the cases whose name holds `namePart`. */
-  file(namePart = ''): Uint8Array {
-    const chosen = Array.from(this.#cases).filter(([name]) => name.includes(namePart));
+  /** A case file of the cases whose name holds `namePart`; `small` leaves out the large ones. */
+  file(namePart = '', small = false): Uint8Array {
+    const chosen = Array.from(this.#cases).filter(
+      ([name, { large }]) => name.includes(namePart) && !(small && large),
+    );
     return encodeCaseFile(
       chosen.map(([name, built]) => built.record(name)),
       this.floats,
@@ -54,14 +58,14 @@ export class CaseSuite {
   }
 
   /**
-   * The program `node MODULE write CASES [NAME_PART]` and `node MODULE check RESULTS`; does nothing where the module is
+   * The program `node MODULE write CASES [NAME_PART [small]]` and `node MODULE check RESULTS`; does nothing where the module is
    * imported.
    */
   runAsProgram(module: string): void {
-    const [, program, verb, file, part] = process.argv;
+    const [, program, verb, file, part, size] = process.argv;
     if (!program || !file || pathToFileURL(program).href !== module) return;
     if (verb === 'write') {
-      writeFileSync(file, this.file(part));
+      writeFileSync(file, this.file(part, size === 'small'));
       return;
     }
     const results = Array.from(this.check(readFileSync(file)));

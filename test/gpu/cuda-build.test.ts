@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.js';
-import { checkResults, gpuCaseFile } from './cases.js';
 import { elementwiseCases } from './elementwise-cases.js';
 import { multiLevelCases } from './multi-level-cases.js';
+import { multipoleCases } from './multipole-cases.js';
 
 /**
  * By operator, whose runner is named after it: the cases, and names of one case of each path through the kernels; on a
@@ -13,8 +13,7 @@ import { multiLevelCases } from './multi-level-cases.js';
  */
 const EMULATED = {
   'multipole-attention': {
-    file: (name: string) => gpuCaseFile(name, true),
-    check: checkResults,
+    suite: multipoleCases,
     names: [
       'acausal ragged [bfloat16]',
       'acausal cluster, masked [float32]',
@@ -23,8 +22,7 @@ const EMULATED = {
     ],
   },
   'elementwise-attention': {
-    file: (name: string) => elementwiseCases.file(name),
-    check: (results: Uint8Array) => elementwiseCases.check(results),
+    suite: elementwiseCases,
     names: [
       'acausal order 0, random mask [float16]',
       'acausal order 6, many channels [float32]',
@@ -34,8 +32,7 @@ const EMULATED = {
     ],
   },
   'multi-level-attention': {
-    file: (name: string) => multiLevelCases.file(name),
-    check: (results: Uint8Array) => multiLevelCases.check(results),
+    suite: multiLevelCases,
     names: [
       'causal divide by shared, small blocks [bfloat16]',
       'acausal level scale [float16]',
@@ -83,7 +80,7 @@ describe('the CUDA kernels', () => {
     assert.doesNotMatch(run('readelf', '-d', library).stdout, /NEEDED.*(cuda|nvrtc)/);
   });
 
-  for (const [operator, { file, check, names }] of Object.entries(EMULATED)) {
+  for (const [operator, { suite, names }] of Object.entries(EMULATED)) {
     it(`compute in emulation what the reference of ${operator} does`, function () {
       this.timeout(600_000);
       const runner = join(folder(), operator);
@@ -97,10 +94,10 @@ describe('the CUDA kernels', () => {
       for (const name of names) {
         const cases = join(folder(), 'cases.bin');
         const results = join(folder(), 'results.bin');
-        writeFileSync(cases, file(name));
+        writeFileSync(cases, suite.file(name, true));
         const done = run(runner, cases, results);
         assert.equal(done.status, 0, done.stderr);
-        const problems = check(readFileSync(results));
+        const problems = suite.check(readFileSync(results));
         assert.ok(problems.size > 0, `no case is named ${name}`);
         for (const [found, wrong] of problems) assert.deepEqual(wrong, [], found);
       }

@@ -40,3 +40,24 @@ export function encoded(name: string, tensor: Tensor, type: GpuType): CaseTensor
     data: new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength),
   };
 }
+
+interface Operands {
+  readonly query: Tensor;
+  readonly key: Tensor;
+  readonly value: Tensor;
+}
+
+/** Inputs of an operator whose queries, keys and values are what the kernels get: rounded to `type`. */
+export function roundedOperands<Inputs extends Operands>(inputs: Inputs, type: GpuType): Inputs {
+  return {
+    ...inputs,
+    query: rounded(inputs.query, type),
+    key: rounded(inputs.key, type),
+    value: rounded(inputs.value, type),
+  };
+}
+
+/** Queries, keys and values for a case file. */
+export function encodedOperands({ query, key, value }: Operands, type: GpuType): CaseTensor[] {
+  return [encoded('query', query, type), encoded('key', key, type), encoded('value', value, type)];
+}

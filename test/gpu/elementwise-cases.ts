@@ -1,13 +1,10 @@
 import { caseInputs, ELEMENTWISE_CASES } from '../../custom-ops/elementwise-attention/cases.js';
 import { attributesOf } from '../../custom-ops/elementwise-attention/parameters.js';
-import {
-  type ElementwiseInputs,
-  elementwiseAttention,
-} from '../../custom-ops/elementwise-attention/reference.js';
+import { elementwiseAttention } from '../../custom-ops/elementwise-attention/reference.js';
 import { caseTensor } from '../custom-ops/case-file.js';
 import { assertMatches } from '../custom-ops/elementwise-attention/comparison.js';
 import { CaseSuite, problemsOf, resultTensor } from './case-suite.js';
-import { encoded, rounded, TOLERANCE } from './element-types.js';
+import { encodedOperands, roundedOperands, TOLERANCE } from './element-types.js';
 
 /** The shared cases of ElementwiseAttention for the CUDA kernels; elementwise-attention-runner.cu runs them. */
 export const elementwiseCases = new CaseSuite(
@@ -16,25 +13,16 @@ export const elementwiseCases = new CaseSuite(
   (index, type) => {
     const shared = ELEMENTWISE_CASES[index]!;
     if (shared.float16 && type !== 'float16') return null;
-    const inputs = (): ElementwiseInputs => {
-      const given = caseInputs(shared);
-      return {
-        ...given,
-        query: rounded(given.query, type),
-        key: rounded(given.key, type),
-        value: rounded(given.value, type),
-      };
-    };
+    const inputs = () => roundedOperands(caseInputs(shared), type);
     return {
       record: name => {
-        const { query, key, value, keyMask, past } = inputs();
+        const given = inputs();
+        const { keyMask, past } = given;
         return {
           name,
           attributes: attributesOf(shared.parameters),
           tensors: [
-            encoded('query', query, type),
-            encoded('key', key, type),
-            encoded('value', value, type),
+            ...encodedOperands(given, type),
             ...(keyMask ? [caseTensor('key_mask', [shared.batch, shared.keys], keyMask)] : []),
             ...(past ? [caseTensor('past_state', past.state.dims, new Float32Array(past.state.data))] : []),
             ...(past

@@ -13,7 +13,7 @@ import { assertClose } from '../comparison.js';
 import { caseTensor } from '../custom-ops/case-file.js';
 import { assertSameCache } from '../custom-ops/multi-level-attention/comparison.js';
 import { CaseSuite, problemsOf, resultTensor } from './case-suite.js';
-import { encoded, rounded, TOLERANCE } from './element-types.js';
+import { encoded, encodedOperands, rounded, roundedOperands, TOLERANCE } from './element-types.js';
 
 const EIGHTS = [8, 8, 8, 8, 8, 8, 8, 8];
 
@@ -102,10 +102,7 @@ export const multiLevelCases = new CaseSuite(
               value: withSpoiledRows(clean.value, spoiled),
             };
       return {
-        ...given,
-        query: rounded(given.query, type),
-        key: rounded(given.key, type),
-        value: rounded(given.value, type),
+        ...roundedOperands(given, type),
         ...(given.past && {
           past: {
             value: rounded(given.past.value, type),
@@ -116,14 +113,13 @@ export const multiLevelCases = new CaseSuite(
     };
     return {
       record: name => {
-        const { query, key, value, keyMask, past } = inputs();
+        const given = inputs();
+        const { keyMask, past } = given;
         return {
           name,
           attributes: attributesOf(shared.parameters),
           tensors: [
-            encoded('query', query, type),
-            encoded('key', key, type),
-            encoded('value', value, type),
+            ...encodedOperands(given, type),
             ...(keyMask
               ? [caseTensor('key_mask', [shared.batch, shared.keys + (shared.past ?? 0)], keyMask)]
               : []),

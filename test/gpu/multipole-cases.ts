@@ -1,4 +1,8 @@
-import { caseInputs, type MultipoleCase } from '../../custom-ops/multipole-attention/cases.js';
+import {
+  caseInputs,
+  MULTIPOLE_CASES,
+  type MultipoleCase,
+} from '../../custom-ops/multipole-attention/cases.js';
 import { attributesOf } from '../../custom-ops/multipole-attention/parameters.js';
 import {
   type MultipoleChoices,
@@ -6,42 +10,61 @@ import {
   multipoleAttention,
 } from '../../custom-ops/multipole-attention/reference.js';
 import { type CaseRecord, caseTensor } from '../custom-ops/case-file.js';
-import { encoded, type GpuType, rounded, TOLERANCE } from './element-types.js';
+import { CaseSuite } from './case-suite.js';
+import {
+  encoded,
+  encodedOperands,
+  type GpuType,
+  rounded,
+  roundedOperands,
+  TOLERANCE,
+} from './element-types.js';
 
 /** Largest error of an element relative to the root mean square of the reference, in units of the tolerance. */
 const ELEMENT = 10;
 
-/** The inputs of a case as the kernels get them: rounded to `type`. */
-export function gpuInputs(shared: MultipoleCase, type: GpuType): MultipoleInputs {
-  const inputs = caseInputs(shared);
-  return {
-    ...inputs,
-    query: rounded(inputs.query, type),
-    key: rounded(inputs.key, type),
-    value: rounded(inputs.value, type),
-    ...(inputs.pastQuery && { pastQuery: rounded(inputs.pastQuery, type) }),
-  };
-}
+const COVERED = MULTIPOLE_CASES.filter(
+  ({ parameters }) =>
+    parameters.order === 0 && parameters.retrieveError === 0 && parameters.hierarchy === 'flat',
+);
 
-/** A case for the runner. */
-export function gpuCase(name: string, shared: MultipoleCase, type: GpuType): CaseRecord {
-  const { query, key, value, keyMask, pastQuery } = caseInputs(shared);
-  return {
-    name,
-    attributes: attributesOf(shared.parameters),
-    tensors: [
-      encoded('query', query, type),
-      encoded('key', key, type),
-      encoded('value', value, type),
-      ...(pastQuery ? [encoded('past_query', pastQuery, type)] : []),
-      ...(keyMask ? [caseTensor('key_mask', [shared.batch, shared.keys], keyMask)] : []),
-    ],
-  };
-}
+/** The shared cases that the CUDA kernels of MultipoleAttention cover; multipole-attention-runner.cu runs them. */
+export const multipoleCases = new CaseSuite(
+  COVERED.map(({ name }) => name),
+  new Set(['scale', 'retrieve_mass', 'retrieve_error']),
+  (index, type) => {
+    const shared = COVERED[index]!;
+    const inputs = (): MultipoleInputs => {
+      const given = roundedOperands(caseInputs(shared), type);
+      return { ...given, ...(given.pastQuery && { pastQuery: rounded(given.pastQuery, type) }) };
+    };
+    return {
+      ...(shared.large && { large: true }),
+      record: name => {
+        const given = inputs();
+        const { keyMask, pastQuery } = given;
+        return {
+          name,
+          attributes: attributesOf(shared.parameters),
+          tensors: [
+            ...encodedOperands(given, type),
+            ...(pastQuery ? [encoded('past_query', pastQuery, type)] : []),
+            ...(keyMask ? [caseTensor('key_mask', [shared.batch, shared.keys], keyMask)] : []),
+          ],
+        };
+      },
+      problems: results => problems(shared, inputs(), type, results),
+    };
+  },
+);
 
 /** Names what is wrong with the runner's results of a case; empty when nothing is. */
-export function compareWithReference(shared: MultipoleCase, type: GpuType, results: CaseRecord): string[] {
-  const inputs = gpuInputs(shared, type);
+function problems(
+  shared: MultipoleCase,
+  inputs: MultipoleInputs,
+  type: GpuType,
+  results: CaseRecord,
+): string[] {
   const found = new Map(results.tensors.map(tensor => [tensor.name, tensor.data]));
   const floats = (name: string) => {
     const data = found.get(name);
@@ -63,41 +86,41 @@ export function compareWithReference(shared: MultipoleCase, type: GpuType, resul
   const equal = multipoleAttention(inputs, shared.parameters, given);
   const output = floats('output') ?? new Float32Array();
   const lse = floats('lse') ?? new Float32Array();
-  const problems: string[] = [];
+  const wrong: string[] = [];
   const norm = TOLERANCE[type];
   const element = ELEMENT * norm;
   const against = (what: string, out: Float32Array, ref: Float32Array) => {
-    if (out.length !== ref.length) problems.push(`${what}: ${out.length} elements instead of ${ref.length}`);
+    if (out.length !== ref.length) wrong.push(`${what}: ${out.length} elements instead of ${ref.length}`);
     const scale = Math.sqrt(sumOfSquares(ref.filter(Number.isFinite)) / Math.max(1, ref.length));
     let squares = 0;
     ref.forEach((value, at) => {
       const difference = out[at] === value ? 0 : Math.abs(out[at]! - value);
       squares += difference ** 2;
-      if (!(difference <= element * Math.max(scale, 1e-3)) && problems.length < 3) {
-        problems.push(`${what}[${at}] is ${out[at]}, not ${value}`);
+      if (!(difference <= element * Math.max(scale, 1e-3)) && wrong.length < 3) {
+        wrong.push(`${what}[${at}] is ${out[at]}, not ${value}`);
       }
     });
     const error = Math.sqrt(squares / ref.length) / scale;
-    if (ref.length > 0 && scale > 0 && !(error <= norm)) problems.push(`${what}: relative error ${error}`);
+    if (ref.length > 0 && scale > 0 && !(error <= norm)) wrong.push(`${what}: relative error ${error}`);
   };
   against('output', output, equal.output.data);
   against('lse', lse, equal.lse.data);
   if (shared.data === 'clustered') {
     const choices = own.choices;
     if (keyClusters && !keyClusters.every((label, at) => label === choices.keyClusters[0]![at])) {
-      problems.push('other key clusters than the reference, though well separated');
+      wrong.push('other key clusters than the reference, though well separated');
     }
     if (queryClusters && !queryClusters.every((label, at) => label === choices.queryClusters[at])) {
-      problems.push('other query clusters than the reference, though well separated');
+      wrong.push('other query clusters than the reference, though well separated');
     }
   }
   const exact = multipoleAttention(inputs, { ...shared.parameters, retrieve: [-1] }).output.data;
   const kernelError = distance(output, exact);
   const referenceError = distance(own.output.data, exact);
   if (!(kernelError <= 1.05 * referenceError + norm * Math.sqrt(sumOfSquares(exact)))) {
-    problems.push(`error against exact attention ${kernelError}, the reference has ${referenceError}`);
+    wrong.push(`error against exact attention ${kernelError}, the reference has ${referenceError}`);
   }
-  return problems;
+  return wrong;
 }
 
 function blocksOf(centroids: Float32Array | undefined, shared: MultipoleCase): Float32Array[] {
@@ -115,3 +138,5 @@ function sumOfSquares(values: Float32Array): number {
 function distance(a: Float32Array, b: Float32Array): number {
   return Math.sqrt(a.reduce((sum, value, at) => sum + (value - b[at]!) ** 2, 0));
 }
+
+multipoleCases.runAsProgram(import.meta.url);
