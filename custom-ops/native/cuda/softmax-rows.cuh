@@ -33,11 +33,11 @@ struct VisibleColumns {
 
 /**
  * In the base-2 domain: weights are 2^(logit - peak), `sum` and `total` their sums. The peak only follows a logit that is
- * higher by more than the logit object's kHeadroom: 0 for weights up to 1, more for sums that are seldom rescaled, which
- * pays where few columns follow each other. A logit object also tells plain(tile): whether logits of that tile are product * scale, scale above 0, for all rows and columns; biased(tile):
- * whether they are product * scale + bias(tile, column); and
- * operator()(tile, m, half, column, product): the logit, -infinity = not seen. Engines also call its prepare(tile)
- * before the products of a tile are there, and keep(tile, weights, peak) after they became weights.
+ * higher by more than the logit object's kHeadroom: 0 for weights up to 1, more for sums that are seldom rescaled. A logit
+ * object also tells plain(tile): whether logits of that tile are product * scale, scale above 0, for all rows and columns;
+ * biased(tile): whether they are product * scale + bias(tile, column); and operator()(tile, m, half, column, product): the
+ * logit, -infinity = not seen. Engines also call its prepare(tile) before the products of a tile are there, keep(tile,
+ * weights, peak) after they became weights, and ask with leadingPlain() how many tiles are plain from the first on.
  */
 template <class T, int Dim, int RowTiles, int Columns = kColumns>
 struct SoftmaxRows {
