@@ -124,6 +124,19 @@ const FEWEST_ROWS = 512;
  */
 const FAST: Attributes = { segment: 128, window: 0, key_clusters: 4, query_clusters: 32, retrieve: [24] };
 
+/**
+ * Each row retrieves what its summaries would get wrong, which is nothing for most rows (README, "Choosing by expected
+ * error").
+ */
+const ADAPTIVE: Attributes = {
+  segment: 128,
+  window: 1,
+  key_clusters: 4,
+  query_clusters: 16,
+  retrieve: [64],
+  retrieve_error: 0.001,
+};
+
 /** Multipole semantic attention (operator specification, section 1). */
 export const multipoleAttention: OperatorDefinition = {
   id: 'multipole-attention',
@@ -137,7 +150,7 @@ export const multipoleAttention: OperatorDefinition = {
     { name: 'lse', optional: true },
   ],
   attributes: ATTRIBUTES,
-  presets: { default: {}, fast: FAST, paper: paperPreset() },
+  presets: { default: {}, fast: FAST, adaptive: ADAPTIVE, paper: paperPreset() },
   defaultMinLength: MIN_LENGTH,
   oldestOpset: OLDEST_OPSET,
   accepts,
