@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { OPERATORS } from '../custom-ops/index.js';
 import { formatBytes, plural } from '../rewriter/format.js';
 import { ModelGraph } from '../rewriter/graph/model-graph.js';
-import { type Inspection, inspect, type SiteDescription } from '../rewriter/inspection.js';
+import { type Inspection, inspect, maskOf, type SiteDescription } from '../rewriter/inspection.js';
 import { openModelFile } from '../rewriter/onnx/model-file.js';
 import { describeFailure } from './errors.js';
 import { modelFiles } from './model-files.js';
@@ -85,7 +85,7 @@ function renderSites(sites: readonly SiteDescription[]): string {
       headsOf(site),
       site.scale === null ? '?' : String(Number(site.scale.toPrecision(4))),
       site.causal ? `${site.kind}, causal` : site.kind,
-      site.mask,
+      maskOf(site),
       site.replaceable ? colors.green(site.operators.join(', ')) : colors.yellow(`kept: ${site.reason}`),
     ]),
   );

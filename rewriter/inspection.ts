@@ -6,7 +6,7 @@ import { tensorBytes } from './onnx/element-size.js';
 import { allTensors, externalLocations } from './onnx/external-data.js';
 import type { GraphInfo, ModelInfo, NodeInfo } from './onnx/model-info.js';
 import type { NodeSpec } from './onnx/spec.js';
-import type { MaskKind, NearMiss, Site } from './site.js';
+import type { KeyWindow, MaskKind, NearMiss, Site } from './site.js';
 
 /** What `inspect` tells of one model: the document that it prints with `--json`. */
 export interface Inspection {
@@ -45,6 +45,8 @@ export interface SiteDescription {
   readonly scale: number | null;
   readonly causal: boolean;
   readonly mask: MaskKind;
+  /** How many keys before and after its own a row sees; null unless the mask is a sliding window. */
+  readonly window: KeyWindow | null;
   readonly kind: Site['kind'];
   readonly dtype: Site['dtype'];
   readonly alignment: Site['alignment'];
@@ -103,6 +105,7 @@ export function describeSite(site: Site, operators: readonly OperatorDefinition[
     scale: site.scale,
     causal: site.causal,
     mask: site.mask,
+    window: site.computation === 'softmax' ? site.window : null,
     kind: site.kind,
     dtype: site.dtype,
     alignment: site.alignment,
@@ -118,6 +121,13 @@ export function describeSite(site: Site, operators: readonly OperatorDefinition[
 function comesClose({ fidelity }: OperatorDefinition, { computation }: Site): boolean {
   const close = fidelity[computation];
   return close === 'exact' || close === 'approximates-softmax';
+}
+
+/** The mask in words: a sliding window with the keys that a row sees before and after its own. */
+export function maskOf({ mask, window }: Pick<SiteDescription, 'mask' | 'window'>): string {
+  if (window === null) return mask;
+  const [left, right] = [window.left, window.right].map(keys => keys ?? 'all');
+  return `${mask} (${left} before, ${right} after)`;
 }
 
 /** Number of nodes by operator, with its domain unless it is the default one. */

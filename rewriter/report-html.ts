@@ -1,5 +1,5 @@
 import { formatBytes, formatCount, formatDuration, formatError, plural } from './format.js';
-import type { ModelHeader } from './inspection.js';
+import { type ModelHeader, maskOf } from './inspection.js';
 import { html, type Markup } from './markup.js';
 import {
   type AttentionCost,
@@ -74,7 +74,7 @@ function sitesSection({ sites }: RewriteReport): Markup {
         html`${site.query_heads ?? '?'}${
           site.kv_heads === site.query_heads ? '' : html` / ${site.kv_heads ?? '?'}`
         } × ${site.head_dim ?? '?'}<small>${site.dtype ?? 'unknown type'}</small>`,
-        html`${site.mask}`,
+        html`${maskOf(site)}`,
         html`<span class="chip ${site.decision}">${site.operator ?? 'kept'}</span><small>${site.reason}</small>`,
       ]),
     ),

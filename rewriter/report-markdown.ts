@@ -1,5 +1,5 @@
 import { formatBytes, formatCount, formatDuration, formatError, plural } from './format.js';
-import type { ModelHeader } from './inspection.js';
+import { type ModelHeader, maskOf } from './inspection.js';
 import {
   attributeGroups,
   changedOperators,
@@ -49,7 +49,7 @@ function renderSites({ sites }: RewriteReport): string {
       site.id,
       site.pattern,
       `${site.query_heads ?? '?'}/${site.kv_heads ?? '?'} x ${site.head_dim ?? '?'}`,
-      site.mask,
+      maskOf(site),
       site.operator ?? site.decision,
       site.reason,
       formatError(site.error),

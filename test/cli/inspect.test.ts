@@ -49,6 +49,7 @@ describe('onnx-rewrite inspect', () => {
       scale: site.scale,
       causal: true,
       mask: 'causal+padding',
+      window: null,
       kind: 'self',
       dtype: 'float32',
       alignment: site.alignment,
@@ -58,6 +59,14 @@ describe('onnx-rewrite inspect', () => {
       reason: null,
     });
     assert.ok(Math.abs(site.scale - 8 ** -0.5) < 1e-6);
+  });
+
+  it('shows how wide a sliding window is', async () => {
+    const file = save('window.onnx', { layers: 1, causal: true, window: 9 });
+    const { stdout } = await onnxRewrite(['inspect', file]);
+    assert.match(stdout, /sliding-window \(9 before, 0 after\) +local-attention/);
+    const { sites } = JSON.parse((await onnxRewrite(['inspect', file, '--json'])).stdout);
+    assert.deepEqual(sites[0].window, { left: 9, right: 0 });
   });
 
   it('prints a document a line for several models, and takes folders', async () => {

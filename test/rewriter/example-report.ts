@@ -44,6 +44,7 @@ export function exampleReport(error: Difference, overrides: Partial<RewriteRepor
         scale: 0.5,
         causal: true,
         mask: 'causal',
+        window: null,
         kind: 'self',
         dtype: 'float32',
         alignment: 'equal',
