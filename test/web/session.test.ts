@@ -48,7 +48,10 @@ function rewritten(original: Uint8Array, settings = {}): Uint8Array {
 
 /** A model of the tree with every site that computes what an operator does replaced by that operator. */
 function fused(path: string): Uint8Array {
-  const original = readFileSync(new URL(`../../../${path}.onnx`, import.meta.url));
+  return exactly(readFileSync(new URL(`../../../${path}.onnx`, import.meta.url)));
+}
+
+function exactly(original: Uint8Array): Uint8Array {
   const { model, decisions } = rewriteModel(original, sites =>
     decideUniformly(
       sites,
@@ -77,6 +80,7 @@ const MODELS = {
   '/original-causal.onnx': trained('causal'),
   '/byte-encoder.onnx': rewritten(trained('encoder'), NO_CHOICES),
   '/byte-causal.onnx': rewritten(trained('causal'), { ...CAUSAL, ...NO_CHOICES }),
+  '/window.onnx': exactly(tinyTransformer({ layers: 1, causal: true, window: 9 }).model),
   '/series.onnx': fused('test/zoo/elementwise/series-padded-dynamo18'),
   '/series-causal.onnx': fused('test/zoo/elementwise/series-cumsum-dynamo18'),
   '/exponential.onnx': fused('test/zoo/elementwise/exact-causal-dynamo18'),
@@ -290,6 +294,7 @@ describe('a session in the browser', () => {
     data: Array.from({ length: batch * tokens }, (_, n) => Number(n % 5 !== 2)),
   });
   const FUSED = [
+    ['/window.onnx', [{ input_ids: bytes(1, 70) }, { input_ids: bytes(2, 5) }]],
     ['/series.onnx', [{ x: embedded(2, 70, 12), mask: someVisible(2, 70) }]],
     ['/series-causal.onnx', [{ x: embedded(2, 70, 12) }, { x: embedded(1, 3, 12) }]],
     ['/exponential.onnx', [{ x: embedded(1, 40, 12) }]],
@@ -297,7 +302,7 @@ describe('a session in the browser', () => {
   ] as const;
 
   for (const [name, feeds] of FUSED) {
-    it(`does so for operators that a model computes itself: ${name}`, async () => {
+    it(`does so for what operators compute exactly: ${name}`, async () => {
       const { execution, outputs } = await run(name, feeds);
       assert.equal(execution.kernels, 1);
       assert.deepEqual([execution.functionBodies, execution.reason], [0, null]);
