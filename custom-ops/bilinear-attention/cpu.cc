@@ -342,17 +342,13 @@ void attend(const Environment& environment, const Shape& shape, bool causal, con
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : api_(api), parameters_(attributes) {
+      : arena_(api), parameters_(attributes) {
     bool constant = true;
     for (const size_t n : Weights::inputsOf(parameters_)) {
       constant = constant && (attributes.constant(n) || !attributes.connects(n));
     }
     if (constant) constant_.emplace(heap_, parameters_, [&](size_t n) { return attributes.constant(n); });
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
   }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
 
   void run(const RunContext& context) const {
     const TensorView x = *context.input(kX), value = *context.input(kValue);
@@ -362,7 +358,7 @@ class Kernel {
     const AttentionOutput output{context.output(0, value.dims), nullptr, x.type == ort::kFloat16};
     if (shape.batch * shape.tokens * shape.valueDim == 0) return;
 
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     const size_t stride = roundUpToLanes(parameters_.features);
@@ -399,12 +395,11 @@ class Kernel {
     return {size(x.dims[0]), parameters_.heads, size(x.dims[1]), parameters_.depth(), size(value.dims[3])};
   }
 
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Parameters parameters_;
   HeapMemory heap_;
   // Where no run can change the weights.
   std::optional<Weights> constant_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 std::vector<Port> inputs(ort::ElementType type) {

@@ -9,17 +9,12 @@ namespace {
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : api_(api), parameters_(readParameters(attributes)) {
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
-  }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
+      : arena_(api), parameters_(readParameters(attributes)) {}
 
   void run(const RunContext& context) const {
     const Tensors tensors(context, parameters_);
     const Shape shape = tensors.shape();
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
 
@@ -59,9 +54,8 @@ class Kernel {
             static_cast<float*>(context.output(kPresentOffset, offsetDims(tensors.query)))};
   }
 
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Parameters parameters_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));

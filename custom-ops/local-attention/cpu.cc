@@ -114,12 +114,7 @@ class Attention {
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : api_(api), parameters_(readParameters(attributes)) {
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
-  }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
+      : arena_(api), parameters_(readParameters(attributes)) {}
 
   void run(const RunContext& context) const {
     const TensorView query = *context.input(kQuery), key = *context.input(kKey), value = *context.input(kValue);
@@ -130,7 +125,7 @@ class Kernel {
     dims.push_back(value.dims[3]);
     const AttentionOutput output{context.output(kOutput, dims), logSumExp, query.type == ort::kFloat16};
 
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     const size_t kvHeads = shape.batch * shape.kvHeads;
@@ -142,9 +137,8 @@ class Kernel {
   }
 
  private:
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Parameters parameters_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 std::vector<Port> inputs(ort::ElementType type) {

@@ -82,12 +82,7 @@ void writePresent(const RunContext& context, const Environment& environment, con
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : api_(api), parameters_(readParameters(attributes)) {
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
-  }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
+      : arena_(api), parameters_(readParameters(attributes)) {}
 
   void run(const RunContext& context) const {
     const Tensors tensors(context, parameters_);
@@ -95,7 +90,7 @@ class Kernel {
     const AttentionOutput output{context.output(kOutput, outputDims(shape)), context.output(kLogSumExp, rowDims(shape)),
                                  tensors.query.type == ort::kFloat16};
 
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     const size_t heads = shape.batch * shape.heads, kvHeads = shape.batch * shape.kvHeads;
@@ -120,9 +115,8 @@ class Kernel {
     Attention(environment, parameters_, tensors.shape, operands, output).run();
   }
 
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Parameters parameters_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));

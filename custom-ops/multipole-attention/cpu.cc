@@ -12,12 +12,7 @@ enum TracedPort { kGivenChoices = kPastQuery + 1, kMadeChoices = kLogSumExp + 1 
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>& op)
-      : api_(api), parameters_(readParameters(attributes)), traced_(op.outputs.size() > kMadeChoices) {
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
-  }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
+      : arena_(api), parameters_(readParameters(attributes)), traced_(op.outputs.size() > kMadeChoices) {}
 
   void run(const RunContext& context) const {
     Tensors tensors(context);
@@ -26,7 +21,7 @@ class Kernel {
     const AttentionOutput output{context.output(kOutput, outputDims(shape)), context.output(kLogSumExp, rowDims(shape)),
                         query.type == ort::kFloat16};
 
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     const size_t heads = shape.batch * shape.heads, kvHeads = shape.batch * shape.kvHeads;
@@ -83,10 +78,9 @@ class Kernel {
             filled(2, {s.batch, s.heads, s.past + s.queries}), filled(3, {s.batch, s.heads, s.queries, clusters})};
   }
 
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Parameters parameters_;
   const bool traced_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 Ports joined(Ports ports, const Ports& more) {

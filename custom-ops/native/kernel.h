@@ -156,11 +156,28 @@ class SessionThreads : public Parallel {
   const RunContext& run_;
 };
 
+// Names the CPU memory arena of a session, for the runs of a kernel.
+class CpuArena {
+ public:
+  explicit CpuArena(const ort::Api& api) : api_(api) {
+    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &info_));
+  }
+  ~CpuArena() { api_.ReleaseMemoryInfo(info_); }
+  CpuArena(const CpuArena&) = delete;
+  CpuArena& operator=(const CpuArena&) = delete;
+
+  const ort::MemoryInfo* info() const { return info_; }
+
+ private:
+  const ort::Api& api_;
+  ort::MemoryInfo* info_ = nullptr;
+};
+
 // The session's CPU memory arena.
 class SessionMemory : public Allocator {
  public:
-  SessionMemory(const RunContext& run, const ort::MemoryInfo* info) : api_(run.api) {
-    ort::check(api_, api_.KernelContext_GetAllocator(run.context, info, &allocator_));
+  SessionMemory(const RunContext& run, const CpuArena& arena) : api_(run.api) {
+    ort::check(api_, api_.KernelContext_GetAllocator(run.context, arena.info(), &allocator_));
   }
   ~SessionMemory() override { api_.ReleaseAllocator(allocator_); }
   SessionMemory(const SessionMemory&) = delete;

@@ -166,16 +166,12 @@ class Matrix {
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : api_(api), structure_(attributes) {
+      : arena_(api), structure_(attributes) {
     const size_t factors = structure_.butterfly ? 1 : 2 * structure_.levels.size();
     bool constant = true;
     for (size_t n = 1; n <= factors; n++) constant = constant && attributes.constant(n);
     if (constant) constant_.emplace(heap_, structure_, [&](size_t n) { return attributes.constant(n); });
-    ort::check(api_, api_.CreateCpuMemoryInfo(ort::kArenaAllocator, ort::kMemoryDefault, &memoryInfo_));
   }
-  ~Kernel() { api_.ReleaseMemoryInfo(memoryInfo_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
 
   void run(const RunContext& context) const {
     const TensorView x = *context.input(0);
@@ -189,7 +185,7 @@ class Kernel {
     void* output = context.output(0, dims);
     if (rows == 0) return;
 
-    SessionMemory memory(context, memoryInfo_);
+    SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     if (constant_) {
@@ -223,12 +219,11 @@ class Kernel {
     });
   }
 
-  const ort::Api& api_;
+  const CpuArena arena_;
   const Structure structure_;
   HeapMemory heap_;
   // Where no run can change the factors.
   std::optional<Matrix> constant_;
-  ort::MemoryInfo* memoryInfo_ = nullptr;
 };
 
 std::vector<Port> inputs(ort::ElementType type) {
