@@ -293,12 +293,17 @@ describe('a session in the browser', () => {
     dims: [batch, tokens],
     data: Array.from({ length: batch * tokens }, (_, n) => Number(n % 5 !== 2)),
   });
+  const counted = (batch: number, tokens: number): PageTensor => ({
+    type: 'int64',
+    dims: [batch, tokens],
+    data: Array.from({ length: batch * tokens }, (_, n) => (37 * n) % 251),
+  });
   const FUSED = [
-    ['/window.onnx', [{ input_ids: bytes(1, 70) }, { input_ids: bytes(2, 5) }]],
     ['/series.onnx', [{ x: embedded(2, 70, 12), mask: someVisible(2, 70) }]],
     ['/series-causal.onnx', [{ x: embedded(2, 70, 12) }, { x: embedded(1, 3, 12) }]],
     ['/exponential.onnx', [{ x: embedded(1, 40, 12) }]],
     ['/multi-level.onnx', [{ x: embedded(1, 32, 16) }, { x: embedded(2, 32, 16) }]],
+    ['/window.onnx', [{ input_ids: counted(1, 70) }, { input_ids: counted(2, 5) }]],
   ] as const;
 
   for (const [name, feeds] of FUSED) {
