@@ -91,13 +91,7 @@ class Attention {
     if (keys.count > 0) {
       tile.attendWithin(kv, keys.index, keys.first, keys.count, {position - left_, position + right_ + 1});
     }
-    std::vector<float> values(kTile * size_);
-    const std::vector<float> gain(kTile, 1.f);
-    tile.merge(values.data(), nullptr, nullptr, gain.data());
-    for (size_t lane = 0; lane < count; lane++) {
-      output_.write(environment_.simd, at + lane, values.data() + lane * size_, shape_.valueDim, tile.max[lane],
-                    tile.sum[lane]);
-    }
+    output_.writeTile(environment_.simd, tile, at, count, shape_.valueDim);
   }
 
   const Environment& environment_;

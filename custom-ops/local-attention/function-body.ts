@@ -1,7 +1,7 @@
 import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
 import { type BodyContext, DOMAIN } from '../operator.js';
-import { atLeastOne, HIDDEN, softmaxPart, VISIBLE_ABOVE } from '../softmax-part.js';
+import { atLeastOne, HIDDEN, joinedChunks, keyBias, type SoftmaxPart, softmaxPart } from '../softmax-part.js';
 import type { LocalParameters } from './parameters.js';
 
 export const OP_TYPE = 'LocalAttention';
@@ -65,7 +65,7 @@ function attention(
   b: GraphBuilder,
   { query, key, value, keyMask }: FloatInputs,
   { scale, left, right, offset }: LocalParameters,
-): { readonly output: Value; readonly lse: Value } {
+): SoftmaxPart {
   const [batch, heads, queries, headDim] = [0, 1, 2, 3].map(axis => b.dim(query, axis)) as [
     Value,
     Value,
@@ -80,7 +80,7 @@ function attention(
     b.reshape(atLeastOne(b, x, 4, 2, keys, 0), [kvParts, 1, length, size]);
   const columns = b.transpose(inParts(key, headDim), [0, 1, 3, 2]);
   const values = inParts(value, valueDim);
-  const bias = keyMask && keyBias(b, keyMask, [kvParts, kvHeads, keys, length]);
+  const bias = keyMask && keyBias(b, keyMask, { batch, kvHeads, keys });
 
   const rows = b.min(b.max(queries, 1), chunkRows(left, right));
   const chunks = b.ceilDiv(b.max(queries, 1), rows);
@@ -107,16 +107,8 @@ function attention(
     return { state: [], stacked: [part.output, part.lse] };
   });
 
-  const whole = (x: Value, width: Value) => {
-    const byHead = b.reshape(b.transpose(x, [1, 2, 0, 3, 4]), [batch, heads, -1, width]);
-    return b.slice(byHead, 2, 0, queries);
-  };
-  const lse = whole(stacked[1]!, b.ints([1]));
-  const sees = b.and(b.greater(lse, VISIBLE_ABOVE), b.greater(keys, 0));
-  return {
-    output: b.where(sees, whole(stacked[0]!, valueDim), 0),
-    lse: b.squeeze(b.where(sees, lse, Number.NEGATIVE_INFINITY), 3),
-  };
+  const [output, lse] = stacked as [Value, Value];
+  return joinedChunks(b, { output, lse }, { batch, heads, queries, keys, valueDim });
 }
 
 function chunkRows(left: number | null, right: number | null): number {
@@ -137,16 +129,4 @@ function band(
     ...(right === null ? [] : [b.lessOrEqual(columns, b.add(positions, right))]),
   ];
   return sides.length === 2 ? b.and(sides[0]!, sides[1]!) : (sides[0] ?? null);
-}
-
-/** [B*G,1,1,keys], or one key without keys: 0 for a visible key, HIDDEN for another. */
-function keyBias(
-  b: GraphBuilder,
-  keyMask: Value,
-  [kvParts, kvHeads, keys, length]: readonly [Value, Value, Value, Value],
-): Value {
-  const bias = b.where(keyMask, b.constant(0, DataType.FLOAT), HIDDEN);
-  const perHead = b.unsqueeze(atLeastOne(b, bias, 2, 1, keys, HIDDEN), 1);
-  const batch = b.div(kvParts, b.max(kvHeads, 1));
-  return b.reshape(b.expand(perHead, [batch, kvHeads, length]), [kvParts, 1, 1, length]);
 }

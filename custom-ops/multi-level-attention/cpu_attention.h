@@ -129,13 +129,7 @@ class Attention {
       attendShell(tile, head, kv, {shells[level + 1].end, shells[level].end}, positions, level);
     }
 
-    std::vector<float> values(kTile * size_);
-    const std::vector<float> gain(kTile, 1.f);
-    tile.merge(values.data(), nullptr, nullptr, gain.data());
-    for (size_t lane = 0; lane < count; lane++) {
-      output_.write(environment_.simd, at + lane, values.data() + lane * size_, shape_.valueDim, tile.max[lane],
-                    tile.sum[lane]);
-    }
+    output_.writeTile(environment_.simd, tile, at, count, shape_.valueDim);
   }
 
   // Keys that share the levels up to `level` with all rows of the tile, and no finer one.

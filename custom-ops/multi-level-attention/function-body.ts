@@ -1,7 +1,7 @@
 import { DataType, type FunctionSpec } from '../../rewriter/onnx/spec.js';
 import { GraphBuilder, type Value } from '../graph-builder.js';
 import { type BodyContext, DOMAIN } from '../operator.js';
-import { atLeastOne, HIDDEN, softmaxPart, VISIBLE_ABOVE } from '../softmax-part.js';
+import { atLeastOne, HIDDEN, joinedChunks, keyBias, type SoftmaxPart, softmaxPart } from '../softmax-part.js';
 import { blockLength, levelOffsets, MOST_LEVELS, type MultiLevelParameters } from './parameters.js';
 
 export const OP_TYPE = 'MultiLevelAttention';
@@ -138,7 +138,7 @@ function attention(
   keys: Value,
   levels: readonly Level[],
   parameters: MultiLevelParameters,
-): { output: Value; lse: Value } {
+): SoftmaxPart {
   const [batch, heads, queries, headDim] = [0, 1, 2, 3].map(axis => b.dim(query, axis)) as [
     Value,
     Value,
@@ -150,7 +150,7 @@ function attention(
   // Reshaping cannot tell an empty axis: sequences get at least one element, a row cut off or a hidden key.
   const length = b.max(keys, 1);
   const values = b.reshape(atLeastOne(b, value, 4, 2, keys, 0), [kvParts, 1, length, valueDim]);
-  const bias = keyMask && keyBias(b, keyMask, batch, kvHeads, keys);
+  const bias = keyMask && keyBias(b, keyMask, { batch, kvHeads, keys });
   const rows = b.min(b.max(queries, 1), CHUNK_ROWS);
   const chunks = b.ceilDiv(b.max(queries, 1), rows);
   const padded = b.pad(b.mul(query, factors(b, parameters)), 4, 2, 0, b.sub(b.mul(chunks, rows), queries));
@@ -178,16 +178,8 @@ function attention(
     return { state: [], stacked: [output, lse] };
   });
 
-  const whole = (x: Value, width: Value) => {
-    const byHead = b.reshape(b.transpose(x, [1, 2, 0, 3, 4]), [batch, heads, -1, width]);
-    return b.slice(byHead, 2, 0, queries);
-  };
-  const lse = whole(stacked[1]!, b.ints([1]));
-  const visible = b.and(b.greater(lse, VISIBLE_ABOVE), b.greater(keys, 0));
-  return {
-    output: b.where(visible, whole(stacked[0]!, valueDim), 0),
-    lse: b.squeeze(b.where(visible, lse, Number.NEGATIVE_INFINITY), 3),
-  };
+  const [output, lse] = stacked as [Value, Value];
+  return joinedChunks(b, { output, lse }, { batch, heads, queries, keys, valueDim });
 }
 
 /** [D]: what each dimension of the query is multiplied by, the scale and what is the same for all pairs. */
@@ -262,12 +254,4 @@ function hull(b: GraphBuilder, span: Span, length: number, seen: Value): Span {
   const start = b.min(b.max(blockStart(b, span.start, length), 0), seen);
   const end = b.add(blockStart(b, b.sub(span.end, 1), length), length);
   return { start, end: b.min(b.max(end, start), seen) };
-}
-
-/** [B*G,1,1,keys], or one key without keys: 0 for a visible key, HIDDEN for another. */
-function keyBias(b: GraphBuilder, keyMask: Value, batch: Value, kvHeads: Value, keys: Value): Value {
-  const bias = b.where(keyMask, b.constant(0, DataType.FLOAT), HIDDEN);
-  const length = b.max(keys, 1);
-  const perHead = b.unsqueeze(atLeastOne(b, bias, 2, 1, keys, HIDDEN), 1);
-  return b.reshape(b.expand(perHead, [batch, kvHeads, length]), [b.mul(batch, kvHeads), 1, 1, length]);
 }

@@ -64,13 +64,7 @@ class Attention {
       const Span rows{begin, std::min(begin + static_cast<int64_t>(kTile), geometry_.rows)};
       TileSoftmax& tile = workspaces.get(runner, environment(), problem_.depth, problem_.size);
       problem_.attendRange(tile, head, rows, {0, geometry_.keys});
-      std::vector<float> values(kTile * problem_.size);
-      const std::vector<float> gain(kTile, 1.f);
-      tile.merge(values.data(), nullptr, nullptr, gain.data());
-      for (int64_t row = rows.begin; row < rows.end; row++) {
-        const auto lane = static_cast<size_t>(row - rows.begin);
-        problem_.write(head, row, values.data() + lane * problem_.size, tile.max[lane], tile.sum[lane]);
-      }
+      problem_.writeTile(head, rows, tile);
     });
   }
 

@@ -97,6 +97,13 @@ class Problem {
                   shape.valueDim, max, sum);
   }
 
+  // Stores what present rows, the first lanes of a tile, have summed.
+  void writeTile(size_t head, Span rows, TileSoftmax& tile) const {
+    output_.writeTile(environment.simd, tile,
+                      head * shape.queries + static_cast<size_t>(rows.begin - geometry.past),
+                      static_cast<size_t>(rows.end - rows.begin), shape.valueDim);
+  }
+
  private:
   // Only where rows of one tile see different keys can a value that is not finite leak through a weight of
   // zero, and only under causality may it not.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "float16.h"
 #include "tile_softmax.h"
@@ -24,6 +25,17 @@ struct AttentionOutput {
     if (!logSumExp) return;
     const float value = sum == 0 ? kMinusInfinity : (max + std::log2(sum)) * kLn2;
     store(logSumExp, at, &value, 1);
+  }
+
+  // Stores the sums of the first `count` lanes of a tile as rows from `at` on.
+  void writeTile(const Simd& simd, TileSoftmax& tile, size_t at, size_t count, size_t valueDim) const {
+    const size_t size = roundUpToLanes(valueDim);
+    std::vector<float> values(kTile * size);
+    const std::vector<float> gain(kTile, 1.f);
+    tile.merge(values.data(), nullptr, nullptr, gain.data());
+    for (size_t lane = 0; lane < count; lane++) {
+      write(simd, at + lane, values.data() + lane * size, valueDim, tile.max[lane], tile.sum[lane]);
+    }
   }
 
  private:

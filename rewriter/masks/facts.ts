@@ -182,9 +182,14 @@ class Investigation {
   /** Whether a place of the longest table is hidden where every token is present. */
   private hiding(present: number): (i: number, j: number) => boolean {
     const trial = this.trials.at(-1)!;
-    const probe = trial.probe(this.uniformFeed(present, PLAIN.seed));
-    const logit = this.site.logits.at(probe, this.site.extent(trial));
-    return (i, j) => logit({ b: 0, h: 0, i, j }, 0) <= HIDDEN_AT_MOST;
+    let logit: ReturnType<LogitSource['at']> | null = null;
+    return (i, j) => {
+      logit ??= this.site.logits.at(
+        trial.probe(this.uniformFeed(present, PLAIN.seed)),
+        this.site.extent(trial),
+      );
+      return logit({ b: 0, h: 0, i, j }, 0) <= HIDDEN_AT_MOST;
+    };
   }
 
   private uniformFeed(token: number, seed: number): Feed {

@@ -5,7 +5,7 @@ import { bitsPerByte, surprisal } from '../../cli/data/byte-task.js';
 import { describeEnvironment } from '../../cli/environment.js';
 import { mean, median } from '../../cli/statistics.js';
 import { note, printJson, table } from '../../cli/terminal.js';
-import { meanOf } from '../../cli/tune/forecast.js';
+import { slopeOf } from '../../cli/tune/forecast.js';
 import { operationCeiling } from '../../custom-ops/multipole-attention/operation-count.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { type MultipoleParameters, parametersOf } from '../../custom-ops/multipole-attention/parameters.js';
@@ -181,13 +181,6 @@ async function measureSites(
   }));
 }
 
-/** Standard error of sum(losses) / sum(exact) - 1; null for one window. */
-function errorOfIncrease(losses: readonly number[], exact: readonly number[]): number | null {
-  if (losses.length < 2) return null;
-  const ratio = mean(losses) / mean(exact);
-  return meanOf(losses.map((loss, n) => loss - ratio * exact[n]!)).error / mean(exact);
-}
-
 const percent = (x: number | null) => (x === null ? '' : `${x < 0 ? '' : '+'}${(100 * x).toFixed(2)}%`);
 const increase = ({ loss_increase, loss_increase_error }: Result) =>
   `${percent(loss_increase)}${loss_increase_error === null ? '' : ` ± ${(100 * loss_increase_error).toFixed(2)}`}`;
@@ -253,12 +246,18 @@ for (const variant of variants) {
     : { loss_by_window: null, leak: null };
   const loss = loss_by_window && mean(loss_by_window);
   const exactLosses = results[0]?.loss_by_window ?? loss_by_window;
+  const increaseOver =
+    loss_by_window &&
+    slopeOf(
+      loss_by_window.map((bits, n) => ({ change: bits - exactLosses![n]!, divergence: exactLosses![n]! })),
+      null,
+    );
   const result: Result = {
     name: variant.name,
     loss,
     loss_by_window,
-    loss_increase: loss === null ? null : loss / mean(exactLosses!) - 1,
-    loss_increase_error: loss_by_window && errorOfIncrease(loss_by_window, exactLosses!),
+    loss_increase: increaseOver?.mean ?? null,
+    loss_increase_error: increaseOver && windows.length > 1 ? increaseOver.error : null,
     errors: null,
     speed: null,
     speed_over_own_exact: null,
