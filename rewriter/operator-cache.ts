@@ -12,15 +12,17 @@ import type { AttentionSite, KeysAndValues, OperatorCache, RotaryPositions } fro
 /** Values that the nodes of one graph share, by what they hold. */
 export type SharedValues = Map<string, string>;
 
-type CachedSite = AttentionSite & { readonly cache: OperatorCache };
+export type CachedSite = AttentionSite & { readonly cache: OperatorCache };
 
 /** Where batch rows of different lengths, each at the start of its row of the cache, have their new keys. */
-interface Places {
+export interface Places {
   /** Number of new keys [1]; as a scalar in `steps`. */
   readonly rows: string;
   /** Keys of the longest row [1], the new ones included, and without them. */
   readonly total: string;
   readonly before: string;
+  /** The last key of each batch row [B]. */
+  readonly last: string;
   /** Where the new keys of each batch row begin [B]. A prompt as long as the longest row starts anew. */
   readonly start: string;
   /** 0, 1, ... for each new key [N]. */
@@ -98,36 +100,56 @@ export function joinedCache(
     return names;
   }
   const places = placesOf(nodes, cache, query.value, shared);
-  const length = graph.resolve(past.key)?.declared?.dims?.[2] ?? past.key;
-  const held = once(shared, `length of the cache ${length}`, () => sizeOf(nodes, past.key, 2, 'held'));
-  const isEven = once(shared, `even ${lengths.last} ${held}`, () => isFull(nodes, places, held));
+  const held = lengthHeld(nodes, past.key, graph, shared);
   const types = { key: site.key.dataType, value: site.value.dataType };
   const kvHeads = site.kvHeads!;
-  const branch = (
-    name: string,
-    join: (inner: AddedNodes, joined: KeysAndValues<string>) => void,
-  ): AttributeSpec => {
-    const inner = nodes.within(name);
-    const joined = { key: inner.freshValue('keys'), value: inner.freshValue('values') };
-    join(inner, joined);
-    const outputs = ROLES.map(role => ({ name: joined[role], dataType: types[role] }));
-    return { type: 'graph', value: { name, nodes: inner.list, inputs: [], outputs } };
-  };
-  nodes.push('cache', {
-    opType: 'If',
-    inputs: [isEven],
-    outputs: [names.key, names.value],
-    attributes: {
-      then_branch: branch('even', (inner, joined) => joinAtEnd(inner, past, fresh, joined)),
-      else_branch: branch('ragged', (inner, joined) =>
-        joinByRow(inner, { past, fresh, joined, types, kvHeads, held, places }),
-      ),
-    },
+  byEvenness(nodes, 'cache', site, names, graph, shared, {
+    even: (inner, joined) => joinAtEnd(inner, past, fresh, joined),
+    ragged: (inner, joined) => joinByRow(inner, { past, fresh, joined, types, kvHeads, held, places }),
   });
   return names;
 }
 
-const ROLES = ['key', 'value'] as const;
+export const ROLES = ['key', 'value'] as const;
+
+/** Makes keys and values under the names that it is given. */
+type MakeKeysAndValues = (nodes: AddedNodes, names: KeysAndValues<string>) => void;
+
+/** Keys and values made in one way where all batch rows are full, in another where they differ in length. */
+export function byEvenness(
+  nodes: AddedNodes,
+  role: string,
+  { cache, key, value, query }: CachedSite,
+  names: KeysAndValues<string>,
+  graph: Graph,
+  shared: SharedValues,
+  make: Readonly<Record<'even' | 'ragged', MakeKeysAndValues>>,
+): void {
+  const held = lengthHeld(nodes, cache.past!.key, graph, shared);
+  const isEven = once(shared, `even ${cache.lengths!.last} ${held}`, () =>
+    isFull(nodes, placesOf(nodes, cache, query.value, shared), held),
+  );
+  const types = { key: key.dataType, value: value.dataType };
+  const branch = (name: keyof typeof make): AttributeSpec => {
+    const inner = nodes.within(name);
+    const made = { key: inner.freshValue('keys'), value: inner.freshValue('values') };
+    make[name](inner, made);
+    const outputs = ROLES.map(one => ({ name: made[one], dataType: types[one] }));
+    return { type: 'graph', value: { name, nodes: inner.list, inputs: [], outputs } };
+  };
+  nodes.push(role, {
+    opType: 'If',
+    inputs: [isEven],
+    outputs: [names.key, names.value],
+    attributes: { then_branch: branch('even'), else_branch: branch('ragged') },
+  });
+}
+
+/** Number of keys that a cache of earlier steps has room for [1]. */
+function lengthHeld(nodes: AddedNodes, past: string, graph: Graph, shared: SharedValues): string {
+  const length = graph.resolve(past)?.declared?.dims?.[2] ?? past;
+  return once(shared, `length of the cache ${length}`, () => sizeOf(nodes, past, 2, 'held'));
+}
 
 /** New keys behind all old ones. */
 function joinAtEnd(
@@ -180,14 +202,11 @@ function joinByRow(
   const clipped = nodes.add('Min', 'clipped', [step, last]);
   const behind = nodes.add('Add', 'behind', [clipped, held]);
   const source = nodes.add('Where', 'source', [isOld, position, behind]);
-  const byHead = nodes.add('Expand', 'source_by_head', [
-    nodes.reshape(source, 'source_column', [0, 1, -1, 1]),
-    nodes.integers('heads', [1, kvHeads, 1, 1]),
-  ]);
+  const byHead = forHeads(nodes, source, kvHeads);
   const isHeld = nodes.reshape(nodes.add('Less', 'is_held', [step, rows]), 'is_held_column', [0, 1, -1, 1]);
   for (const role of ROLES) {
     const all = nodes.add('Concat', `${role}_all`, [past[role], fresh[role]], { axis: int(2) });
-    const placed = nodes.add('GatherND', `${role}_placed`, [all, byHead], { batch_dims: int(2) });
+    const placed = keysAt(nodes, `${role}_placed`, all, byHead);
     const nothing = nodes.constant(`${role}_nothing`, {
       dataType: types[role],
       dims: [1],
@@ -195,6 +214,23 @@ function joinByRow(
     });
     nodes.add('Where', role, [isHeld, placed, nothing], {}, joined[role]);
   }
+}
+
+/** Places of keys by batch row [B,n] for all heads, as {@link keysAt} takes them. */
+export function forHeads(nodes: AddedNodes, places: string, kvHeads: number): string {
+  const column = nodes.reshape(places, 'places_column', [0, 1, -1, 1]);
+  return nodes.add('Expand', 'places_by_head', [column, nodes.integers('heads', [1, kvHeads, 1, 1])]);
+}
+
+/** The keys or values at these places of [B,G,P,D], by batch row and head. */
+export function keysAt(
+  nodes: AddedNodes,
+  role: string,
+  keys: string,
+  places: string,
+  output?: string,
+): string {
+  return nodes.add('GatherND', role, [keys, places], { batch_dims: int(2) }, output);
 }
 
 /** One value [2,B,G,P,D] holds keys and values, of earlier steps and of all. */
@@ -227,7 +263,7 @@ function part(nodes: AddedNodes, stacked: string, role: string, index: number): 
 /**
  * @param query value [B,N,...] of as many rows as there are new keys
  */
-function placesOf(
+export function placesOf(
   nodes: AddedNodes,
   { lengths }: OperatorCache,
   query: string,
@@ -245,14 +281,16 @@ function placesOf(
   const isFirst = made('is first', () =>
     nodes.add('Equal', 'is_first_prompt', [before, nodes.integers('none', [0])]),
   );
+  const lastKeys = made('last', () =>
+    nodes.reshape(nodes.add('Cast', 'last_int64', [last], int64), 'last_keys', [-1]),
+  );
   const start = made('start', () => {
-    const lastKeys = nodes.reshape(nodes.add('Cast', 'last_int64', [last], int64), 'last_keys', [-1]);
     const added = nodes.add('Sub', 'rows_less_one', [rows, nodes.integers('one', [1])]);
     const behind = nodes.add('Sub', 'start_behind', [lastKeys, added]);
     return nodes.add('Where', 'start', [isFirst, nodes.integers('beginning', [0]), behind]);
   });
   const steps = made('steps', () => range(nodes, 'steps', rows));
-  return { rows, total: longest, before, start, steps, isFirst };
+  return { rows, total: longest, before, last: lastKeys, start, steps, isFirst };
 }
 
 /** Whether every batch row has all keys that the cache has room for, so that new ones go behind it: a bool. */

@@ -5,6 +5,7 @@ import { uncalibrated } from './calibration.js';
 import { isFloating } from './graph/data-type.js';
 import type { NameAuthority } from './graph/names.js';
 import { type LinearOperand, linearOperand } from './linear-operand.js';
+import { nearKeys } from './near-keys.js';
 import type { AttributeSpec, NodeSpec } from './onnx/spec.js';
 import { joinedCache, rotated, type SharedValues } from './operator-cache.js';
 import { rotatedHeads, rotatedLayer } from './rotated-operand.js';
@@ -121,12 +122,13 @@ export function replacementNodes(
   const name = names.fresh(`${site.id}/${operator.opType}`);
   const nodes = new AddedNodes(names, name);
   const connected = connectedInputs(replacement);
-  const taken = isAttention(site) ? operandsInside(nodes, site, shared) : {};
+  const { operands: taken, keyMask } = isAttention(site) ? operandsInside(nodes, site, shared) : AS_THEY_ARE;
   const inputs: string[] = [];
   const connect = (input: OperatorDefinition['inputs'][number]): string => {
     const operand = connected.get(input.name);
     if (operand === undefined) return '';
     if ('visible' in operand) {
+      if (keyMask !== null) return keyMask;
       const key = inputs[operator.inputs.findIndex(other => other.name === 'key')]!;
       return visibleKeys(nodes, operand, { value: key, axis: operator.layout === 'BHND' ? 2 : 1 }, shared);
     }
@@ -202,17 +204,19 @@ function project(nodes: AddedNodes, operand: Operand, role: string): Operand {
   return { ...operand, value: result, projection: null };
 }
 
-/**
- * Query, key and value as an operator had them that applies positions and keeps a cache itself, by their role;
- * nothing where the site's operands are what attention is computed from.
- */
-function operandsInside(
-  nodes: AddedNodes,
-  site: AttentionSite,
-  shared: SharedValues,
-): Readonly<Record<string, Pick<Operand, 'value' | 'layout' | 'projection'>>> {
-  const { rotary, cache, queryHeads, kvHeads } = site;
-  if (cache === null) return {};
+/** Operands as an operator had them that applies positions and keeps a cache itself. */
+interface OperandsInside {
+  /** By role, where they are not the site's own. */
+  readonly operands: Readonly<Record<string, Pick<Operand, 'value' | 'layout' | 'projection'>>>;
+  /** Which keys are visible, bool [B,S]; null where the site's own mask says. */
+  readonly keyMask: string | null;
+}
+
+const AS_THEY_ARE: OperandsInside = { operands: {}, keyMask: null };
+
+function operandsInside(nodes: AddedNodes, site: AttentionSite, shared: SharedValues): OperandsInside {
+  const { rotary, cache, queryHeads, kvHeads, window } = site;
+  if (cache === null) return AS_THEY_ARE;
   const inHeads = (role: 'query' | 'key' | 'value') => {
     const heads = role === 'query' ? queryHeads : kvHeads;
     const operand = project(nodes, site[role], role);
@@ -225,8 +229,15 @@ function operandsInside(
   const headed = (value: string) => ({ value, layout: 'BHND', projection: null }) as const;
   const query = inHeads('query');
   const fresh = { key: inHeads('key'), value: inHeads('value') };
-  const joined = joinedCache(nodes, { ...site, cache }, fresh, site.nodes[0]!.graph, shared);
-  return { query: headed(query), key: headed(joined.key), value: headed(joined.value) };
+  const { graph } = site.nodes[0]!;
+  const cached = { ...site, cache };
+  const joined = joinedCache(nodes, cached, fresh, graph, shared);
+  const near =
+    window?.left != null && cache.past !== null && cache.lengths !== null
+      ? nearKeys(nodes, cached, joined, window.left, graph, shared)
+      : { ...joined, keyMask: null };
+  const operands = { query: headed(query), key: headed(near.key), value: headed(near.value) };
+  return { operands, keyMask: near.keyMask };
 }
 
 /** Query, key or value of softmax attention: projected, laid out for the operator, and rotated. */

@@ -1,6 +1,6 @@
 import { LAYOUT_AXES, type Layout, reachOf, type Site } from '../../rewriter/site.js';
 import { keyVisibility } from '../data/key-visibility.js';
-import type { TensorValue } from '../data/tensor.js';
+import { type TensorValue, toNumbers } from '../data/tensor.js';
 
 /** Tells whether an element of a tensor, by its place in row-major order, is to be left out. */
 export type Skip = (element: number) => boolean;
@@ -23,12 +23,15 @@ export class RowsWithoutKeys {
     const { batch, rows } = sizesOf(output.dims, axesOfOutput(site), site.queryHeads);
     const empty = new Uint8Array(batch * rows);
     const isVisible = mask && site.keyMask && keyVisibility(site.keyMask, mask, keys);
-    const offset = site.alignment === 'bottom-right' ? keys - rows : 0;
+    const lengths = site.keyMask?.visible === 'last' && mask ? toNumbers(mask) : null;
+    // A batch row of a cache ends at its own last key; a prompt begins at the first.
+    const endOf = (b: number) => (lengths ? Math.max(lengths[b % lengths.length]! + 1, rows) : keys);
     const { left, right } = reachOf(site);
     // By key: how many of the keys before it are visible.
     const before = new Uint32Array(keys + 1);
     for (let b = 0; b < batch; b++) {
       for (let j = 0; j < keys; j++) before[j + 1] = before[j]! + (isVisible?.(b, j) === false ? 0 : 1);
+      const offset = site.alignment === 'bottom-right' ? endOf(b) - rows : 0;
       for (let i = 0; i < rows; i++) {
         const first = left === null ? 0 : Math.max(0, i + offset - left);
         const end = right === null ? keys : Math.min(keys, i + offset + right + 1);

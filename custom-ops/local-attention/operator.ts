@@ -58,10 +58,9 @@ function accepts(site: Site): Acceptance {
   );
 }
 
-function refusal({ window, operatorScale, cache }: AttentionSite): string | null {
+function refusal({ window, operatorScale }: AttentionSite): string | null {
   if (window === null) return 'its keys are not limited to a sliding window';
   if (operatorScale === null) return 'the scale of its scores is not constant';
-  if (cache?.lengths) return 'rows of its cache may differ in length, and so in how far apart tokens are';
   return null;
 }
 

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { type TensorValue, tensorFrom, toNumbers } from '../../cli/data/tensor.js';
+import { localAttention } from '../../custom-ops/local-attention/operator.js';
 import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
-import type { AttributeValue } from '../../custom-ops/operator.js';
+import type { AttributeValue, OperatorDefinition } from '../../custom-ops/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { decideUniformly } from '../../rewriter/plan.js';
@@ -31,6 +32,8 @@ interface Form {
   readonly positions?: boolean;
   readonly cache?: boolean;
   readonly half?: boolean;
+  /** Keys that a token sees, its own included; left out for all. */
+  readonly window?: number;
 }
 
 /** com.microsoft GroupQueryAttention as model builders lay it out. */
@@ -54,6 +57,7 @@ function groupQueryAttention(form: Form): Uint8Array {
     kv_num_heads: KV_HEADS,
     do_rotary: Number(form.rotated !== undefined),
     rotary_interleaved: Number(form.interleaved === true),
+    local_window_size: form.window ?? -1,
   };
   const inputs = [...operands, ...past, ...lengths, ...tables, ...positions];
   net.op('com.microsoft::GroupQueryAttention', inputs, attributes, ['y', 'keys', 'values']);
@@ -108,10 +112,11 @@ function feedsOf(form: Form, [batch, rows, held, last, total]: Step): Feeds {
 async function pair(
   original: Uint8Array,
   settings: Readonly<Record<string, AttributeValue>>,
+  operator: OperatorDefinition = multipoleAttention,
 ): Promise<readonly [FixtureSession, FixtureSession]> {
   const { model } = rewriteModel(original, sites => {
-    const choice = { operator: multipoleAttention, settings, selects: () => true };
-    const decisions = decideUniformly(sites, choice, 0);
+    const choice = { operator, settings, selects: () => true };
+    const decisions = decideUniformly(sites, choice, operator === multipoleAttention ? 0 : null);
     assert.deepEqual(
       decisions.map(({ reason, replacement }) => replacement === null && reason),
       [false],
@@ -141,6 +146,9 @@ const FORMS: readonly Form[] = [
   { name: 'packed, half precision', packed: true, rotated: SIZE, half: true },
   { name: 'positions given', rotated: SIZE, interleaved: true, positions: true },
   { name: 'without a cache', rotated: SIZE, cache: false },
+  { name: 'a window of two keys', rotated: SIZE, window: 2 },
+  { name: 'a window of five keys, packed', packed: true, window: 5 },
+  { name: 'a window without a cache', window: 3, cache: false },
 ];
 
 const PROMPTS: readonly Step[] = [
@@ -158,7 +166,10 @@ const LATER_STEPS: readonly Step[] = [
 describe('caches of com.microsoft GroupQueryAttention', () => {
   for (const form of FORMS) {
     it(`joined outside are equal: ${form.name}`, async () => {
-      const [before, after] = await pair(groupQueryAttention(form), EXACT);
+      const [before, after] =
+        form.window === undefined
+          ? await pair(groupQueryAttention(form), EXACT)
+          : await pair(groupQueryAttention(form), {}, localAttention);
       for (const step of form.cache === false ? PROMPTS : [...PROMPTS, ...LATER_STEPS]) {
         const feeds = feedsOf(form, step);
         const [expected, actual] = [await before.run(feeds), await after.run(feeds)];
