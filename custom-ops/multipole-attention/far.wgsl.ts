@@ -6,12 +6,12 @@ import {
   visible,
   withFourKeys,
 } from '../runtime/web/attention-tile.wgsl.js';
-import { kernel, quads, storage, THREADS, tensorRows, variants } from '../runtime/web/wgsl.js';
+import { kernel, optional, quads, storage, THREADS, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { blockParameters, geometry, geometryParameters, logitQuads } from './geometry.wgsl.js';
 import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
-import type { HeadShape } from './summarize.wgsl.js';
+import type { HeadShape, QueryShape } from './summarize.wgsl.js';
 
 /** Clusters that one workgroup of {@link estimates} goes through. */
 export const PANEL = 1024;
@@ -146,21 +146,41 @@ ${tile.rows
 
 /**
  * Notes the log-sum-exp over a row's near keys and estimates (README, step 8) in the row's state: with it, an
- * estimated logit is the logarithm of a_j. One thread per (head, row of the block).
+ * estimated logit is the logarithm of a_j. With the `shape` of queries also s^2 |q - c_i|^2 / 2, the row's part of
+ * expected errors, behind it. One thread per (head, row of the block).
  */
-export const jointLse = variants((valueDim: number) =>
-  kernel({
+export const jointStatistics = variants((valueDim: number, shape: QueryShape | null) => {
+  const keyQuads = quads(shape?.headDim ?? 0);
+  return kernel({
     label: 'far lse',
-    parameters: { ...geometryParameters, ...blockParameters, panels: 'u32', threads: 'u32' },
+    parameters: {
+      ...geometryParameters,
+      ...blockParameters,
+      scale: 'f32',
+      sets: 'u32',
+      centroid_set: 'u32',
+      panels: 'u32',
+      threads: 'u32',
+    },
     bindings: {
       panel_lse: storage('read', 'f32'),
       state: storage('read_write', 'vec4<f32>'),
+      ...optional(
+        shape !== null,
+        'query',
+        tensorRows(shape?.queryType ?? 'float32', shape?.queryColumns ?? 0),
+      ),
+      ...optional(shape !== null, 'centroids', storage('read', 'vec4<f32>')),
+      ...optional(shape !== null, 'row_clusters', storage('read', 'u32')),
     },
-    declarations: stateOf(valueDim),
+    declarations: `${stateOf(valueDim)}
+${shape ? geometry : ''}`,
     body: `let index = group * ${THREADS}u + thread;
 if (index >= params.threads) { return; }
 let size = params.block_end - params.block_begin;
-let statistics = state_of(index / size, params.block_begin + index % size) + ${stateQuads(valueDim) - 1}u;
+let head = index / size;
+let row = params.block_begin + index % size;
+let statistics = state_of(head, row) + ${stateQuads(valueDim) - 1}u;
 let near_lse = state[statistics].z;
 var top = near_lse;
 for (var panel = 0u; panel < params.panels; panel++) { top = max(top, panel_lse[index * params.panels + panel]); }
@@ -169,9 +189,21 @@ for (var panel = 0u; panel < params.panels; panel++) {
   let lse = panel_lse[index * params.panels + panel];
   total += select(0.0, exp(lse - top), lse > ${HIDDEN});
 }
-state[statistics].z = select(${HIDDEN}, top + log(total), total > 0.0);`,
-  }),
-);
+state[statistics].z = select(${HIDDEN}, top + log(total), total > 0.0);
+${
+  shape
+    ? `let centroid = (head * params.sets + params.centroid_set) * params.query_clusters + row_clusters[head * params.rows + row];
+var square = 0.0;
+for (var quad = 0u; quad < ${keyQuads}u; quad++) {
+  let residual = params.scale *
+    (read_query(query_head(head) * params.rows + row, quad) - centroids[centroid * ${keyQuads}u + quad]);
+  square += dot(residual, residual);
+}
+state[statistics].w = square / 2.0;`
+    : ''
+}`,
+  });
+});
 
 /**
  * Adds the summaries of the far field, without the retrieved clusters, to the state of a block's rows. One

@@ -42,6 +42,16 @@ export const blockParameters = {
 /** Groups of four clusters in a row of estimates. */
 export const logitQuads = 'fn logit_quads() -> u32 { return (params.clusters + 3u) / 4u; }';
 
+/**
+ * `members_of(kv, cluster)`: the slots of `members` that hold the keys of a cluster, as a half-open range; needs the
+ * bindings `starts` and `members` (see group.wgsl.ts) and `all_clusters`.
+ */
+export const clusterMembers = `fn members_of(kv: u32, cluster: u32) -> vec2<u32> {
+  let unit = kv * (params.all_clusters / params.key_clusters) + cluster / params.key_clusters;
+  let at = unit * (params.key_clusters + 1u) + cluster % params.key_clusters;
+  return vec2<u32>(starts[at], starts[at + 1u]);
+}`;
+
 /** A number above that of every cluster. */
 const NO_END = '0xffffffffu';
 

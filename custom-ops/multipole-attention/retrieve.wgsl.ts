@@ -1,7 +1,7 @@
 import { stateQuads, writeState } from '../runtime/web/attention-state.wgsl.js';
 import { AttentionTile } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
-import { geometry, geometryParameters } from './geometry.wgsl.js';
+import { clusterMembers, geometry, geometryParameters } from './geometry.wgsl.js';
 import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
@@ -50,12 +50,14 @@ export const retrieved = variants((shape: HeadShape, selection: Selection) => {
     },
     declarations: `${geometry}
 ${stateOf(valueDim)}
+${clusterMembers}
 ${isRetrieved(selection)}
 ${tile.declarations}
 // Clusters of the tile's rows by bitmap word, how many come before each word, and how many there are.
 var<workgroup> any_row: array<atomic<u32>, ${words}>;
 var<workgroup> before_word: array<u32, ${words}>;
 var<workgroup> found: u32;
+var<workgroup> any_found: atomic<u32>;
 // The batch: its clusters, where the members of each start, how many they are, the places they take and how many
 // come before, and which rows take which.
 var<workgroup> batch_clusters: array<u32, ${BATCH}>;
@@ -70,10 +72,6 @@ const NO_PLACE = 0xffffffffu;
 fn load_query(head: u32, row: u32, quad: u32) -> vec4<f32> {
   return read_query(query_head(head) * params.rows + min(row, params.rows - 1u), quad);
 }
-fn first_member(kv: u32, cluster: u32) -> u32 {
-  let unit = kv * (params.all_clusters / params.key_clusters) + cluster / params.key_clusters;
-  return unit * (params.key_clusters + 1u) + cluster % params.key_clusters;
-}
 fn shares_in(row: u32, place: u32) -> bool {
   if (place == NO_PLACE) { return false; }
   return extractBits(shares[row * ${BATCH / 32}u + place / 32u], place % 32u, 1u) != 0u;
@@ -82,6 +80,14 @@ fn shares_in(row: u32, place: u32) -> bool {
 let kv = kv_head(head);
 let first = params.block_begin + group % params.tiles * ${rows}u;
 let end = min(first + ${rows}u, params.block_end);
+var own_found = 0u;
+for (var i = thread; i < (end - first) * params.words; i += ${tile.threads}u) {
+  own_found |= chosen_word(choice_of(head, first + i / params.words), i % params.words);
+}
+if (own_found != 0u) { atomicStore(&any_found, 1u); }
+workgroupBarrier();
+if (thread == 0u) { found = atomicLoad(&any_found); }
+if (workgroupUniformLoad(&found) == 0u) { return; }
 ${tile.start(valueDim)}
 ${tile.rows.map(r => `let state_${r} = state_of(head, min(first + ${tile.row(r)}, end - 1u));`).join('\n')}
 {
@@ -129,9 +135,9 @@ for (var first_word = 0u; first_word < params.words; first_word += ${words}u) {
     }
     workgroupBarrier();
     for (var i = thread; i < batch_size; i += ${tile.threads}u) {
-      let at = first_member(kv, batch_clusters[i]);
-      batch_starts[i] = starts[at];
-      batch_sizes[i] = starts[at + 1u] - starts[at];
+      let run = members_of(kv, batch_clusters[i]);
+      batch_starts[i] = run.x;
+      batch_sizes[i] = run.y - run.x;
       batch_room[i] = select(batch_sizes[i], (batch_sizes[i] + ${keys - 1}u) / ${keys}u * ${keys}u, params.causal != 0u);
     }
     workgroupBarrier();

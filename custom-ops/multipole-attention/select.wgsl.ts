@@ -80,24 +80,41 @@ fn pool_rows(pool: u32) -> vec2<u32> {
 const poolsPerSegment =
   'fn pools_per_segment() -> u32 { return (params.segment + params.pool_size - 1u) / params.pool_size; }';
 
-/** `masses_of(head, row, quad)`: a_j of a row of the block for four clusters (README, step 8), from its estimates. */
-const massesOf = (valueDim: number): string => `${stateOf(valueDim)}
+/** What {@link scoresOf} reads. */
+const scoreBindings = (byError: boolean) => ({
+  far_logits: storage('read', 'vec4<f32>'),
+  state: storage('read', 'vec4<f32>'),
+  ...optional(byError, 'row_clusters', storage('read', 'u32')),
+  ...optional(byError, 'summary_spreads', storage('read', 'vec4<f32>')),
+});
+
+/**
+ * `scores_of(head, row, quad)`: what clusters are chosen by (README, step 8), of a row of the block for four clusters,
+ * from its estimates: a_j, or e_j when `byError`.
+ */
+const scoresOf = (valueDim: number, byError: boolean): string => `${stateOf(valueDim)}
 ${logitQuads}
-fn masses_of(head: u32, row: u32, quad: u32) -> vec4<f32> {
+fn scores_of(head: u32, row: u32, quad: u32) -> vec4<f32> {
   let at = head * (params.block_end - params.block_begin) + row - params.block_begin;
   let logits = far_logits[at * logit_quads() + quad];
-  let lse = state[state_of(head, row) + ${stateQuads(valueDim) - 1}u].z;
-  return select(vec4<f32>(), exp(logits - lse), logits > vec4<f32>(${HIDDEN}));
+  let statistics = state[state_of(head, row) + ${stateQuads(valueDim) - 1}u];
+  let masses = select(vec4<f32>(), exp(logits - statistics.z), logits > vec4<f32>(${HIDDEN}));
+  ${
+    byError
+      ? `let summaries = head * params.query_clusters + row_clusters[head * params.rows + row];
+  return masses * statistics.w * summary_spreads[summaries * logit_quads() + quad];`
+      : 'return masses;'
+  }
 }`;
 
 /** Threads of {@link poolMeans}: groups of four clusters that a workgroup takes. */
 export const MEANS_THREADS = 64;
 
 /**
- * Mean of a_j over each pool of a block, [heads, block's pools, clusters padded to fours]. Rows before the block
- * come from `tail` (see {@link keepTail}). One group per (head, pool, panel of clusters).
+ * Mean score of clusters over each pool of a block, [heads, block's pools, clusters padded to fours]. Rows before the
+ * block come from `tail` (see {@link keepTail}). One group per (head, pool, panel of clusters).
  */
-export const poolMeans = variants((selection: Selection, valueDim: number) => {
+export const poolMeans = variants((selection: Selection, valueDim: number, byError: boolean) => {
   const sliding = selection === 'sliding';
   const clustered = selection === 'cluster';
   return kernel({
@@ -115,18 +132,17 @@ export const poolMeans = variants((selection: Selection, valueDim: number) => {
       slots: 'u32',
     },
     bindings: {
-      far_logits: storage('read', 'vec4<f32>'),
-      state: storage('read', 'vec4<f32>'),
+      ...scoreBindings(byError),
       means: storage('read_write', 'vec4<f32>'),
       ...optional(sliding, 'tail', storage('read', 'vec4<f32>')),
       ...optional(clustered, 'pool_order', storage('read', 'u32')),
     },
     declarations: `${geometry}
-${massesOf(valueDim)}
+${scoresOf(valueDim, byError)}
 ${poolRows(selection)}
-fn masses(head: u32, row: u32, quad: u32) -> vec4<f32> {
+fn scores(head: u32, row: u32, quad: u32) -> vec4<f32> {
   ${sliding ? 'if (row < params.block_begin) { return tail[(head * params.pool_size + row % params.pool_size) * params.all_quads + quad]; }' : ''}
-  return masses_of(head, row, quad);
+  return scores_of(head, row, quad);
 }`,
     body: `let panel = group % params.panels;
 let pool = group / params.panels % params.block_pools;
@@ -141,8 +157,8 @@ ${
   clustered
     ? `  let slot = pool_order[head * params.slots + member];
   if (slot == 0u) { continue; }
-  sum += masses(head, slot - 1u, quad);`
-    : '  sum += masses(head, member, quad);'
+  sum += scores(head, slot - 1u, quad);`
+    : '  sum += scores(head, member, quad);'
 }
   count++;
 }
@@ -151,12 +167,12 @@ means[(head * params.block_pools + pool) * logit_quads() + quad] = sum / f32(max
 });
 
 /**
- * Keeps the masses of a block's last rows, row r at place r modulo the group's size, for the pools of the next
+ * Keeps the scores of a block's last rows, row r at place r modulo the group's size, for the pools of the next
  * block. One thread per (head, row, four clusters).
  */
-export const keepTail = variants((valueDim: number) =>
+export const keepTail = variants((valueDim: number, byError: boolean) =>
   kernel({
-    label: 'masses of last rows',
+    label: 'scores of last rows',
     parameters: {
       ...geometryParameters,
       ...blockParameters,
@@ -166,26 +182,26 @@ export const keepTail = variants((valueDim: number) =>
       threads: 'u32',
     },
     bindings: {
-      far_logits: storage('read', 'vec4<f32>'),
-      state: storage('read', 'vec4<f32>'),
+      ...scoreBindings(byError),
       tail: storage('read_write', 'vec4<f32>'),
     },
-    declarations: massesOf(valueDim),
+    declarations: scoresOf(valueDim, byError),
     body: `let index = group * 256u + thread;
 if (index >= params.threads) { return; }
 let quad = index % params.all_quads;
 let row = params.block_end - 1u - index / params.all_quads % params.kept;
 let head = index / params.all_quads / params.kept;
-var masses = vec4<f32>();
-if (quad < logit_quads()) { masses = masses_of(head, row, quad); }
-tail[(head * params.pool_size + row % params.pool_size) * params.all_quads + quad] = masses;`,
+var scores = vec4<f32>();
+if (quad < logit_quads()) { scores = scores_of(head, row, quad); }
+tail[(head * params.pool_size + row % params.pool_size) * params.all_quads + quad] = scores;`,
   }),
 );
 
 /**
- * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, or as many as bring the mean mass
- * that is left below `retrieve_mass`. Takes the chosen ones out of `means`. One group of `threads` threads, a power
- * of two, per (head, block's pool).
+ * Marks the clusters of largest mean in `chosen`: `retrieve[head]` of them, of those that reach `retrieve_error`, or as
+ * many as bring the mean mass that is left below `retrieve_mass`. They are put in order only where not all of them
+ * can be taken; then the chosen ones are taken out of `means`. One group of `threads` threads, a power of two, per
+ * (head, block's pool).
  */
 export const choose = variants((threads: number) =>
   kernel({
@@ -198,6 +214,7 @@ export const choose = variants((threads: number) =>
       block_pools: 'u32',
       /** 0 = off. */
       retrieve_mass: 'f32',
+      retrieve_error: 'f32',
     },
     bindings: {
       retrieve: storage('read', 'u32'),
@@ -205,58 +222,81 @@ export const choose = variants((threads: number) =>
       chosen: storage('read_write', 'u32'),
     },
     declarations: `${logitQuads}
-var<workgroup> masses: array<f32, ${threads}>;
+var<workgroup> scores: array<f32, ${threads}>;
 var<workgroup> clusters: array<u32, ${threads}>;
 var<workgroup> mass_left: f32;
+var<workgroup> candidates: u32;
+fn is_candidate(mean: f32) -> bool { return mean > 0.0 && mean >= params.retrieve_error; }
 fn largest(origin: u32, thread: u32) -> vec2<u32> {
-  var mass = 0.0;
+  var mean = 0.0;
   var found = 0u;
   for (var cluster = thread; cluster < params.clusters; cluster += ${threads}u) {
     let candidate = means[origin + cluster];
-    if (candidate > mass) {
-      mass = candidate;
+    if (candidate > mean && is_candidate(candidate)) {
+      mean = candidate;
       found = cluster;
     }
   }
-  return vec2<u32>(bitcast<u32>(mass), found);
+  return vec2<u32>(bitcast<u32>(mean), found);
+}
+fn candidates_of(origin: u32, word: u32) -> u32 {
+  var bits = 0u;
+  for (var bit = 0u; bit < min(32u, params.clusters - min(params.clusters, word * 32u)); bit++) {
+    if (is_candidate(means[origin + word * 32u + bit])) { bits |= 1u << bit; }
+  }
+  return bits;
 }`,
     body: `let pool = group % params.block_pools;
 let head = group / params.block_pools;
 let origin = group * 4u * logit_quads();
 let words = (head * params.pools + params.first_pool - params.pool_base + pool) * params.words;
-for (var word = thread; word < params.words; word += ${threads}u) { chosen[words + word] = 0u; }
 var own = 0.0;
-for (var cluster = thread; cluster < params.clusters; cluster += ${threads}u) { own += means[origin + cluster]; }
-masses[thread] = own;
+var own_candidates = 0u;
+for (var cluster = thread; cluster < params.clusters; cluster += ${threads}u) {
+  let mean = means[origin + cluster];
+  own += mean;
+  own_candidates += u32(is_candidate(mean));
+}
+scores[thread] = own;
+clusters[thread] = own_candidates;
 workgroupBarrier();
 if (thread == 0u) {
   mass_left = 0.0;
-  for (var i = 0u; i < ${threads}u; i++) { mass_left += masses[i]; }
+  candidates = 0u;
+  for (var i = 0u; i < ${threads}u; i++) {
+    mass_left += scores[i];
+    candidates += clusters[i];
+  }
 }
-workgroupBarrier();
 let by_mass = params.retrieve_mass > 0.0;
 let limit = select(min(retrieve[head], params.clusters), params.clusters, by_mass);
+let takes_all = workgroupUniformLoad(&candidates) <= limit && !by_mass;
+for (var word = thread; word < params.words; word += ${threads}u) {
+  chosen[words + word] = 0u;
+  if (takes_all) { chosen[words + word] = candidates_of(origin, word); }
+}
+if (takes_all) { return; }
 var best = largest(origin, thread);
 storageBarrier();
 for (var n = 0u; n < limit; n++) {
-  masses[thread] = bitcast<f32>(best.x);
+  scores[thread] = bitcast<f32>(best.x);
   clusters[thread] = best.y;
   workgroupBarrier();
   for (var half = ${threads / 2}u; half > 0u; half /= 2u) {
     if (thread < half) {
-      let other = masses[thread + half];
-      if (other > masses[thread] || (other == masses[thread] && clusters[thread + half] < clusters[thread])) {
-        masses[thread] = other;
+      let other = scores[thread + half];
+      if (other > scores[thread] || (other == scores[thread] && clusters[thread + half] < clusters[thread])) {
+        scores[thread] = other;
         clusters[thread] = clusters[thread + half];
       }
     }
     workgroupBarrier();
   }
-  let mass = workgroupUniformLoad(&masses[0]);
+  let score = workgroupUniformLoad(&scores[0]);
   let cluster = workgroupUniformLoad(&clusters[0]);
-  if (mass <= 0.0 || (by_mass && workgroupUniformLoad(&mass_left) < params.retrieve_mass)) { break; }
+  if (score <= 0.0 || (by_mass && workgroupUniformLoad(&mass_left) < params.retrieve_mass)) { break; }
   if (thread == 0u) {
-    mass_left -= mass;
+    mass_left -= score;
     chosen[words + cluster / 32u] |= 1u << (cluster % 32u);
   }
   if (cluster % ${threads}u == thread) {

@@ -1,16 +1,19 @@
 import { AttentionTile, HIDDEN, type TileShape } from '../runtime/web/attention-tile.wgsl.js';
 import { type FloatType, kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
-import { geometry, geometryParameters } from './geometry.wgsl.js';
+import { clusterMembers, geometry, geometryParameters } from './geometry.wgsl.js';
 
-/** Element type and columns of query, key and value, and the tiles that fit the device. */
-export interface HeadShape {
-  /** Type of key and value. */
-  readonly type: FloatType;
-  /** Type and columns of the rows of queries, which are padded and float32 when past_query was put in front. */
+/** Element type and columns of the rows of queries, which are padded and float32 when past_query was put in front. */
+export interface QueryShape {
   readonly queryType: FloatType;
   readonly queryColumns: number;
   /** D */
   readonly headDim: number;
+}
+
+/** Element type and columns of query, key and value, and the tiles that fit the device. */
+export interface HeadShape extends QueryShape {
+  /** Type of key and value. */
+  readonly type: FloatType;
   /** E */
   readonly valueDim: number;
   readonly tile: TileShape;
@@ -53,6 +56,7 @@ export const summarize = variants((shape: HeadShape) => {
       summary_values: storage('read_write', 'vec4<f32>'),
     },
     declarations: `${geometry}
+${clusterMembers}
 ${tile.declarations}
 var<workgroup> tile_keys: array<u32, ${shape.lowTile.keys}>;
 fn load_centroid(cluster: u32, row: u32, quad: u32) -> vec4<f32> {
@@ -69,14 +73,11 @@ let first = group / params.clusters % tiles * ${tile.height}u;
 let head = group / params.clusters / tiles;
 let kv = kv_head(head);
 let origin = (head * params.sets + params.centroid_set) * params.query_clusters + first;
-let unit_starts = kv * (params.all_clusters / params.key_clusters) * (params.key_clusters + 1u) +
-  cluster / params.key_clusters * (params.key_clusters + 1u) + cluster % params.key_clusters;
-let begin = starts[unit_starts];
-let end = starts[unit_starts + 1u];
+let run = members_of(kv, cluster);
 ${tile.start(columns)}
 ${tile.loadQuery(headDim, loadQuery)}
-for (var base = begin; base < end; base += ${shape.lowTile.keys}u) {
-  let count = min(${shape.lowTile.keys}u, end - base);
+for (var base = run.x; base < run.y; base += ${shape.lowTile.keys}u) {
+  let count = min(${shape.lowTile.keys}u, run.y - base);
   if (thread < ${shape.lowTile.keys}u) {
     tile_keys[thread] = kv * params.keys + members[kv * params.keys + base + min(thread, count - 1u)] - 1u;
   }

@@ -1,6 +1,7 @@
 import type { GpuRange, GpuRecorder } from '../runtime/web/gpu-recorder.js';
 import { quads } from '../runtime/web/wgsl.js';
 import { assign, type ClusterShape, chunkSums, means, runs, seeds } from './cluster.wgsl.js';
+import { chunkSquares, dimensionShares } from './expected-error.wgsl.js';
 import { offsets, scatter, tally } from './group.wgsl.js';
 import type { SetTables } from './webgpu-layout.js';
 
@@ -74,6 +75,33 @@ export function kMeans(
   recorder.release(sums);
   recorder.release(counts);
   return centroids;
+}
+
+/** Shares of columns in the squares of each set's points (README, step 5), [heads, sets, columns padded to fours]. */
+export function sharesOf(recorder: GpuRecorder, points: Points, tables: SetTables): GpuRange {
+  const { label, shape, headBase, heads, rows } = points;
+  const { sets, chunks } = tables;
+  const width = quads(shape.columns) * 16;
+  const squares = recorder.scratch(`${label} squares`, heads * chunks * width);
+  const shares = recorder.scratch(`${label} shares`, heads * sets * width);
+  recorder.dispatch(
+    chunkSquares({ type: shape.type, columns: shape.columns }),
+    { point_base: headBase * rows, rows, chunks },
+    {
+      points: points.range,
+      chunk_table: recorder.table(`${label} chunks`, tables.chunkTable),
+      squares,
+    },
+    heads * chunks,
+  );
+  recorder.dispatch(
+    dimensionShares(shape.columns),
+    { sets, chunks },
+    { set_table: recorder.table(`${label} sets`, tables.setTable), squares, shares },
+    heads * sets,
+  );
+  recorder.release(squares);
+  return shares;
 }
 
 /** Nearest of `sets` sets of centroids, the set being the one that `tables` names for each chunk. */

@@ -5,7 +5,8 @@ import type { GpuRange, GpuRecorder, GpuTable } from '../runtime/web/gpu-recorde
 import type { GpuTensor, WebGpuOperator } from '../runtime/web/operator.js';
 import { type OptionalDims, ShapeChecks } from '../runtime/web/shapes.js';
 import { type FloatType, quads, THREADS } from '../runtime/web/wgsl.js';
-import { estimates, farValues, jointLse, PANEL } from './far.wgsl.js';
+import { SPREAD_CENTROIDS, spreads } from './expected-error.wgsl.js';
+import { estimates, farValues, jointStatistics, PANEL } from './far.wgsl.js';
 import type { Shape } from './geometry.js';
 import type { geometryParameters } from './geometry.wgsl.js';
 import { joinRows } from './join.wgsl.js';
@@ -20,6 +21,7 @@ import {
   assignRuns,
   kMeans,
   type SortedRows,
+  sharesOf,
   sortRows,
 } from './webgpu-clusters.js';
 import { MultipoleLayout, type RowBlock, setTables, slotCapacity } from './webgpu-layout.js';
@@ -75,9 +77,8 @@ export const multipoleAttention: WebGpuOperator = {
   float32Outputs: new Set(),
 
   refusal(attributes) {
-    const { order, contracted, hierarchy, retrieveError } = parametersOf(attributes);
+    const { order, contracted, hierarchy } = parametersOf(attributes);
     if (order > 0 || contracted) return 'order above 0 has no WebGPU kernel';
-    if (retrieveError > 0) return 'retrieve_error has no WebGPU kernel';
     if (hierarchy === 'dyadic') return 'a dyadic hierarchy has no WebGPU kernel';
     return null;
   },
@@ -148,13 +149,24 @@ interface QueryClusters {
   readonly centroids: GpuRange;
   /** [heads, P + N] */
   readonly rowClusters: GpuRange;
+  /** Shares of dimensions, [heads, sets, D padded to fours]; null unless clusters are chosen by expected error. */
+  readonly shares: GpuRange | null;
+}
+
+/** What stage 1 leaves of the clusters that a block reaches. */
+interface Summaries {
+  readonly summary_weights: GpuRange;
+  readonly summary_keys: GpuRange;
+  readonly summary_values: GpuRange;
+  /** u_ij, null unless clusters are chosen by expected error. */
+  readonly summary_spreads: GpuRange | null;
 }
 
 /** Memory for the clusters that a chunk of heads retrieves. */
 interface Retrieval extends ChosenPools {
   /** Clusters per pool, by head. */
   readonly counts: GpuTable;
-  /** Masses of the rows before a block, for `sliding`. */
+  /** Scores of the rows before a block, for `sliding`. */
   readonly tail: GpuRange | null;
   /** Rows in the order of pools, for `cluster`, and their slots by head. */
   readonly poolOrder: GpuRange | null;
@@ -304,12 +316,12 @@ class MultipoleCall {
     const state = this.#near(geometry, heads);
     if (blocks.length > 0) {
       this.#keys ??= this.#sortKeys();
-      const clusters = this.#clusterQueries(heads);
+      const clusters = this.#clusterQueries(heads, retrieves && this.parameters.retrieveError > 0);
       const retrieval = retrieves ? this.#startRetrieval(heads, firstRow, clusters, counts) : null;
       for (const block of blocks) this.#far(geometry, heads, block, clusters, retrieval, state);
       if (retrieval) this.observer?.retrieved(heads, retrieval, geometry);
-      this.#releaseAll(clusters.centroids, clusters.rowClusters, retrieval?.chosen, retrieval?.row_pools);
-      this.#releaseAll(retrieval?.tail, retrieval?.poolOrder);
+      this.#releaseAll(clusters.centroids, clusters.rowClusters, clusters.shares);
+      this.#releaseAll(retrieval?.chosen, retrieval?.row_pools, retrieval?.tail, retrieval?.poolOrder);
     }
     this.#finish(heads, this.#layout.rows - firstRow, past - firstRow, state);
   }
@@ -359,8 +371,8 @@ class MultipoleCall {
     return sorted;
   }
 
-  /** README, step 4. */
-  #clusterQueries(heads: HeadChunk): QueryClusters {
+  /** README, step 4; `byError` with what expected errors need. */
+  #clusterQueries(heads: HeadChunk, byError: boolean): QueryClusters {
     const { causal, queryClusters, iterations } = this.parameters;
     const { rows, centroidSpans } = this.#layout;
     const { recorder } = this;
@@ -392,7 +404,7 @@ class MultipoleCall {
     }
     this.observer?.queryClusters(heads, rowClusters);
     this.observer?.queryCentroids(heads, sets, centroids);
-    return { sets, centroids, rowClusters };
+    return { sets, centroids, rowClusters, shares: byError ? sharesOf(recorder, points, tables) : null };
   }
 
   /** README, step 7, for the rows from `first_row` on: their states. */
@@ -463,7 +475,7 @@ class MultipoleCall {
     const words = Math.ceil(clusters / 32);
     let tail: GpuRange | null = null;
     if (selection === 'sliding') {
-      tail = this.#scratch('masses of last rows', heads.count * group * quads(clusters) * 16);
+      tail = this.#scratch('scores of last rows', heads.count * group * quads(clusters) * 16);
       recorder.clear(tail);
     }
     const chosen = this.#scratch('chosen clusters', heads.count * pools * words * 4);
@@ -496,46 +508,50 @@ class MultipoleCall {
     const { recorder, parameters } = this;
     const { headDim, valueDim } = this.sizes;
     const { clusters } = block;
-    const summaries = heads.count * parameters.queryClusters * clusters;
-    const summary_weights = this.#scratch('log-weights', summaries * 4);
-    const summary_keys = this.#scratch('tilted keys', summaries * quads(headDim) * 16);
-    const summary_values = this.#scratch('tilted values', summaries * quads(valueDim) * 16);
+    const count = heads.count * parameters.queryClusters * clusters;
+    const summary_weights = this.#scratch('log-weights', count * 4);
+    const summary_keys = this.#scratch('tilted keys', count * quads(headDim) * 16);
+    const summary_values = this.#scratch('tilted values', count * quads(valueDim) * 16);
     const sorted = this.#keys!;
+    const values = {
+      ...geometry,
+      scale: this.#scale,
+      sets: queries.sets,
+      centroid_set: block.centroidSet,
+      all_clusters: this.#layout.clusters,
+      clusters,
+    };
+    const keys = {
+      centroids: queries.centroids,
+      key: this.tensors.key.range,
+      starts: sorted.starts,
+      members: sorted.order,
+      summary_weights,
+      summary_keys,
+    };
     recorder.dispatch(
       summarize(this.#shape),
-      {
-        ...geometry,
-        scale: this.#scale,
-        sets: queries.sets,
-        centroid_set: block.centroidSet,
-        all_clusters: this.#layout.clusters,
-        clusters,
-      },
-      {
-        centroids: queries.centroids,
-        key: this.tensors.key.range,
-        value: this.tensors.value.range,
-        starts: sorted.starts,
-        members: sorted.order,
-        summary_weights,
-        summary_keys,
-        summary_values,
-      },
+      values,
+      { ...keys, value: this.tensors.value.range, summary_values },
       heads.count * Math.ceil(parameters.queryClusters / this.#lowTileRows) * clusters,
     );
-    const rows = Math.floor(this.#scratchBytes / (heads.count * quads(clusters) * 16));
-    for (const part of this.#layout.split(block, rows)) {
-      this.#farPart(
-        geometry,
-        heads,
-        part,
-        queries,
-        { summary_weights, summary_keys, summary_values },
-        retrieval,
-        state,
+    let summary_spreads: GpuRange | null = null;
+    if (queries.shares) {
+      const padded = 4 * quads(clusters);
+      summary_spreads = this.#scratch('spreads', heads.count * parameters.queryClusters * padded * 4);
+      recorder.dispatch(
+        spreads({ type: this.#shape.type, headDim }),
+        values,
+        { ...keys, shares: queries.shares, summary_spreads },
+        heads.count * Math.ceil(parameters.queryClusters / SPREAD_CENTROIDS) * padded,
       );
     }
-    this.#releaseAll(summary_weights, summary_keys, summary_values);
+    const summaries = { summary_weights, summary_keys, summary_values, summary_spreads };
+    const rows = Math.floor(this.#scratchBytes / (heads.count * quads(clusters) * 16));
+    for (const part of this.#layout.split(block, rows)) {
+      this.#farPart(geometry, heads, part, queries, summaries, retrieval, state);
+    }
+    this.#releaseAll(summary_weights, summary_keys, summary_values, summary_spreads);
   }
 
   #farPart(
@@ -543,12 +559,11 @@ class MultipoleCall {
     heads: HeadChunk,
     block: RowBlock,
     queries: QueryClusters,
-    summaries: Readonly<Record<'summary_weights' | 'summary_keys' | 'summary_values', GpuRange>>,
+    summaries: Summaries,
     retrieval: Retrieval | null,
     state: GpuRange,
   ): void {
     const { recorder, parameters } = this;
-    const { valueDim } = this.sizes;
     const { clusters } = block;
     const size = block.end - block.begin;
     const tileRows = this.#tileRows;
@@ -569,14 +584,18 @@ class MultipoleCall {
     const threads = heads.count * size;
     const panel_lse = this.#scratch('far lse', threads * panels * 4);
     const values = { ...geometry, block_begin: block.begin, block_end: block.end, clusters };
+    const residuals = { scale: this.#scale, sets: queries.sets, centroid_set: block.centroidSet };
+    const rows = {
+      query: this.#query,
+      centroids: queries.centroids,
+      row_clusters: queries.rowClusters,
+    };
     recorder.dispatch(
       estimates(this.#shape),
-      { ...values, scale: this.#scale, sets: queries.sets, centroid_set: block.centroidSet, tiles, panels },
+      { ...values, ...residuals, tiles, panels },
       {
-        query: this.#query,
-        centroids: queries.centroids,
+        ...rows,
         order,
-        row_clusters: queries.rowClusters,
         summary_weights: summaries.summary_weights,
         summary_keys: summaries.summary_keys,
         far_logits,
@@ -585,13 +604,17 @@ class MultipoleCall {
       heads.count * tiles * panels,
     );
     recorder.dispatch(
-      jointLse(valueDim),
-      { ...values, panels, threads },
-      { panel_lse, state },
+      this.#jointStatistics(summaries.summary_spreads !== null),
+      { ...values, ...residuals, panels, threads },
+      { ...rows, panel_lse, state },
       groupsOf(threads),
     );
     recorder.release(panel_lse);
-    if (retrieval) this.#choose(values, heads, block, far_logits, state, retrieval);
+    if (retrieval) {
+      const { summary_spreads } = summaries;
+      const scores = { far_logits, state, row_clusters: queries.rowClusters, summary_spreads };
+      this.#choose(values, heads, block, scores, retrieval);
+    }
     recorder.dispatch(
       farValues(this.#shape, retrieval && parameters.selection),
       { ...values, ...poolValues(retrieval), tiles },
@@ -633,17 +656,23 @@ class MultipoleCall {
     this.#releaseAll(starts, order, far_logits);
   }
 
+  #jointStatistics(byError: boolean): ReturnType<typeof jointStatistics> {
+    const { queryType, queryColumns, headDim, valueDim } = this.#shape;
+    return jointStatistics(valueDim, byError ? { queryType, queryColumns, headDim } : null);
+  }
+
   /** README, step 8: the clusters that each pool of a block's rows retrieves. */
   #choose(
     values: GeometryValues & Readonly<Record<'block_begin' | 'block_end' | 'clusters', number>>,
     heads: HeadChunk,
     block: RowBlock,
-    far_logits: GpuRange,
-    state: GpuRange,
+    scores: Pick<Summaries, 'summary_spreads'> &
+      Readonly<Record<'far_logits' | 'state' | 'row_clusters', GpuRange>>,
     retrieval: Retrieval,
   ): void {
     const { recorder, parameters } = this;
     const { valueDim } = this.sizes;
+    const byError = scores.summary_spreads !== null;
     const { clusters } = block;
     const all_quads = quads(this.#layout.clusters);
     const { first, count } = this.#poolsOf(block, values.first_row);
@@ -651,24 +680,30 @@ class MultipoleCall {
     const means = this.#scratch('pool means', heads.count * count * quads(clusters) * 16);
     const pools = { first_pool: first, block_pools: count };
     recorder.dispatch(
-      poolMeans(parameters.selection, valueDim),
+      poolMeans(parameters.selection, valueDim, byError),
       { ...values, ...pools, panels, all_quads, slots: retrieval.slots },
-      { far_logits, state, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
+      { ...scores, means, tail: retrieval.tail, pool_order: retrieval.poolOrder },
       heads.count * count * panels,
     );
     if (retrieval.tail) {
       const kept = Math.min(parameters.group, block.end - block.begin);
       const threads = heads.count * kept * all_quads;
       recorder.dispatch(
-        keepTail(valueDim),
+        keepTail(valueDim, byError),
         { ...values, kept, all_quads, threads },
-        { far_logits, state, tail: retrieval.tail },
+        { ...scores, tail: retrieval.tail },
         groupsOf(threads),
       );
     }
     recorder.dispatch(
       choose(choosers(recorder.device)),
-      { ...values, ...poolValues(retrieval), ...pools, retrieve_mass: parameters.retrieveMass },
+      {
+        ...values,
+        ...poolValues(retrieval),
+        ...pools,
+        retrieve_mass: parameters.retrieveMass,
+        retrieve_error: parameters.retrieveError,
+      },
       { retrieve: retrieval.counts, means, chosen: retrieval.chosen },
       heads.count * count,
     );
