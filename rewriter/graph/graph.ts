@@ -2,6 +2,7 @@ import { InputError } from '../errors.js';
 import type { GraphInfo, NodeInfo, NodeListInfo, ValueInfo } from '../onnx/model-info.js';
 import { Node } from './node.js';
 import { topologicalOrder } from './order.js';
+import { requiredInputs } from './required-inputs.js';
 import { Value } from './value.js';
 
 /** The node and attribute that a subgraph belongs to. */
@@ -166,6 +167,14 @@ export class Graph {
       value.uses.push({ node, slot });
       node.inputs.push(value);
     });
+    for (let slot = 0; slot < requiredInputs(node.type); slot++) {
+      if (node.inputs[slot] != null) continue;
+      throw this.broken(
+        `${node.label} lacks input ${slot + 1}, which is not optional`,
+        node.name,
+        'No runtime takes this model. Export it again.',
+      );
+    }
     for (const attribute of node.info.attributes.values()) {
       if (attribute.type === 'graph') this.attach(node, attribute.name, attribute.value);
       if (attribute.type === 'graphs') {

@@ -5,7 +5,7 @@ import type { Layout } from '../site.js';
 import { LAYOUT_ORDER, type LayoutSizes } from './layouts.js';
 import { type Candidate, candidatesOf, type OperandAxes } from './operands.js';
 import type { Product } from './product.js';
-import { identityView, reshapeView, sameRuns, transposeView, type View } from './view.js';
+import { identityView, reshapeView, sameRuns, transposedByNode, transposeView, type View } from './view.js';
 
 /** Query, key and value of a site, chosen among the values that hold them. */
 export interface Operands {
@@ -148,7 +148,7 @@ function movedOnce(value: Value): Value | null {
 function throughMove(view: View, next: Value, trial: Trial): View | null {
   const node = next.producer!;
   if (node.type === 'Transpose') {
-    return transposeView(view, node.ints('perm') ?? view.map((_, axis) => view.length - 1 - axis));
+    return transposedByNode(view, node.ints('perm'));
   }
   return reshapeView(view, trial.probe(PLAIN).sample(next).dims);
 }

@@ -14,7 +14,7 @@ import {
   reshapeView,
   sizeOfRuns,
   tileView,
-  transposeView,
+  transposedByNode,
   type View,
 } from './view.js';
 
@@ -84,6 +84,7 @@ export function headOperand({ value, heads }: Headed, query: Headed): OperandAxe
     runs: (view, trial) => {
       const { dims } = trial.probe(PLAIN).sample(value);
       const by4 = view.length === 4;
+      if (!by4 && view.length !== 3) return null;
       const split = by4 ? view : reshapeView(view, [dims[0]!, dims[1]!, heads, dims[2]! / heads]);
       if (split === null) return null;
       const [batch, one, other, columns] = split;
@@ -179,7 +180,7 @@ function moved(view: View, node: Node, trial: Trial): View | null {
   if (dims === undefined) return null;
   switch (node.type) {
     case 'Transpose':
-      return transposeView(view, node.ints('perm') ?? view.map((_, axis) => view.length - 1 - axis));
+      return transposedByNode(view, node.ints('perm'));
     case 'Reshape':
     case 'Flatten':
     case 'Unsqueeze':

@@ -24,6 +24,19 @@ export function transposeView(view: View, perm: readonly number[]): View {
   return perm.map(axis => view[axis]!);
 }
 
+/**
+ * What a Transpose node makes of a view.
+ * @param perm the node's attribute; null where it is absent, which reverses the axes
+ * @returns null when it is no permutation of the view's axes
+ */
+export function transposedByNode(view: View, perm: readonly number[] | null): View | null {
+  const axes = view.map((_, axis) => axis);
+  const order = perm ?? axes.toReversed();
+  return order.length === axes.length && axes.every(axis => order.includes(axis))
+    ? transposeView(view, order)
+    : null;
+}
+
 /** Regroups the elements in row-major order; null when the target splits a run where it has no seam. */
 export function reshapeView(view: View, dims: readonly number[]): View | null {
   const runs = canonical(view.flat());

@@ -105,12 +105,14 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
 
   const producers = [...slice].map(({ producer }) => producer).filter(producer => producer !== null);
   const miss = (reason: string, near: boolean): Miss => ({ node: anchor, reason, near, nodes: producers });
-  const exponentials = producers.filter(producer => producer.type === 'Exp' || producer === softmax);
-  const bases = exponentials.flatMap(({ inputs }) => squaresBehind(inputs[0]!, slice, followed, laboratory));
+  const exponents = producers
+    .filter(producer => producer.type === 'Exp' || producer === softmax)
+    .flatMap(({ inputs: [exponent] }) => exponent ?? []);
+  const bases = exponents.flatMap(exponent => squaresBehind(exponent, slice, followed, laboratory));
   const ranks = ending.numerator === null ? RANKS : [...RANKS, RANK_OF_STEPS];
   if (bases.length === 0 || !ranks.includes(rank(output))) return miss('no weights exp(-k^2)', false);
-  const exponents = new Set(
-    exponentials.flatMap(({ inputs }) => [...ancestors(inputs[0]!, value => slice.has(value))]),
+  const behindExponents = new Set(
+    exponents.flatMap(exponent => [...ancestors(exponent, value => slice.has(value))]),
   );
   const keys = new Set([
     ...bases.flatMap(base => [base, ...differenceOf(base)]).flatMap(base => through([base])),
@@ -124,7 +126,7 @@ export function elementwiseFusion(ending: Ending, context: FormContext): Fusion 
   const holdsSums = (value: Value) => data(value) && sample(value)?.at(0) !== 0;
   let problem: string | null = null;
   for (const key of [...keys].filter(isOperand)) {
-    const additions = ending.numerator === null ? [] : additionsOf(key, slice, exponents, holdsSums);
+    const additions = ending.numerator === null ? [] : additionsOf(key, slice, behindExponents, holdsSums);
     if (additions.length === 0 && rank(output) === RANK_OF_STEPS) continue;
     const earlier = new Set(additions.map(({ before }) => before));
     const met = (targets: readonly Value[]) =>

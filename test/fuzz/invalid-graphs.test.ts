@@ -56,6 +56,14 @@ const INVALID: Record<string, [Uint8Array, RegExp]> = {
     graph([branches('b', node('Relu', ['x'], ['inner'])), node('Add', ['b', 'inner'], ['y'])], flip),
     /reads 'inner'/,
   ],
+  'a node without the input that it computes from': [
+    graph([node('Softmax', [], ['y'])]),
+    /Softmax 'y_node' lacks input 1/,
+  ],
+  'a node whose second input is left out': [
+    graph([node('MatMul', ['x', ''], ['y'])]),
+    /MatMul 'y_node' lacks input 2/,
+  ],
   'an output that nothing computes': [
     graph([node('Relu', ['x'], ['z'])]),
     /output 'y' is computed by no node/,

@@ -87,9 +87,13 @@ function squeeze(inputs: NodeInputs): readonly Sample[] {
 
 function transpose(inputs: NodeInputs): readonly Sample[] {
   const x = inputs.sample(0);
-  const perm = inputs.node.ints('perm') ?? x.dims.map((_, axis) => x.dims.length - 1 - axis);
+  const rank = x.dims.length;
+  const perm = inputs.node.ints('perm') ?? x.dims.map((_, axis) => rank - 1 - axis);
+  if (perm.length !== rank || x.dims.some((_, axis) => !perm.includes(axis))) {
+    throw new UnknownSample(`${inputs.node.label} permutes [${perm}] where there are ${rank} axes`);
+  }
   const strides = stridesOf(x.dims);
-  const dims = perm.map(axis => x.dims[axis] ?? 0);
+  const dims = perm.map(axis => x.dims[axis]!);
   return [
     {
       ...x,
