@@ -8,8 +8,12 @@ import {
   attributesOf,
   defaultParameters,
   type MultipoleParameters,
+  parametersOf,
 } from '../../custom-ops/multipole-attention/parameters.js';
-import { DOMAIN } from '../../custom-ops/operator.js';
+import { recordMultipoleAttention } from '../../custom-ops/multipole-attention/webgpu.js';
+import { type Attributes, DOMAIN } from '../../custom-ops/operator.js';
+import type { GpuRange } from '../../custom-ops/runtime/web/gpu-recorder.js';
+import { readRange } from '../../custom-ops/runtime/web/gpu-transfer.js';
 import { InferenceSession } from '../../custom-ops/runtime/web/index.js';
 import { multipoleAttention, OperatorRunner, openDevice } from '../../custom-ops/runtime/web/node.js';
 import type { HostTensor } from '../../custom-ops/runtime/web/operator-runner.js';
@@ -31,8 +35,9 @@ import {
 
 /**
  * The WebGPU kernels of MultipoleAttention against exact attention, on the queries, keys and values of a trained
- * model: the project's own exact kernel, and com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution
- * provider. Then the whole model, original and rewritten.
+ * model, with the defaults and with the preset `adaptive`: the project's own exact kernel, and
+ * com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution provider. Then the whole model, original and
+ * rewritten.
  *
  *   node dist/test/bench/webgpu-attention.js [--model FILE] [--text FILE] [--length N]... [--windows N]
  *        [--site N] [--segment N] [--dawn OPTION]... [--models]
@@ -58,10 +63,17 @@ const text = readFileSync(options.text);
 /** Query, key and value, [1, heads, length, size]. */
 type Heads = readonly [query: HostTensor, key: HostTensor, value: HostTensor];
 
-const settings = { segment: Number(options.segment), exact_below: 0 };
+/** What is compared, by name. */
+const variants: Readonly<Record<string, Attributes>> = {
+  multipole: { segment: Number(options.segment) },
+  adaptive: definition.presets.adaptive!,
+};
 
-function rewritten(changes: Readonly<Record<string, number | readonly number[]>>): Uint8Array<ArrayBuffer> {
-  const choice = { operator: definition, settings: { ...settings, ...changes }, selects: () => true };
+const parametersWith = (settings: Attributes): MultipoleParameters =>
+  parametersOf({ ...attributesOf(defaultParameters(false)), ...settings });
+
+function rewritten(settings: Attributes): Uint8Array<ArrayBuffer> {
+  const choice = { operator: definition, settings: { ...settings, exact_below: 0 }, selects: () => true };
   return rewriteModel(original, sites => decideUniformly(sites, choice, null)).model;
 }
 
@@ -99,71 +111,114 @@ function sideBySide(tensors: readonly Ort.Tensor[]): HostTensor {
 async function measureAttention(ort: typeof Ort, length: number): Promise<void> {
   const runner = new OperatorRunner(device);
   const heads = await trainedHeads(ort, length);
-  const parameters = { ...defaultParameters(false), segment: settings.segment };
-  const contender = (name: string, changes: Partial<MultipoleParameters>, on = runner) =>
-    new OperatorContender(name, on, multipoleAttention, attributesOf({ ...parameters, ...changes }), heads);
+  const contender = (name: string, settings: Attributes, on = runner) =>
+    new OperatorContender(name, on, multipoleAttention, attributesOf(parametersWith(settings)), heads);
   const exact = contender('exact', { retrieve: [-1] });
-  const multipole = contender('multipole', {});
+  const own = Object.entries(variants).map(([name, settings]) => contender(name, settings));
   const theirs = await OnnxRuntimeContender.open(ort, runner, heads);
-  const [exactTime, time, theirTime] = await timeInTurns(device, [exact, multipole, theirs]);
+  const [theirTime, exactTime, ...times] = await timeInTurns(device, [theirs, exact, ...own]);
   const expected = await exact.output();
+  const scratch_bytes = runner.scratchBytes;
   print({
     length,
     heads: heads[0].dims[1],
     size: heads[0].dims[3],
-    ...report(exact.name, { ...parameters, retrieve: [-1] }, heads, exactTime!),
-    ...report(multipole.name, parameters, heads, time!),
     [theirs.name]: theirTime,
-    times_faster: {
-      gpu: theirTime!.gpuMs / time!.gpuMs,
-      wall: theirTime!.wallMs / time!.wallMs,
-      single: theirTime!.singleMs / time!.singleMs,
-      than_own_exact: exactTime!.gpuMs / time!.gpuMs,
-    },
-    error: relativeSquaredError(await multipole.output(), expected),
+    [exact.name]: report(parametersWith({ retrieve: [-1] }), -1, heads, exactTime!),
     error_of_exact: relativeSquaredError(
       await theirs.output(),
       tokensFirst({ type: 'float32', dims: heads[0].dims, data: expected }),
     ),
-    scratch_bytes: runner.scratchBytes,
+    scratch_bytes,
   });
-  for (const own of [exact, multipole]) {
-    const { kernels, spanMs } = await own.kernels();
-    const dispatches = kernels.reduce((sum, kernel) => sum + kernel.dispatches, 0);
-    print({ attention: own.name, length, gpu_span_ms: spanMs, dispatches, kernels: kernelLines(kernels) });
-    own.destroy();
-  }
   await theirs.close();
+  for (const [n, measured] of own.entries()) {
+    const time = times[n]!;
+    const parameters = parametersWith(variants[measured.name]!);
+    const retrieved = await retrievedClusters(runner, parameters, heads);
+    const { kernels, spanMs } = await measured.kernels();
+    print({
+      length,
+      attention: measured.name,
+      ...report(parameters, retrieved, heads, time),
+      times_faster: {
+        gpu: theirTime!.gpuMs / time.gpuMs,
+        wall: theirTime!.wallMs / time.wallMs,
+        single: theirTime!.singleMs / time.singleMs,
+        than_own_exact: exactTime!.gpuMs / time.gpuMs,
+      },
+      error: relativeSquaredError(await measured.output(), expected),
+      clusters_retrieved_per_row: retrieved,
+      gpu_span_ms: spanMs,
+      dispatches: kernels.reduce((sum, kernel) => sum + kernel.dispatches, 0),
+      kernels: kernelLines(kernels),
+    });
+  }
+  for (const measured of [exact, ...own]) measured.destroy();
   runner.destroy();
   await attempt(`attention within default limits at ${length}`, async () => {
     const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
-    const limited = contender('multipole within default limits', {}, small);
-    const [limitedTime] = await timeInTurns(small.device, [limited]);
+    const limited = Object.entries(variants).map(([name, settings]) => contender(name, settings, small));
+    const limitedTimes = await timeInTurns(small.device, limited);
     const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.device.limits;
-    print({
-      length,
-      maxStorageBufferBindingSize,
-      maxComputeWorkgroupStorageSize,
-      ...report(limited.name, parameters, heads, limitedTime!),
-      scratch_bytes: small.scratchBytes,
-      error: relativeSquaredError(await limited.output(), expected),
-    });
-    limited.destroy();
+    for (const [n, measured] of limited.entries()) {
+      print({
+        length,
+        attention: `${measured.name} within default limits`,
+        maxStorageBufferBindingSize,
+        maxComputeWorkgroupStorageSize,
+        ...limitedTimes[n]!,
+        scratch_bytes: small.scratchBytes,
+        error: relativeSquaredError(await measured.output(), expected),
+      });
+      measured.destroy();
+    }
     small.destroy();
   });
 }
 
+/** Clusters that a row retrieves on average. */
+async function retrievedClusters(
+  runner: OperatorRunner,
+  parameters: MultipoleParameters,
+  heads: Heads,
+): Promise<number> {
+  const copies: { readonly range: GpuRange; readonly pools: number }[] = [];
+  await runner.run(multipoleAttention, attributesOf(parameters), heads, (recorder, ...call) =>
+    recordMultipoleAttention(recorder, ...call, {
+      keyClusters: () => {},
+      queryCentroids: () => {},
+      queryClusters: () => {},
+      retrieved: ({ count }, { chosen, pools }) => {
+        const { range } = runner.allocate('copy', { type: 'float32', dims: [chosen.bytes / 4] });
+        recorder.copy(chosen, range);
+        copies.push({ range, pools: count * pools });
+      },
+    }),
+  );
+  let found = 0;
+  let pools = 0;
+  for (const { range, pools: count } of copies) {
+    for (let word of new Uint32Array(await readRange(runner.device, range))) {
+      for (; word !== 0; word &= word - 1) found++;
+    }
+    pools += count;
+    range.buffer.destroy();
+  }
+  return found / pools;
+}
+
 /** Times, operations, and operations by time on the GPU. */
 function report(
-  name: string,
   parameters: MultipoleParameters,
+  retrieved: number,
   [{ dims }]: Heads,
   time: RunTime,
-): Readonly<Record<string, object>> {
+): RunTime & { readonly gflop: number; readonly tflops: number } {
   const [, count = 0, length = 0, size = 0] = dims;
-  const operations = operationCount(parameters, parameters.retrieve[0]!, length);
+  const operations = operationCount({ ...parameters, retrieveError: 0 }, retrieved, length);
   const gflop = (2 * size * count * (operations.multipole ?? 0)) / 1e9;
-  return { [name]: { ...time, gflop, tflops: gflop / time.gpuMs } };
+  return { ...time, gflop, tflops: gflop / time.gpuMs };
 }
 
 /** Wall-clock time of a whole model, from bytes in main memory to logits there. */
@@ -193,9 +248,14 @@ for (const length of options.length.map(Number)) {
   await attempt(`attention at ${length}`, () => measureAttention(ort, length));
   if (!options.models) continue;
   await attempt(`models at ${length}`, async () => {
-    const approximate = await measureModel(ort, 'rewritten', rewritten({}), length);
-    const exact = await measureModel(ort, 'original', original, length);
-    print({ length, error_of_logits: relativeSquaredError(approximate, exact) });
+    const exact = await measureModel(ort, 'exact attention', rewritten({ retrieve: [-1] }), length);
+    for (const [name, settings] of Object.entries(variants)) {
+      const logits = await measureModel(ort, name, rewritten(settings), length);
+      print({ length, model: name, error_of_logits: relativeSquaredError(logits, exact) });
+    }
+  });
+  await attempt(`model as exported at ${length}`, async () => {
+    await measureModel(ort, 'as exported', original, length);
   });
 }
 console.log('done');
