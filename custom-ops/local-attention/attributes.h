@@ -3,19 +3,13 @@
 #pragma once
 
 #include "../native/kernel.h"
+#include "parameters.h"
 
 namespace onnxrewrite::local {
 
 constexpr const char* kOpType = "LocalAttention";
 
 [[noreturn]] inline void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
-
-// README.md, "Attributes".
-struct Parameters {
-  std::optional<float> scale;
-  std::optional<int64_t> left, right;  // absent: no limit
-  std::optional<int64_t> offset;
-};
 
 // -1 stands for no limit.
 inline std::optional<int64_t> readReach(const NodeAttributes& attributes, const char* name) {

@@ -3,31 +3,12 @@
 // Every row is summed in an order that depends on its position alone: results are the same for any number of
 // threads, and a row is bit for bit the same whatever stands beyond its window.
 #include "../native/attention_output.h"
-#include "../native/attention_shapes.h"
 #include "../native/padded_rows.h"
 #include "../native/visible_keys.h"
-#include "attributes.h"
+#include "signature.h"
 
 namespace onnxrewrite::local {
 namespace {
-
-enum Input { kQuery, kKey, kValue, kKeyMask };
-enum Result { kOutput, kLogSumExp };
-
-// B, H, G, N, S, D and E of the README.
-struct Shape {
-  size_t batch, heads, kvHeads, queries, keys, headDim, valueDim;
-};
-
-Shape shapeOf(const TensorView& query, const TensorView& key, const TensorView& value,
-              const std::optional<TensorView>& mask) {
-  checkShapes(kOpType, query, key, value);
-  const auto &q = query.dims, &k = key.dims;
-  if (mask) checkKeyMask(kOpType, *mask, q[0], k[2]);
-  if (k[2] > INT32_MAX || q[2] > INT32_MAX) refuse("more than 2^31 queries or keys");
-  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
-  return {size(q[0]), size(q[1]), size(k[1]), size(q[2]), size(k[2]), size(q[3]), size(value.dims[3])};
-}
 
 // Row-major in float32, rows padded to kLanes.
 struct Operands {
@@ -111,22 +92,19 @@ class Kernel {
       : arena_(api), parameters_(readParameters(attributes)) {}
 
   void run(const RunContext& context) const {
-    const TensorView query = *context.input(kQuery), key = *context.input(kKey), value = *context.input(kValue);
-    const std::optional<TensorView> mask = context.input(kKeyMask);
-    const Shape shape = shapeOf(query, key, value, mask);
-    std::vector<int64_t> dims{query.dims[0], query.dims[1], query.dims[2]};
-    void* const logSumExp = context.output(kLogSumExp, dims);
-    dims.push_back(value.dims[3]);
-    const AttentionOutput output{context.output(kOutput, dims), logSumExp, query.type == ort::kFloat16};
+    const Tensors tensors(context);
+    const Shape& shape = tensors.shape;
+    const AttentionOutput output{context.output(kOutput, tensors.outputDims()),
+                                 context.output(kLogSumExp, tensors.rowDims()), tensors.query.type == ort::kFloat16};
 
     SessionMemory memory(context, arena_);
     SessionThreads threads(context);
     const Environment environment{simd(), memory, threads};
     const size_t kvHeads = shape.batch * shape.kvHeads;
-    const PaddedRows queries(environment, shape.batch * shape.heads, {&query}, {shape.queries}, shape.headDim);
-    const PaddedRows keys(environment, kvHeads, {&key}, {shape.keys}, shape.headDim);
-    const PaddedRows values(environment, kvHeads, {&value}, {shape.keys}, shape.valueDim);
-    const Operands operands{queries.data(), keys.data(), values.data(), mask ? mask->as<const bool>() : nullptr};
+    const PaddedRows queries(environment, shape.batch * shape.heads, {&tensors.query}, {shape.queries}, shape.headDim);
+    const PaddedRows keys(environment, kvHeads, {&tensors.key}, {shape.keys}, shape.headDim);
+    const PaddedRows values(environment, kvHeads, {&tensors.value}, {shape.keys}, shape.valueDim);
+    const Operands operands{queries.data(), keys.data(), values.data(), tensors.visible()};
     Attention(environment, parameters_, shape, operands, output).run();
   }
 
@@ -134,11 +112,6 @@ class Kernel {
   const CpuArena arena_;
   const Parameters parameters_;
 };
-
-std::vector<Port> inputs(ort::ElementType type) {
-  return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional}};
-}
-std::vector<Port> outputs(ort::ElementType type) { return {{type, ort::kRequired}, {type, ort::kOptional}}; }
 
 const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
 const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));

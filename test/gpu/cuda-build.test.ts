@@ -4,6 +4,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.js';
 import { elementwiseCases } from './elementwise-cases.js';
+import { localCases } from './local-cases.js';
 import { multiLevelCases } from './multi-level-cases.js';
 import { multipoleCases } from './multipole-cases.js';
 
@@ -39,6 +40,16 @@ const EMULATED = {
       'causal chunk across blocks [float16]',
       'acausal random mask [float32]',
       'acausal step, eight levels [bfloat16]',
+    ],
+  },
+  'local-attention': {
+    suite: localCases,
+    names: [
+      'causal random mask, grouped [float32]',
+      'acausal many fewer queries [float16]',
+      'acausal head of 64 [bfloat16]',
+      'large, wide heads [float16]',
+      'large, keys outside windows not finite [bfloat16]',
     ],
   },
 };
