@@ -6,12 +6,14 @@ import { measure } from './bench-measure.js';
 import type { Contender } from './bench-models.js';
 import { renderBenchPage } from './bench-page.js';
 import type { BenchReport } from './bench-report.js';
+import { holdsArrays } from './data/input-source.js';
 import { findTokenizer } from './data/tokenizer.js';
 import {
   type CommonOptions,
   INPUT_FILES,
   lengthsOption,
   positiveInteger,
+  threadCount,
   tokenizerOption,
   withCommonOptions,
 } from './options.js';
@@ -55,7 +57,11 @@ export function benchCommand(): Command {
           .choices(Object.keys(PROVIDERS))
           .default(['cpu'], 'cpu'),
       )
-      .option('--threads <n...>', "threads of one operator (default: the runtime's choice)", severalCounts)
+      .option(
+        '--threads <n...>',
+        "threads of one operator (default: the runtime's choice)",
+        severalThreadCounts,
+      )
       .option('--runs <n>', 'timed runs at each length, after one to warm up', positiveInteger, 5)
       .option('--max-seconds <s>', 'give up on a model where one run takes longer', seconds)
       .option('--stock', 'also run function bodies in onnxruntime-node alone')
@@ -98,11 +104,11 @@ function bench(models: readonly string[], options: BenchOptions): Promise<BenchR
 
 /** Whether the inputs are taken as they are: from a file by name, or generated for a model of one length. */
 function hasOneLength(model: string, inputs: string | null): boolean {
-  return inputs === null ? !takesAnyLength(model) : /\.(npz|json)$/i.test(inputs);
+  return inputs === null ? !takesAnyLength(model) : holdsArrays(inputs);
 }
 
-function severalCounts(text: string, previous: readonly number[] = []): readonly number[] {
-  return [...previous, ...text.split(',').map(positiveInteger)];
+function severalThreadCounts(text: string, previous: readonly number[] = []): readonly number[] {
+  return [...previous, ...text.split(',').map(threadCount)];
 }
 
 function seconds(text: string): number {

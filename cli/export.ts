@@ -1,6 +1,6 @@
 import { copyFileSync, existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { nativeLibraries } from '../custom-ops/runtime/node/binding.js';
 import { customNodes } from '../custom-ops/runtime/node/placement.js';
 import { InputError } from '../rewriter/errors.js';
@@ -45,7 +45,7 @@ export function exportCommand(): Command {
         'where the server sees the repository, for the path of that library',
         '/models',
       )
-      .option('--storage-uri <uri>', `write ${SERVICE} for KServe too, with the repository there`)
+      .option('--storage-uri <uri>', `write ${SERVICE} for KServe too, with the repository there`, uri)
       .addOption(
         new Option('--external-data <mode>', 'what to do with external data files')
           .choices(['copy', 'link'])
@@ -101,6 +101,12 @@ async function exportModel(file: string, options: ExportOptions): Promise<void> 
   } finally {
     input.close();
   }
+}
+
+/** Parser of a place that KServe loads models from. */
+function uri(text: string): string {
+  if (/^[a-z][a-z0-9+.-]*:\/\/\S+$/i.test(text)) return text;
+  throw new InvalidArgumentError('Expected a URI, such as s3://bucket/repository.');
 }
 
 /** @throws InputError when there is no native build */

@@ -54,7 +54,10 @@ function renderInspection({ model, sites, near_misses }: Inspection): string {
     `IR ${model.ir_version}, ${opsets.join(', ')}, ${model.producer || 'unknown producer'}`,
     `${model.nodes} nodes, ${formatBytes(model.initializers_bytes)} of initializers${external}`,
     '',
-    `${plural(sites.length, 'attention site', 'attention sites')}, ${replaceable} replaceable; ${plural(near_misses.length, 'near miss', 'near misses')}`,
+    [
+      `${plural(sites.length, 'attention site', 'attention sites')}${sites.length === 0 ? '' : `, ${replaceable} replaceable`}`,
+      plural(near_misses.length, 'near miss', 'near misses'),
+    ].join('; '),
     ...(sites.length === 0 ? [] : ['', renderSites(sites)]),
     ...(near_misses.length === 0
       ? []

@@ -15,15 +15,28 @@ export function withCommonOptions(command: Command): Command {
 
 /** Parser of an option value that counts something. */
 export function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('Expected a positive integer.');
-  return value;
+  return integer(text, 1, 'Expected a positive integer.');
 }
 
 /** Parser of an option value that may be zero. */
 export function nonNegativeInteger(text: string): number {
-  const value = Number(text);
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Expected an integer, 0 or more.');
+  return integer(text, 0, 'Expected an integer, 0 or more.');
+}
+
+/** More threads than any machine has use for; runtimes begin as many as they are told to. */
+const MOST_THREADS = 1024;
+
+/** Parser of a number of threads. */
+export function threadCount(text: string): number {
+  const expected = `Expected a number of threads, 1 to ${MOST_THREADS}.`;
+  const value = integer(text, 1, expected);
+  if (value > MOST_THREADS) throw new InvalidArgumentError(expected);
+  return value;
+}
+
+function integer(text: string, least: number, expected: string): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value) || value < least) throw new InvalidArgumentError(expected);
   return value;
 }
 

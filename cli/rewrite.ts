@@ -83,6 +83,9 @@ export function rewriteCommand(): Command {
     ),
   ).action(async (model: string, options: RewriteOptions) => {
     checkOptions(model, options);
+    if (options.inputs !== undefined && (options.dryRun || !options.validate)) {
+      note(colors.yellow('note: --inputs was not used: nothing is validated.'));
+    }
     const { report, document } = await rewriteFile({
       model,
       output: options.dryRun ? null : options.output!,

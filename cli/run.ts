@@ -7,6 +7,7 @@ import {
   type CommonOptions,
   INPUT_FILES,
   positiveInteger,
+  threadCount,
   tokenizerOption,
   tokens,
   withCommonOptions,
@@ -39,7 +40,7 @@ export function runCommand(): Command {
       .addOption(tokenizerOption())
       .option('--length <n>', 'length of generated inputs, or of the text to take', tokens)
       .option('-o, --output <file>', 'store the outputs as .npz or .json', saveTarget)
-      .option('--threads <n>', 'threads of one operator', positiveInteger)
+      .option('--threads <n>', 'threads of one operator', threadCount)
       .option('--repeat <n>', 'number of timed runs', positiveInteger, 1),
   ).action(async (model: string, options: RunOptions) => {
     const result = await runAndSave(model, options);

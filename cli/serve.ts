@@ -5,7 +5,13 @@ import { openModelFile } from '../rewriter/onnx/model-file.js';
 import { finishOnSignal } from './cleanup.js';
 import { modelInputs } from './data/model-inputs.js';
 import { modelName, nameOfFile } from './model-name.js';
-import { type CommonOptions, nonNegativeInteger, positiveInteger, withCommonOptions } from './options.js';
+import {
+  type CommonOptions,
+  nonNegativeInteger,
+  positiveInteger,
+  threadCount,
+  withCommonOptions,
+} from './options.js';
 import { describeRuntime } from './runtime/describe-runtime.js';
 import { PROVIDERS, type Provider } from './runtime/providers.js';
 import { modelServer } from './serve/model-server.js';
@@ -37,7 +43,7 @@ export function serveCommand(): Command {
           .choices(Object.keys(PROVIDERS).filter(provider => provider !== 'webgpu'))
           .default('cpu'),
       )
-      .option('--threads <n>', 'threads of one operator', positiveInteger)
+      .option('--threads <n>', 'threads of one operator', threadCount)
       .option('--max-queue <n>', 'requests that may wait; more are refused', nonNegativeInteger, 64)
       .option('--max-body <mb>', 'largest request, in MiB', positiveInteger, 256),
   ).action(serve);

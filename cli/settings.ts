@@ -11,13 +11,15 @@ export function settingsOf(
   preset: string,
   assignments: readonly string[],
 ): Settings {
-  const base = operator.presets[preset];
-  if (base === undefined) {
+  if (!Object.hasOwn(operator.presets, preset)) {
     throw new InputError(`${operator.id} has no preset "${preset}"`, {
       remedy: `Its presets are ${Object.keys(operator.presets).join(', ')}.`,
     });
   }
-  return { ...base, ...Object.fromEntries(assignments.map(text => parseAssignment(operator, text))) };
+  return {
+    ...operator.presets[preset],
+    ...Object.fromEntries(assignments.map(text => parseAssignment(operator, text))),
+  };
 }
 
 function parseAssignment(operator: OperatorDefinition, text: string): [string, AttributeValue] {

@@ -10,6 +10,7 @@ import {
   INPUT_FILES,
   nonNegativeInteger,
   positiveInteger,
+  threadCount,
   tokenizerOption,
   tokens,
   withCommonOptions,
@@ -93,7 +94,7 @@ export function tuneCommand(): Command {
         `only this operator: ${TUNING_SPACES.map(({ operator }) => operator.id).join(', ')}`,
       )
       .option('--sites <glob>', 'tune only sites whose id matches', '*')
-      .option('--threads <n>', 'threads of one operator', positiveInteger)
+      .option('--threads <n>', 'threads of one operator', threadCount)
       .addOption(new Option('--stock', 'tune for function bodies in onnxruntime-node alone')),
   ).action(async (model: string, options: TuneOptions) => {
     const { output = null, report: page = null, cache = null } = options;

@@ -82,6 +82,7 @@ function checkValue(id: string, definition: AttributeDefinition, value: Attribut
   ].join(' and ');
   const kinds = { int: 'an integer', float: 'a number', ints: 'integers', floats: 'numbers', string: 'text' };
   throw new InputError(`${id}: ${name} cannot be ${JSON.stringify(value)}`, {
-    remedy: oneOf === undefined ? `Use ${kinds[type]} ${bounds}`.trim() : `Use one of ${oneOf.join(', ')}.`,
+    remedy:
+      oneOf === undefined ? `${`Use ${kinds[type]} ${bounds}`.trim()}.` : `Use one of ${oneOf.join(', ')}.`,
   });
 }

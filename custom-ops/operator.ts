@@ -127,7 +127,7 @@ export function acceptance(operator: OperatorDefinition, site: Site, retrained =
   }
   if (fidelity === 'needs-trained-weights' && !retrained) {
     return refuse(
-      `${operator.id} needs-trained-weights: it is right only in a model trained with it, not with ` +
+      `${operator.id} is right only in a model trained with it, not with ` +
         `${COMPUTATIONS[site.computation]}; state with --retrain that the model will be retrained`,
     );
   }

@@ -105,7 +105,7 @@ export function readTensors(
   inputs: readonly ModelInput[],
 ): FileContent {
   const bytes = read(file);
-  const format = FORMATS[extname(file).toLowerCase()];
+  const format = formatOf(file);
   if (format !== undefined) return { kind: 'arrays', tensors: decode(file, format, bytes, inputs) };
   const input = textInput(file, inputs);
   const text =
@@ -176,6 +176,15 @@ const FORMATS: Readonly<Record<string, ArrayFormat>> = {
     },
   },
 };
+
+/** Whether a file of inputs holds arrays, by its name; a text otherwise. */
+export function holdsArrays(file: string): boolean {
+  return formatOf(file) !== undefined;
+}
+
+function formatOf(file: string): ArrayFormat | undefined {
+  return FORMATS[extname(file).toLowerCase()];
+}
 
 function decode(
   file: string,

@@ -20,12 +20,9 @@ export function inferenceService(name: string, storageUri: string, device: 'cpu'
   ].join('\n');
 }
 
-/** Kubernetes takes lower case, digits and dashes. */
+/** Kubernetes takes lower case, digits and dashes, a letter first, 63 characters at most. */
 function resourceName(name: string): string {
-  return (
-    name
-      .toLowerCase()
-      .replace(/[^a-z0-9]+/g, '-')
-      .replace(/^-+|-+$/g, '') || 'model'
-  );
+  const plain = name.toLowerCase().replace(/[^a-z0-9]+/g, '-');
+  const named = /^[a-z]/.test(plain) ? plain : `model-${plain}`;
+  return named.slice(0, 63).replace(/-+$/, '');
 }

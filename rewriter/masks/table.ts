@@ -18,7 +18,7 @@ export interface Table {
   readonly entries: readonly Entry[];
 }
 
-/** Score matrices up to this many elements are looked at in full, but for the heads. */
+/** Score matrices up to this many elements are looked at in full, but for the heads; so are batches up to this size. */
 const SMALL = 400;
 
 /** Looks at the places that tell masks apart. `distances` are key distances where something may change. */
@@ -59,7 +59,7 @@ function places(extent: Extent, distances: readonly number[]): Place[] {
   const { batch, heads, rows, columns } = extent;
   const small = rows * columns <= SMALL;
   const headsSeen = unique([0, 1, heads - 1], heads);
-  const batchSeen = small ? range(batch) : unique([0, batch - 1], batch);
+  const batchSeen = small && batch <= SMALL ? range(batch) : unique([0, batch - 1], batch);
   const rowsSeen = rows <= 12 ? range(rows) : unique([0, 1, rows >> 2, rows >> 1, rows - 2, rows - 1], rows);
   const result: Place[] = [];
   for (const i of rowsSeen) {
