@@ -1,11 +1,14 @@
 import type { DataType, FunctionSpec } from '../rewriter/onnx/spec.js';
-import type { Computation, Site } from '../rewriter/site.js';
+import { type Computation, isAttention, type Site } from '../rewriter/site.js';
 import type { HeadMoments, HeadRotation } from './head-rotation.js';
 
 /** Operator domain of every custom operator. */
 export const DOMAIN = 'ai.onnxrewrite';
 /** Version of that domain. */
 export const DOMAIN_VERSION = 1;
+
+/** Name of the output that gives the log-sum-exp of each row's logits [B,H,N]. */
+export const LOG_SUM_EXP = 'lse';
 
 /**
  * What a replacement preserves (operator specification, section 5): `exact` equals the original up to
@@ -135,6 +138,11 @@ export function acceptance(operator: OperatorDefinition, site: Site, retrained =
   if (opset !== undefined && opset < operator.oldestOpset) {
     return refuse(
       `${operator.id} needs opset ${operator.oldestOpset} or newer, and the model has ${opset}: export it again`,
+    );
+  }
+  if (isAttention(site) && site.sink !== null && !operator.outputs.some(({ name }) => name === LOG_SUM_EXP)) {
+    return refuse(
+      `${operator.id} does not tell the log-sum-exp of its rows, which attention with a sink takes`,
     );
   }
   return operator.accepts(site);

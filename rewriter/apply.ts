@@ -12,7 +12,7 @@ import type { FunctionSpec } from './onnx/spec.js';
 import type { SharedValues } from './operator-cache.js';
 import {
   connectedInputs,
-  furtherOutputsOf,
+  connectedOutputs,
   type Replacement,
   replacementNodes,
   valuesRead,
@@ -116,7 +116,7 @@ function functionBodies(model: ModelInfo, replacements: readonly Replacement[]):
         'Export the model with a newer opset.',
       );
     }
-    const connected = [...connectedInputs(replacement).keys(), ...Object.keys(furtherOutputsOf(site))];
+    const connected = [...connectedInputs(replacement).keys(), ...connectedOutputs(site)];
     const values = operator.attributes.map(({ name }) => attributes[name] ?? null);
     const elementType = site.output.dataType;
     const key = JSON.stringify([operator.opType, values, connected, elementType]);

@@ -1,6 +1,7 @@
 import type { Node } from './graph/node.js';
 import { scopeOf } from './graph/scope.js';
 import { deadNodes } from './graph/slices.js';
+import type { Value } from './graph/value.js';
 import { hidesLaterKeys } from './masks/causal.js';
 import type { MaskFacts } from './masks/facts.js';
 import { maskKind } from './masks/index.js';
@@ -29,7 +30,8 @@ export function describeSite(
   context: FormContext,
 ): AttentionSite | string {
   const { laboratory } = context;
-  const dataType = laboratory.trials[0]!.probe(PLAIN).sample(attention.output).dataType;
+  const typeOf = (value: Value) => laboratory.trials[0]!.probe(PLAIN).sample(value).dataType;
+  const dataType = typeOf(attention.output);
   const operands = locateOperands(attention, dataType, laboratory);
   if (typeof operands === 'string') return operands;
   const scope = attention.named.graph;
@@ -67,6 +69,10 @@ export function describeSite(
     past,
     kind: kindOf(attention, past, extents),
     dtype: dtypeOf(dataType),
+    sink: attention.sink && {
+      value: attention.sink.value?.name ?? null,
+      dataType: typeOf(attention.sink.value ?? attention.output),
+    },
     rotary: attention.rotary && positionsOf(attention.rotary),
     cache: attention.cache && cacheOf(attention.cache),
   };

@@ -1,15 +1,16 @@
 import type { HeadRotation } from '../custom-ops/head-rotation.js';
-import { type Attributes, DOMAIN, type OperatorDefinition } from '../custom-ops/operator.js';
+import { type Attributes, DOMAIN, LOG_SUM_EXP, type OperatorDefinition } from '../custom-ops/operator.js';
 import { AddedNodes } from './added-nodes.js';
 import { uncalibrated } from './calibration.js';
 import { isFloating } from './graph/data-type.js';
 import type { NameAuthority } from './graph/names.js';
 import { type LinearOperand, linearOperand } from './linear-operand.js';
 import { nearKeys } from './near-keys.js';
-import type { AttributeSpec, NodeSpec } from './onnx/spec.js';
+import type { AttributeSpec, DataType, NodeSpec } from './onnx/spec.js';
 import { joinedCache, rotated, type SharedValues } from './operator-cache.js';
 import { rotatedHeads, rotatedLayer } from './rotated-operand.js';
 import {
+  type AttentionSink,
   type AttentionSite,
   type FusionInput,
   type FusionSite,
@@ -145,10 +146,13 @@ export function replacementNodes(
   while (inputs.at(-1) === '') inputs.pop();
   const moves =
     site.computation === 'softmax' ? fromOperatorLayout(site, operator.layout) : site.output.moves;
-  const output = moves.length === 0 ? site.output.value : nodes.freshValue('output');
+  const sink = isAttention(site) ? site.sink : null;
+  const weighted = moves.length === 0 ? site.output.value : nodes.freshValue('output');
+  const output = sink === null ? weighted : nodes.freshValue('output_without_sink');
   const further = furtherOutputsOf(site);
   const outputs = operator.outputs.map(({ name: role }, n) => {
     if (n === 0) return output;
+    if (sink !== null && role === LOG_SUM_EXP) return nodes.freshValue(role);
     const parts = further[role];
     return parts ? (parts.find(part => part.moves.length === 0)?.value ?? nodes.freshValue(role)) : '';
   });
@@ -163,16 +167,48 @@ export function replacementNodes(
     attributes: attributeSpecs(operator, attributes),
     metadata: { [SITE_METADATA]: site.id, [PATTERN_METADATA]: site.pattern },
   });
-  nodes.moved(output, 'output', moves, site.output.value);
+  if (sink !== null) {
+    const lse = outputs[operator.outputs.findIndex(({ name }) => name === LOG_SUM_EXP)]!;
+    shareOfKeys(nodes, { output, lse }, sink, site.output.dataType, weighted);
+  }
+  nodes.moved(weighted, 'output', moves, site.output.value);
   for (const [n, { name: role }] of operator.outputs.entries()) {
     for (const part of further[role] ?? []) nodes.moved(outputs[n]!, role, part.moves, part.value);
   }
   return nodes.list;
 }
 
-/** What the operator gives besides its first output, by name. */
-export function furtherOutputsOf(site: Site): FusionSite['furtherOutputs'] {
+/** What the operator gives besides its first output for values of the graph, by name. */
+function furtherOutputsOf(site: Site): FusionSite['furtherOutputs'] {
   return isAttention(site) ? {} : site.furtherOutputs;
+}
+
+/** Names of the outputs that a site takes besides the first. */
+export function connectedOutputs(site: Site): readonly string[] {
+  return isAttention(site) && site.sink !== null ? [LOG_SUM_EXP] : Object.keys(furtherOutputsOf(site));
+}
+
+/**
+ * The output [B,H,N,E] of attention without a sink times what a sink leaves to the keys.
+ * @param result the name of the product
+ */
+function shareOfKeys(
+  nodes: AddedNodes,
+  { output, lse }: { readonly output: string; readonly lse: string },
+  sink: AttentionSink,
+  dataType: DataType,
+  result: string,
+): void {
+  let excess = lse;
+  if (sink.value !== null) {
+    const typed =
+      sink.dataType === dataType
+        ? sink.value
+        : nodes.add('Cast', 'sink_cast', [sink.value], { to: { type: 'int', value: dataType } });
+    excess = nodes.add('Sub', 'above_sink', [lse, nodes.reshape(typed, 'sink', [1, -1, 1])]);
+  }
+  const share = nodes.add('Sigmoid', 'share_of_keys', [excess]);
+  nodes.add('Mul', 'weighted', [output, nodes.reshape(share, 'share_column', [0, 0, 0, 1])], {}, result);
 }
 
 /** An operand that no single value of the graph holds. */

@@ -149,6 +149,16 @@ export interface KeyWindow {
   readonly right: number | null;
 }
 
+/**
+ * A logit that each row of a head has besides those of its keys. Its probability is dropped, so that the weights of a row
+ * add up to less than one: with the log-sum-exp l of the other logits, to sigmoid(l - sink).
+ */
+export interface AttentionSink {
+  /** A number for each query head [H], of any shape; null for zeros. */
+  readonly value: string | null;
+  readonly dataType: DataType;
+}
+
 /** Keys and values of earlier steps that an operator joins new ones to itself. */
 export interface OperatorCache {
   /** [B,G,P,D]; null where there are none, and the operator only gives the new ones. */
@@ -230,6 +240,8 @@ export interface AttentionSite extends SiteFacts {
   readonly window: KeyWindow | null;
   /** The part of `scale` that `query` and `key` do not yet carry: what an operator has to apply. */
   readonly operatorScale: number | null;
+  /** A further logit of each row, whose probability weights nothing; null where there is none. */
+  readonly sink: AttentionSink | null;
   /** Null where `query` and `key` carry their positions. */
   readonly rotary: RotaryPositions | null;
   /** Null where `key` and `value` are all keys and values, in whatever way they came to be. */
@@ -246,9 +258,14 @@ export function valuesComputed(site: Site): readonly string[] {
   return [...new Set(all.filter(name => name != null))];
 }
 
-/** Names of the values that positions and cache are made of. */
-export function valuesBehind({ rotary, cache }: Pick<AttentionSite, 'rotary' | 'cache'>): readonly string[] {
+/** Names of the values that positions, cache and sink are made of. */
+export function valuesBehind({
+  rotary,
+  cache,
+  sink,
+}: Pick<AttentionSite, 'rotary' | 'cache' | 'sink'>): readonly string[] {
   return [
+    sink?.value,
     rotary?.cosines,
     rotary?.sines,
     rotary?.positions,

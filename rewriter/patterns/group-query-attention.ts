@@ -60,6 +60,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'unknown', equal: 'unknown' },
     rotary: rotaryOf(node, headDim, laboratory),
     cache: cacheOf(node, [pastKey, pastValue], { last, total }),
+    sink: sinkOf(node),
     named: node,
     interior: scoresOutput(node),
     nodes: new Set([node]),
@@ -108,12 +109,17 @@ function widthOf(value: Value, laboratory: Laboratory): number {
   return laboratory.trials[0]!.probe(PLAIN).sample(value).dims.at(-1)!;
 }
 
+/** The logits of its heads' sinks, which take the place of the zeros of a smooth softmax. */
+function sinkOf(node: Node): Attention['sink'] {
+  const value = node.inputs[11] ?? null;
+  return value === null && node.int('smooth_softmax', 0) !== 1 ? null : { value };
+}
+
 function refusalsOf(node: Node): string[] {
-  const [headSink, keyScale, valueScale, queryNorm, keyNorm] = node.inputs.slice(11);
+  const [keyScale, valueScale, queryNorm, keyNorm] = node.inputs.slice(12);
   const refusals: string[] = [];
   if ((node.graph.opsets.get('') ?? OLDEST_OPSET) < OLDEST_OPSET)
     refusals.push(`its cache takes opset ${OLDEST_OPSET} or newer to be joined outside the operator`);
-  if (node.int('smooth_softmax', 0) === 1 || headSink != null) refusals.push('its softmax has an extra term');
   if (keyScale != null || valueScale != null) refusals.push('its cache is quantized');
   if (queryNorm != null || keyNorm != null) refusals.push('it normalizes query and key inside the operator');
   if (node.int('sliding_window_cache', 0) === 1) refusals.push('its cache holds a sliding window only');

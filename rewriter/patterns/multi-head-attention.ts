@@ -62,6 +62,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'nan', equal: 'mean' },
     rotary: null,
     cache,
+    sink: null,
     named: node,
     interior: scoresOutput(node),
     nodes: new Set([node]),

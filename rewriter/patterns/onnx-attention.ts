@@ -70,6 +70,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'zeros', equal: 'unknown' },
     rotary: null,
     cache,
+    sink: null,
     named: node,
     interior: scoresOutput(node),
     nodes: new Set([node]),

@@ -53,6 +53,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     emptyRow: { infinite: 'nan', equal: 'mean' },
     rotary: null,
     cache: stackedCache(node),
+    sink: null,
     named: node,
     interior: [],
     nodes: new Set([node]),

@@ -5,11 +5,13 @@ import { ScoreChain } from '../masks/score-chain.js';
 import { isProjection } from '../match/data-flow.js';
 import { isMatch, match } from '../match/matcher.js';
 import { isStored, productOperand, upstreamOf } from '../match/operands.js';
-import { any, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
+import { any, bound, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
+import { sinkOf } from './attention-sink.js';
+import { softmaxOf } from './softmax.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
-import { guardsRows, softmaxOf, weightedSumOf, weightedValues } from './weighted-sum.js';
+import { guardsRows, weightedSumOf, weightedValues } from './weighted-sum.js';
 
 /**
  * softmax(logits(Q K^T)) V written out in standard operators, as exporters do below opset 23: eager attention
@@ -45,7 +47,7 @@ const logits: Pattern = oneOf(
   'a product of query and key, scaled or masked',
 );
 
-const softmax = softmaxOf(logits);
+const softmax = softmaxOf(bound('logits', logits));
 const weightedSum = weightedSumOf(logits);
 
 function recognize(anchor: Node, context: FormContext): Attention | Miss {
@@ -64,8 +66,10 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const sum = weightedValues(anchor, found, laboratory);
   if (scores === null) return miss('one of its products is no product of query, key and value');
   if (typeof sum === 'string') return miss(sum);
+  const sink = sinkOf(found, laboratory);
+  if (typeof sink === 'string') return miss(sink);
   const softmaxAt = found.matched.indexOf(softmaxNode);
-  const steps = found.matched.slice(softmaxAt + 1).filter(step => step !== scoresNode);
+  const steps = stepsBetween(scoresNode, found.values.get('logits')!, found.matched);
   for (const [role, operand] of [
     ['key', scores.right],
     ['value', sum.right],
@@ -96,14 +100,28 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
     result: sum.result,
     productFactor: scores.factor,
     logits: chain,
-    emptyRow: { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' },
+    emptyRow:
+      sink === null
+        ? { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' }
+        : { infinite: 'zeros', equal: 'zeros' },
     rotary: null,
     cache: null,
+    sink,
     named: anchor,
     interior: interiorOf(found.matched, anchor, softmaxAt),
     nodes: new Set(found.matched),
     refusals: sum.factor === 1 ? [] : ['the weighted sum is scaled'],
   };
+}
+
+/** The matched nodes that compute `logits` from `scores`. */
+function stepsBetween(scores: Node, logits: Value, matched: readonly Node[]): Node[] {
+  const isStep = (node: Node | null) => node !== null && node !== scores && matched.includes(node);
+  const values = ancestors(logits, ({ producer }) => isStep(producer));
+  return [...values]
+    .map(({ producer }) => producer)
+    .filter(producer => producer !== null)
+    .filter(isStep);
 }
 
 /** A softmax over products of two computed values that does not go on to weight values. */

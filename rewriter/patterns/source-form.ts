@@ -21,6 +21,7 @@ import type {
   SequenceAxes,
   ZerosOperand,
 } from '../site.js';
+import type { FoundSink } from './attention-sink.js';
 
 /** What forms look at to recognize attention. */
 export interface FormContext {
@@ -75,6 +76,8 @@ export interface Attention {
   readonly rotary: FormPositions | null;
   /** Cache that the form keeps itself; null where it keeps none. */
   readonly cache: FormCache | null;
+  /** A further logit of each row, whose probability weights nothing; null where there is none. */
+  readonly sink: FoundSink | null;
   /** Node that names the layer. */
   readonly named: Node;
   /** Nodes between which no value may be used by anything else, with what such a use would take. */

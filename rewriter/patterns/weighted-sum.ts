@@ -3,25 +3,23 @@ import type { Value } from '../graph/value.js';
 import type { MaskFacts } from '../masks/facts.js';
 import { isMatch, type Match, match } from '../match/matcher.js';
 import { viewThrough } from '../match/operands.js';
-import { any, bound, constant, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
+import { any, bound, constant, node, oneOf, type Pattern, through } from '../match/pattern.js';
 import { PRODUCTS, type Product, productOf, transposedProduct } from '../match/product.js';
 import { productsBehind } from '../match/products-behind.js';
 import { canonical, identityView, sameRuns } from '../match/view.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { FusionSite } from '../site.js';
+import { softmaxWithSink } from './attention-sink.js';
+import { softmaxOf, softmaxProblem } from './softmax.js';
 import type { FormContext } from './source-form.js';
 
-/** The softmax of 'logits', bound to that name; the node is 'softmax'. */
-export function softmaxOf(logits: Pattern): Pattern {
-  return node('Softmax', [bound('logits', logits)], { name: 'softmax', unfit: unfitAxis });
-}
-
 /**
- * A product of the probabilities that a softmax makes of `logits` with anything. Rows without a visible key
+ * A product of the probabilities that a softmax makes of `logits`, bound to that name, with anything. Rows without a visible key
  * give NaN; scaled_dot_product_attention makes them zeros, which the choice 'emptyRow' tells.
  */
 export function weightedSumOf(logits: Pattern): Pattern {
-  const softmax = softmaxOf(logits);
+  const named = bound('logits', logits);
+  const softmax = oneOf('dropped', { nothing: softmaxOf(named), sink: softmaxWithSink(named) });
   const guarded = node('Where', [
     node('IsNaN', [through(any('unguarded'), 'probabilities')]),
     constant('0', value => value === 0),
@@ -32,23 +30,16 @@ export function weightedSumOf(logits: Pattern): Pattern {
   return node(PRODUCTS, [probabilities, any()], { name: 'sum', commutative: true });
 }
 
-/** The softmax runs over keys, the last axis; before opset 13 it takes all axes from the given one on. */
-function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
-  const axis = softmax.int('axis', softmax.opset >= 13 ? -1 : 1);
-  if (axis === -1) return null;
-  const rank = rankOf(softmax.inputs[0]!);
-  if (typeof rank === 'string') return `has a shape that cannot be followed: ${rank}`;
-  return axis === rank - 1 ? null : `runs along axis ${axis} of ${rank}, not along the last one`;
-}
-
 /** The product of probabilities and values that {@link weightedSumOf} matched at `anchor`, or why it is none. */
 export function weightedValues(anchor: Node, found: Match, laboratory: Laboratory): Product | string {
-  const softmax = found.nodes.get('softmax')!;
+  const probabilities = found.nodes.get('kept') ?? found.nodes.get('softmax')!;
+  const problem = softmaxProblem(found, laboratory);
+  if (problem !== null) return problem;
   const sum = productOf(anchor);
   if (sum === null) return 'one of its products is no product of query, key and value';
-  const weighted = comesFrom(sum.left, softmax, found.matched) ? sum : transposedProduct(sum);
-  const behind = found.matched.slice(1, found.matched.indexOf(softmax));
-  if (weightsByRow(weighted, softmax.outputs[0]!, behind, laboratory)) return weighted;
+  const weighted = comesFrom(sum.left, probabilities, found.matched) ? sum : transposedProduct(sum);
+  const behind = found.matched.slice(1, found.matched.indexOf(probabilities));
+  if (weightsByRow(weighted, probabilities.outputs[0]!, behind, laboratory)) return weighted;
   return 'the probabilities are rearranged before they weight the values';
 }
 
@@ -66,6 +57,7 @@ const sumOfAnything = weightedSumOf(any('logits'));
 export function sumOfProducts(anchor: Node, { laboratory, graph }: FormContext): SumOfProducts | string {
   const found = match(sumOfAnything, anchor.outputs[0]!, graph.constants, value => laboratory.rank(value));
   if (!isMatch(found)) return found.reason;
+  if (found.nodes.has('kept')) return 'only some of its probabilities weight values';
   const sum = weightedValues(anchor, found, laboratory);
   if (typeof sum === 'string') return sum;
   const logits = found.values.get('logits')!;

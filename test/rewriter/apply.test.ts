@@ -84,6 +84,7 @@ function site(
     headDim: SIZE,
     valueDim: SIZE,
     scale: SCALE,
+    sink: null,
     rotary: null,
     cache: null,
     operatorScale: SCALE,

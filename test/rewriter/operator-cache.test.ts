@@ -34,6 +34,8 @@ interface Form {
   readonly half?: boolean;
   /** Keys that a token sees, its own included; left out for all. */
   readonly window?: number;
+  /** A logit that each row has besides those of its keys: one per head, or zero. */
+  readonly sink?: 'by head' | 'zero';
 }
 
 /** com.microsoft GroupQueryAttention as model builders lay it out. */
@@ -51,15 +53,17 @@ function groupQueryAttention(form: Form): Uint8Array {
   const tables = ['cosines', 'sines'].map(name =>
     form.rotated === undefined ? '' : net.input(name, [TABLE, form.rotated / 2], type),
   );
-  const positions = form.positions === true ? [net.input('positions', ['b', 'n'], DataType.INT64)] : [];
+  const positions = form.positions === true ? net.input('positions', ['b', 'n'], DataType.INT64) : '';
+  const sinks = form.sink === 'by head' ? [net.input('sinks', [HEADS], type)] : [];
   const attributes = {
     num_heads: HEADS,
     kv_num_heads: KV_HEADS,
     do_rotary: Number(form.rotated !== undefined),
     rotary_interleaved: Number(form.interleaved === true),
     local_window_size: form.window ?? -1,
+    smooth_softmax: Number(form.sink === 'zero'),
   };
-  const inputs = [...operands, ...past, ...lengths, ...tables, ...positions];
+  const inputs = [...operands, ...past, ...lengths, ...tables, positions, '', ...sinks];
   net.op('com.microsoft::GroupQueryAttention', inputs, attributes, ['y', 'keys', 'values']);
   net.output('y', ['b', 'n', HEADS * SIZE], type);
   for (const name of ['keys', 'values']) net.output(name, ['b', KV_HEADS, 't', SIZE], type);
@@ -94,6 +98,7 @@ function feedsOf(form: Form, [batch, rows, held, last, total]: Step): Feeds {
     ['past_key', normal(batch, KV_HEADS, held, SIZE)],
     ['past_value', normal(batch, KV_HEADS, held, SIZE)],
     ['last', tensorFrom('int32', [batch], Float64Array.from(last))],
+    ['sinks', normal(HEADS)],
     ['total', tensorFrom('int32', [], Float64Array.of(total))],
     ['cosines', table(Math.cos)],
     ['sines', table(Math.sin)],
@@ -149,6 +154,9 @@ const FORMS: readonly Form[] = [
   { name: 'a window of two keys', rotated: SIZE, window: 2 },
   { name: 'a window of five keys, packed', packed: true, window: 5 },
   { name: 'a window without a cache', window: 3, cache: false },
+  { name: 'sinks', rotated: SIZE, sink: 'by head' },
+  { name: 'a smooth softmax, half precision', sink: 'zero', half: true },
+  { name: 'sinks and a window', window: 3, sink: 'by head' },
 ];
 
 const PROMPTS: readonly Step[] = [

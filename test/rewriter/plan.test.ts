@@ -39,6 +39,7 @@ function site(id: string, overrides: Partial<AttentionSite> = {}): AttentionSite
     causal: true,
     replaceable: true,
     reason: null,
+    sink: null,
     ...overrides,
   } as AttentionSite;
 }
@@ -104,7 +105,7 @@ describe('decisions', () => {
     const forced = { ...choice, operator: fusion, settings: {} };
     assert.match(
       String(summary(decideUniformly(both, forced, null))[0]![0]),
-      /needs-trained-weights.*--retrain/s,
+      /trained with it.*--retrain/s,
     );
     assert.throws(
       () => decideUniformly([fused], { ...forced, settings: { rank: 4 } }, null),

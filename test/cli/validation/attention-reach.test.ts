@@ -39,6 +39,7 @@ function site({ heads, kvHeads, causal = false, layout = 'BHND', visible }: Case
     headDim: null,
     valueDim: null,
     scale: SCALE,
+    sink: null,
     rotary: null,
     cache: null,
     operatorScale: SCALE,

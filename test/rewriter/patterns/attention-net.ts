@@ -29,6 +29,8 @@ export interface Variation {
   readonly factors?: readonly Factor[];
   /** What becomes of the scores before the softmax. */
   readonly mask?: (net: Net, scores: string, query: string) => string;
+  /** Makes probabilities of the scores; a Softmax where left out. */
+  readonly probabilities?: (net: Net, scores: string) => string;
   readonly guarded?: boolean;
   /** Softmax and mask in float32 of a model in float16. */
   readonly half?: boolean;
@@ -103,7 +105,9 @@ export function attentionNet(variation: Variation = {}): Net {
   let scores = scaled('scores', net.op('MatMul', [left, scaled('key', keyT)], {}, ['scores']));
   if (half) scores = net.op('Cast', [scores], { to: DataType.FLOAT });
   if (variation.mask !== undefined) scores = variation.mask(net, scores, query);
-  let weights = net.op('Softmax', [scores], { axis: variation.softmaxAxis ?? -1 }, ['weights']);
+  let weights =
+    variation.probabilities?.(net, scores) ??
+    net.op('Softmax', [scores], { axis: variation.softmaxAxis ?? -1 }, ['weights']);
   if (variation.guarded === true)
     weights = net.op('Where', [net.op('IsNaN', [weights]), net.scalar(0), weights]);
   if (half) weights = net.op('Cast', [weights], { to: DataType.FLOAT16 });

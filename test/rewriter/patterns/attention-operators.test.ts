@@ -334,11 +334,6 @@ describe('com.microsoft GroupQueryAttention', () => {
     const reasonOf = (attributes: Attributes, more?: (net: Net) => string[], outputs?: readonly string[]) =>
       attention(attributes, more, outputs).reason!;
     const behind = (count: number) => Array<string>(count).fill('');
-    assert.match(reasonOf({ smooth_softmax: 1 }), /extra term/);
-    assert.match(
-      reasonOf({}, net => [...behind(4), net.tensor([HEADS], [1, 1, 1, 1])]),
-      /extra term/,
-    );
     assert.match(reasonOf({ softcap: 30.5 }), /capped/);
     assert.match(
       reasonOf({}, net => [...behind(5), scales(net), scales(net)]),
@@ -352,6 +347,13 @@ describe('com.microsoft GroupQueryAttention', () => {
     assert.match(reasonOf({}, undefined, ['y', '', '', 'scores']), /attention scores are an output/);
     const bias = (net: Net) => [...behind(3), net.input('bias', [1, HEADS, 'n', 'n'])];
     assert.match(reasonOf({}, bias), /additive bias/);
+  });
+
+  it('tells the sinks of its heads, or the zero of a smooth softmax', () => {
+    const sinks = (net: Net) => [...Array<string>(4).fill(''), net.input('sinks', [HEADS])];
+    assert.equal(attention({}).sink, null);
+    assert.deepEqual(attention({ smooth_softmax: 1 }).sink!.value, null);
+    assert.deepEqual(attention({ smooth_softmax: 1 }, sinks).sink!.value, 'sinks');
   });
 
   it('counts the query’s own key into its window', () => {

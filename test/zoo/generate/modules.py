@@ -488,13 +488,14 @@ CASES = [
     Case("torch-attention-weights", TorchAttentionWeights, (X, HIDDEN), site("key-padding", **KEPT), EXPORTERS, {**OUTPUT, "weights": ("batch", "sequence", "sequence")}),
     Case("torch-encoder-layer", TorchEncoderLayer, (X, HIDDEN), site("key-padding"), EXPORTERS),
     Case("weights-out", WeightsOut, (X,), site(**KEPT), (LEGACY_17, DYNAMO_18), {**OUTPUT, "weights": ("batch", HEADS, "sequence", "sequence")}),
+    Case("sink-column", SinkColumn, (X,), site()),
     Case("learned-temperature", LearnedTemperature, (X,), site("none", scale=None, **KEPT)),
 ]
 NEGATIVES = [
     Case(name, module, (X,), ())
     for name, module in [
         ("linear-attention", LinearAttention), ("sigmoid-attention", SigmoidAttention), ("query-axis", QueryAxis),
-        ("talking-heads", TalkingHeads), ("sink-column", SinkColumn), ("scaled-probabilities", ScaledProbabilities),
+        ("talking-heads", TalkingHeads), ("scaled-probabilities", ScaledProbabilities),
         ("additive-scores", AdditiveScores), ("codebook", Codebook), ("output-softmax", OutputSoftmax),
     ]
 ]

@@ -173,7 +173,7 @@ MICROSOFT = [
         operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True, before=lengths_of_mask(),
         constants={"one": np.array([1]), **rotary_tables()}, do_rotary=1,
     ),
-    grouped("window", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("sliding-window", **CAUSAL, **GQA, **KEPT), local_window_size=4),
+    grouped("window", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("sliding-window", **CAUSAL, **GQA), local_window_size=4),
     grouped("softcap", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("other", **CAUSAL, **GQA, **KEPT), softcap=5.0),
     grouped("packed", ["", "", "seqlens_k", "total_sequence_length"], [LAST_INDEX, TOTAL], site("causal+padding", **CAUSAL, **GQA), operands=[packed("query", "sequence", WIDTH + 2 * KV_WIDTH)], packed_qkv=True),
 ]

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { tensorFrom, toNumbers } from '../../../cli/data/tensor.js';
+import { multipoleAttention } from '../../../custom-ops/multipole-attention/operator.js';
+import { SeededRandom } from '../../../custom-ops/seeded-random.js';
+import { decideUniformly } from '../../../rewriter/plan.js';
+import { rewriteModel } from '../../../rewriter/rewrite-model.js';
+import { FixtureSession } from '../../zoo/run-model.js';
+import type { Net } from '../net.js';
+import { attentionNet, HEADS, inspectNet, WIDTH } from './attention-net.js';
+
+type Probabilities = (net: Net, scores: string) => string;
+
+/** Units in the last place of float32 that sums in another order make. */
+const ROUNDING = 1e-12;
+
+const softmax: Probabilities = (net, scores) => net.op('Softmax', [scores], { axis: -1 });
+
+const reduced = (net: Net, opType: string, value: string, axis = -1) =>
+  net.op(opType, [value, net.ints(axis)], { keepdims: 1 });
+
+const shifted = (net: Net, scores: string, axis = -1) =>
+  net.op('Sub', [scores, reduced(net, 'ReduceMax', scores, axis)]);
+
+/** exp(x - max x) / sum exp(x - max x), as frameworks without an operator for it write it. */
+const writtenOut: Probabilities = (net, scores) => {
+  const exponentials = net.op('Exp', [shifted(net, scores)]);
+  return net.op('Div', [exponentials, reduced(net, 'ReduceSum', exponentials)]);
+};
+
+/** Numbers [1,H,1,1], or what has their axes, as one more column of the scores. */
+function repeated(net: Net, sinks: string, scores: string): string {
+  const shape = net.op('Shape', [scores]);
+  const lead = net.op('Slice', [shape, net.ints(0), net.ints(3)]);
+  return net.op('Expand', [sinks, net.op('Concat', [lead, net.ints(1)], { axis: 0 })]);
+}
+
+const SINKS = [0.5, -1, 2, 0];
+
+const withSinks = (
+  place: 'first' | 'last',
+  make: Probabilities,
+  kept: (net: Net) => readonly [start: string, end: string] = net =>
+    place === 'first' ? [net.ints(1), net.ints(2 ** 31)] : [net.ints(0), net.ints(-1)],
+  sinks: (net: Net, scores: string) => string = (net, scores) =>
+    repeated(net, net.op('Reshape', [net.tensor([HEADS], SINKS), net.ints(1, -1, 1, 1)]), scores),
+): Probabilities => {
+  return (net, scores) => {
+    const column = sinks(net, scores);
+    const joined = net.op('Concat', place === 'first' ? [column, scores] : [scores, column], { axis: -1 });
+    return net.op('Slice', [make(net, joined), ...kept(net), net.ints(-1)]);
+  };
+};
+
+describe('softmax', () => {
+  const forms: Readonly<Record<string, Probabilities>> = {
+    'of logits less the largest one': (net, scores) => softmax(net, shifted(net, scores)),
+    'written out': writtenOut,
+    'with sinks behind the keys': withSinks('last', (net, joined) => softmax(net, shifted(net, joined))),
+    'with sinks before the keys, written out': withSinks('first', writtenOut),
+  };
+  for (const [name, probabilities] of Object.entries(forms)) {
+    it(`${name} is replaced by what computes the same`, async () => {
+      const net = attentionNet({ probabilities });
+      const original = net.bytes({ opsetImports: { '': 18 } });
+      const { model } = rewriteModel(original, sites => {
+        const choice = { operator: multipoleAttention, settings: { retrieve: -1 }, selects: () => true };
+        const decisions = decideUniformly(sites, choice, 0);
+        assert.deepEqual(
+          decisions.map(({ reason, replacement }) => replacement === null && reason),
+          [false],
+        );
+        return decisions;
+      });
+      const random = new SeededRandom(5);
+      const [batch, rows] = [2, 19];
+      const data = Float64Array.from({ length: batch * rows * WIDTH }, () => random.normal());
+      const feeds = new Map([['x', tensorFrom('float32', [batch, rows, WIDTH], data)]]);
+      const sessions = [await FixtureSession.open(original), await FixtureSession.open(model)];
+      const [expected, actual] = await Promise.all(
+        sessions.map(async session => toNumbers((await session.run(feeds)).get('y')!)),
+      );
+      let [difference, size] = [0, 0];
+      for (let i = 0; i < expected!.length; i++) {
+        difference += (expected![i]! - actual![i]!) ** 2;
+        size += expected![i]! ** 2;
+      }
+      assert.ok(difference <= ROUNDING * size, `${difference / size}`);
+      await Promise.all(sessions.map(session => session.release()));
+    });
+  }
+
+  it('tells its sinks', () => {
+    const sinkOf = (probabilities: Probabilities) =>
+      inspectNet(attentionNet({ probabilities })).sites[0]!.sink;
+    assert.equal(sinkOf(softmax), null);
+    assert.equal(typeof sinkOf(withSinks('last', softmax))!.value, 'string');
+  });
+
+  const kept: Readonly<Record<string, readonly [Probabilities, RegExp]>> = {
+    'whose largest logit is that of a column': [
+      (net, scores) => softmax(net, shifted(net, scores, -2)),
+      /does not run along the last axis/,
+    ],
+    'that drops a key with the sink': [
+      withSinks('last', softmax, net => [net.ints(0), net.ints(-2)]),
+      /more or less than the probability of its sink/,
+    ],
+    'that keeps the sink and drops a key': [
+      withSinks('last', softmax, net => [net.ints(1), net.ints(2 ** 31)]),
+      /more or less than the probability of its sink/,
+    ],
+    'with a sink for each row': [
+      withSinks('last', softmax, undefined, (net, scores) => reduced(net, 'ReduceMean', scores)),
+      /not one number for each head|further term/,
+    ],
+  };
+  for (const [name, [probabilities, reason]] of Object.entries(kept)) {
+    it(`${name} is kept`, () => {
+      const { sites, nearMisses } = inspectNet(attentionNet({ probabilities }));
+      assert.equal(sites.length, 0);
+      assert.match(nearMisses.map(miss => miss.reason).join('; '), reason);
+    });
+  }
+});
