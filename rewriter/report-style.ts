@@ -120,5 +120,13 @@ footer pre { color: var(--ink); }
   td::before { content: attr(data-title); color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
   .bars, .shares { width: 100%; }
 }
-@media print { body { max-width: none; padding: 0; } footer, .facts > div, .plot, tr { break-inside: avoid; } }
+@media print {
+  * { print-color-adjust: exact; }
+  body { max-width: none; padding: 0; }
+  footer, .facts > div, .plot, tr { break-inside: avoid; }
+  .scroll { overflow: visible; }
+  thead th { white-space: normal; }
+  tbody th { min-width: 6rem; }
+  .bars, .shares { width: 7rem; }
+}
 `);
