@@ -8,12 +8,12 @@ import {
   type MultiLevelInputs,
   multiLevelAttention,
 } from '../../custom-ops/multi-level-attention/reference.js';
-import type { Tensor } from '../../custom-ops/operator.js';
 import { assertClose } from '../comparison.js';
 import { caseTensor } from '../custom-ops/case-file.js';
 import { assertSameCache } from '../custom-ops/multi-level-attention/comparison.js';
 import { CaseSuite, problemsOf, resultTensor } from './case-suite.js';
 import { encoded, encodedOperands, rounded, roundedOperands, TOLERANCE } from './element-types.js';
+import { withSpoiledRows } from './spoiled-rows.js';
 
 const EIGHTS = [8, 8, 8, 8, 8, 8, 8, 8];
 
@@ -67,18 +67,6 @@ const LARGE: readonly GpuMultiLevelCase[] = [false, true].flatMap(causal => {
 });
 
 const CASES: readonly GpuMultiLevelCase[] = [...MULTI_LEVEL_CASES, ...LARGE];
-
-/** A tensor whose rows by `spoiled(batch row, key)` are infinite. */
-function withSpoiledRows({ dims, data }: Tensor, spoiled: (batch: number, key: number) => boolean): Tensor {
-  const [, heads, keys, size] = dims as [number, number, number, number];
-  const rowOf = (n: number) => Math.floor(n / size);
-  return {
-    dims,
-    data: data.map((number, n) =>
-      spoiled(Math.floor(rowOf(n) / keys / heads), rowOf(n) % keys) ? Infinity : number,
-    ),
-  };
-}
 
 /** Cases of MultiLevelAttention for the CUDA kernels; multi-level-attention-runner.cu runs them. */
 export const multiLevelCases = new CaseSuite(

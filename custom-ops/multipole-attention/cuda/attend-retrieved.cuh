@@ -10,7 +10,7 @@ template <class T, int Dim>
 struct RetrievedPass {
   static constexpr int kWarps = 4, kThreads = kWarps * 32, kRows = kWarps * 16;
   /** Columns per stage, and per step of a warp. */
-  static constexpr int kStage = 64, kStep = 32;
+  static constexpr int kStage = 128 / sizeof(T), kStep = 32;
   /** Clusters of the union that are listed at a time. */
   static constexpr int kListed = 256;
   using Rows = SoftmaxRows<T, Dim, 1, kStep>;
@@ -61,10 +61,12 @@ struct RetrievedLogit {
 };
 
 template <class T, int Dim>
-__global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
-    attendRetrieved(Geometry g, RetrieveCounts retrieve, Pools pools, ChosenClusters chosen, KeyClusters clusters,
-                    const T* queries, const T* keys, const T* values, AttentionOutputs<T> out) {
+__global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof(T) <= 256 ? 2 : 1)
+    attendRetrieved(const __grid_constant__ Geometry g, const __grid_constant__ RetrieveCounts retrieve,
+                    const __grid_constant__ Pools pools, const __grid_constant__ ChosenClusters chosen,
+                    const __grid_constant__ RowInputs<T, T> in, const __grid_constant__ AttentionOutputs<T> out) {
   using Pass = RetrievedPass<T, Dim>;
+  const KeyClusters& clusters = in.clusters;
   const int head = blockIdx.y, kvHead = g.kvHeadOf(head), thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   if (retrieve.of(g, head) <= 0) return;
   auto& shared = *reinterpret_cast<typename Pass::Shared*>(dynamicShared());
@@ -78,7 +80,7 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
     return row < g.past || row >= g.rows ? -1 : row;
   };
   const SharedMatrix<T, Dim> own{shared.rows + warp * 16 * Dim};
-  loadRows(own, 16, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim, lane, 32,
+  loadRows(own, 16, in.queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim, lane, 32,
            [&](int local) { return rowAt(warp * 16 + local); });
   commitCopies();
 
@@ -108,9 +110,9 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
   }
   waitForCopies<0>();
   __syncthreads();
-  uint32_t query[1][Dim / 16][4];
+  OperandPart<T> query[1][Dim / 16];
 #pragma unroll
-  for (int k = 0; k < Dim / 16; k++) loadMatrices(query[0][k], own.piece((lane & 7) + (lane & 8), 2 * k + lane / 16));
+  for (int k = 0; k < Dim / 16; k++) loadLeft(query[0][k], own, 0, k);
   __syncwarp();
   const auto outputRow = [&](int local) {
     return rowAt(warp * 16 + local) - g.past;
@@ -121,11 +123,11 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
   typename Pass::Rows softmax;
   softmax.begin();
   // The 16 bytes of every key and value that this thread copies.
-  constexpr int kPieces = Dim / 8;
-  const int piece = thread % kPieces;
-  const bool keyPiece = piece * 8 < g.headDim, valuePiece = piece * 8 < g.valueDim;
-  const T* const ownKeys = keys + static_cast<size_t>(kvHead) * g.keys * g.headDim + (keyPiece ? piece * 8 : 0);
-  const T* const ownValues = values + static_cast<size_t>(kvHead) * g.keys * g.valueDim + (valuePiece ? piece * 8 : 0);
+  constexpr int kPieces = SharedMatrix<T, Dim>::kPieces;
+  const int piece = thread % kPieces, column = piece * SharedMatrix<T, Dim>::kPiece;
+  const bool keyPiece = column < g.headDim, valuePiece = column < g.valueDim;
+  const T* const ownKeys = in.keys + static_cast<size_t>(kvHead) * g.keys * g.headDim + (keyPiece ? column : 0);
+  const T* const ownValues = in.values + static_cast<size_t>(kvHead) * g.keys * g.valueDim + (valuePiece ? column : 0);
 
   for (int nextWord = 0; nextWord < chosen.words;) {
     // The words whose clusters are listed now: as many of the next 32 as there is room for.
@@ -236,6 +238,8 @@ __global__ void __launch_bounds__(128, Dim == 64 ? 4 : 2)
       const int row = rowAt(warp * 16 + warpRow(m, half));
       if (row >= 0) out.storeLse(g, head, row, softmax.lse(m, half));
     });
+  attendSpoiledRows(g, retrieve, pools, in, chosen, out, head, softmax, 16,
+                    [&](int local) { return rowAt(warp * 16 + local); });
 }
 
 }  // namespace onnxrewrite::multipole::cuda

@@ -4,10 +4,12 @@
 #pragma once
 
 #include "engines.cuh"
-#include "pools.cuh"
-#include "summarize.cuh"
+#include "row.cuh"
 
 namespace onnxrewrite::multipole::cuda {
+
+/** Largest head and value size of tiles. */
+constexpr int kMostTiledDim = 128;
 
 /** Clusters that each head takes exactly per pool; -1 = the head is exact. */
 struct RetrieveCounts {
@@ -39,27 +41,29 @@ struct RetrieveCounts {
   __host__ __device__ bool exact(const Geometry& g, int head) const { return of(g, head) < 0; }
 };
 
+/** One row as the plain kernels take it, from summaries and choices of tensor cores. */
 template <class T>
-struct AttentionOutputs {
-  /** [B,H,N,E] */
-  T* output;
-  /** [B,H,N] or null: log-sum-exp, natural. */
-  T* lse;
-  /** [B,H,rows]: base-2 log-sum-exp of what the passes so far took in. */
-  float* partLse;
+__device__ __noinline__ void attendAgain(const Geometry& g, const RetrieveCounts& retrieve, const Pools& pools,
+                                         const RowInputs<T, T>& in, const ChosenClusters& chosen,
+                                         const AttentionOutputs<T>& out, int head, int row) {
+  const int count = retrieve.of(g, head);
+  const uint32_t* set = count > 0 && g.blockOf(row) >= 0 && chosen.bits ? chosen.of(pools, head, pools.of(head, row, 0)) : nullptr;
+  attendRow<kMostTiledDim>(g, in, set, out, count < 0, head, row);
+}
 
-  /** The output rows of a head, the first of them that of row `g.past`: past rows have none. */
-  __device__ T* ofHead(const Geometry& g, int head) const { return output + index(g, head, g.past) * g.valueDim; }
-  __device__ size_t index(const Geometry& g, int head, int row) const {
-    return static_cast<size_t>(head) * (g.rows - g.past) + row - g.past;
-  }
-  __device__ float& part(const Geometry& g, int head, int row) const {
-    return partLse[static_cast<size_t>(head) * g.rows + row];
-  }
-  __device__ void storeLse(const Geometry& g, int head, int row, float value) const {
-    if (lse && row >= g.past) lse[index(g, head, row)] = static_cast<T>(value * kLn2);
-  }
-};
+/**
+ * The rows of a warp once more, if a sum of theirs is not finite: products with values let what is not finite into rows that
+ * do not see it, as zero times itself. For the pass that rows end with, after its own stores; rowAt(row of the warp) is
+ * negative for rows that end elsewhere.
+ */
+template <class T, class Rows, class RowAt>
+__device__ void attendSpoiledRows(const Geometry& g, const RetrieveCounts& retrieve, const Pools& pools,
+                                  const RowInputs<T, T>& in, const ChosenClusters& chosen, const AttentionOutputs<T>& out,
+                                  int head, const Rows& softmax, int warpRows, RowAt rowAt) {
+  if (!__any_sync(kWholeWarp, !softmax.finite())) return;
+  for (int local = 0; local < warpRows; local++)
+    if (const int row = rowAt(local); row >= g.past) attendAgain(g, retrieve, pools, in, chosen, out, head, row);
+}
 
 /** Tensor maps of the columns of a pass: [parts, columns, dim]; for the far field one pair per block. */
 struct ColumnMaps {
@@ -127,9 +131,10 @@ struct NearShared {
  */
 template <class Engine>
 __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiprocessor)
-    attendNear(Geometry g, RetrieveCounts retrieve, int firstRow, const typename Engine::T* queries,
-               const typename Engine::T* keys, const typename Engine::T* values, const bool* mask,
-               const __grid_constant__ ColumnMaps maps, AttentionOutputs<typename Engine::T> out) {
+    attendNear(const __grid_constant__ Geometry g, const __grid_constant__ RetrieveCounts retrieve, int firstRow,
+               const __grid_constant__ Pools pools, const __grid_constant__ RowInputs<typename Engine::T, typename Engine::T> in,
+               const __grid_constant__ ColumnMaps maps, const __grid_constant__ ChosenClusters chosen,
+               const __grid_constant__ AttentionOutputs<typename Engine::T> out) {
   if constexpr (Engine::kCompiled) {
     using T = typename Engine::T;
     const int head = retrieve.headAt(blockIdx.y), thread = threadIdx.x;
@@ -146,7 +151,7 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
       return row < tileRows.begin || row >= tileRows.end ? -1 : row;
     };
     const auto rowAt = [&](int local) { return inTile(thread / 32 * Engine::kWarpRows + local); };
-    loadRows(engine.queryRows(), Engine::kWarpRows, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
+    loadRows(engine.queryRows(), Engine::kWarpRows, in.queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
              thread % 32, 32, rowAt);
     commitCopies();
     if (thread < Engine::kRows) shared.keys[thread] = inTile(thread) < 0 ? Range{0, 0} : g.nearKeys(inTile(thread), exact);
@@ -159,8 +164,8 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     const Range seen{least.begin, most.end};
     const int tiles = ceilDiv(seen.size(), kColumns);
     const size_t kvHead = g.kvHeadOf(head), firstKey = kvHead * g.keys + seen.begin;
-    const Columns<T> columns{keys + firstKey * g.headDim,
-                             values + firstKey * g.valueDim,
+    const Columns<T> columns{in.keys + firstKey * g.headDim,
+                             in.values + firstKey * g.valueDim,
                              g.headDim,
                              g.valueDim,
                              nullptr,
@@ -177,7 +182,7 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
                         ? 0
                         : ceilDiv(Range{seen.begin, shared.keys[lastOfGroup - firstTileRow].end}.size(), kColumns);
     const bool placed = tileRows.begin >= g.firstRow;
-    NearLogit<Engine> logit{g.scale * kLog2E, mask ? mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
+    NearLogit<Engine> logit{g.scale * kLog2E, in.mask ? in.mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
                             placed ? Range{most.begin, least.end} : Range{0, 0}, seen.end, {}, {}, false};
     Engine::Rows::eachRow([&](int m, int half) {
       logit.near[m][half] = shared.keys[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
@@ -201,6 +206,10 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
         out.part(g, head, row) = softmax.lse(m, half);
         out.storeLse(g, head, row, softmax.lse(m, half));
       });
+    attendSpoiledRows(g, retrieve, pools, in, chosen, out, head, softmax, Engine::kWarpRows, [&](int local) {
+      const int row = rowAt(local);
+      return exact || g.blockOf(row) < 0 ? row : -1;
+    });
   }
 }
 
@@ -325,9 +334,10 @@ struct FarShared {
 /** Far field of one tile of rows of one query cluster. */
 template <class Engine, FarPass Pass>
 __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiprocessor)
-    attendFar(Geometry g, RetrieveCounts retrieve, Sorted sorted, const typename Engine::T* queries,
-              Summaries<typename Engine::T> summaries, const __grid_constant__ ColumnMaps maps, Masses masses, Pools pools,
-              ChosenClusters chosen, AttentionOutputs<typename Engine::T> out) {
+    attendFar(const __grid_constant__ Geometry g, const __grid_constant__ RetrieveCounts retrieve, Sorted sorted,
+              const __grid_constant__ RowInputs<typename Engine::T, typename Engine::T> in,
+              const __grid_constant__ ColumnMaps maps, Masses masses, const __grid_constant__ Pools pools,
+              const __grid_constant__ ChosenClusters chosen, const __grid_constant__ AttentionOutputs<typename Engine::T> out) {
   if constexpr (Engine::kCompiled) {
     using T = typename Engine::T;
     const int head = blockIdx.y + (Pass == FarPass::masses ? masses.firstHead : 0), thread = threadIdx.x;
@@ -345,18 +355,18 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     __syncthreads();
 
     const int* rows = shared.rows + thread / 32 * Engine::kWarpRows;
-    loadRows(engine.queryRows(), Engine::kWarpRows, queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
+    loadRows(engine.queryRows(), Engine::kWarpRows, in.queries + static_cast<size_t>(head) * g.rows * g.headDim, g.headDim,
              thread % 32, 32, [&](int local) { return rows[local]; });
     commitCopies();
     // Rows are in order, so the last one sees furthest when causal.
     const auto seenBy = [&](int local) { return ceilDiv(g.causal ? min(width, shared.near[local].begin) : width, kColumns); };
     const int tiles = seenBy(tileRows - 1);
     const size_t first = g.summaryIndex(tile.problem, head, tile.cluster);
-    const Columns<T> columns{summaries.key + first * g.headDim,
-                             Pass == FarPass::masses ? nullptr : summaries.value + first * g.valueDim,
+    const Columns<T> columns{in.summaries.key + first * g.headDim,
+                             Pass == FarPass::masses ? nullptr : in.summaries.value + first * g.valueDim,
                              g.headDim,
                              g.valueDim,
-                             summaries.bias + first,
+                             in.summaries.bias + first,
                              width,
                              &maps.key[tile.problem],
                              &maps.value[tile.problem],
@@ -418,6 +428,9 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
         if constexpr (Pass == FarPass::rest) out.part(g, head, row) = softmax.lse(m, half);
         out.storeLse(g, head, row, softmax.lse(m, half));
       });
+    if (Pass == FarPass::all || count == 0)
+      attendSpoiledRows(g, retrieve, pools, in, chosen, out, head, softmax, Engine::kWarpRows,
+                        [&](int local) { return rows[local]; });
   }
 }
 

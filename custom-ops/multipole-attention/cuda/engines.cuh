@@ -36,7 +36,8 @@ class MmaEngine {
   /** Threads that take columns together, and their rows. */
   static constexpr int kGroupThreads = 32, kGroupRows = kWarpRows;
   static constexpr int kThreads = 128, kRows = 4 * kWarpRows;
-  static constexpr int kBlocksPerMultiprocessor = PaddedDim * RowTiles <= 64 ? 4 : 2;
+  static constexpr int kRowBytes = PaddedDim * RowTiles * sizeof(T);
+  static constexpr int kBlocksPerMultiprocessor = kRowBytes <= 128 ? 4 : kRowBytes <= 256 ? 2 : 1;
   static constexpr bool kCompiled = true;
   using Rows = SoftmaxRows<T, kDim, RowTiles>;
 
@@ -71,13 +72,11 @@ class MmaEngine {
   __device__ void run(Rows& softmax, const Columns<T>& columns, int tiles, int own, Logit& logit, LoadMeans loadMeans) {
     waitForCopies<0>();
     __syncthreads();
-    const int lane = threadIdx.x % 32;
-    uint32_t query[RowTiles][kDim / 16][4];
+    OperandPart<T> query[RowTiles][kDim / 16];
 #pragma unroll
     for (int m = 0; m < RowTiles; m++)
 #pragma unroll
-      for (int k = 0; k < kDim / 16; k++)
-        loadMatrices(query[m][k], queryRows().piece(m * 16 + (lane & 7) + (lane & 8), 2 * k + lane / 16));
+      for (int k = 0; k < kDim / 16; k++) loadLeft(query[m][k], queryRows(), m * 16, k);
     __syncwarp();
     loadMeans();
     for (int tile = 0; tile < tiles; tile++) {

@@ -1,7 +1,7 @@
 // Lloyd's iterations. Deterministic: all sums run in a fixed order.
 #pragma once
 
-#include "../../native/cuda/mma.cuh"
+#include "../../native/cuda/operands.cuh"
 #include "point-set.cuh"
 
 namespace onnxrewrite::multipole::cuda {
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(256) seedCentroids(PointSet set, const T* poin
  */
 template <class T, int Dim, int Tiles>
 struct AssignChunk {
-  static constexpr int kWarps = 4, kRows = kWarps * 16, kStages = 3, kClusters = Tiles * 8;
+  static constexpr int kWarps = 4, kRows = kWarps * 16, kStages = sizeof(T) == 2 ? 3 : 2, kClusters = Tiles * 8;
   /** Tiles of 16 x 8 sums that one warp owns: all of one tile of 16 clusters. */
   static constexpr int kOwnTiles = Tiles / 2 * (Dim / 8) / kWarps;
 
@@ -89,10 +89,10 @@ __global__ void __launch_bounds__(128)
     assignChunk(PointSet set, Part part, const T* points, int dim, Centroids<T> centroids, uint16_t* labels, float* sums,
                 int* counts) {
   using Plan = AssignChunk<T, Dim, Tiles>;
-  constexpr int kPieces = Dim / 8;
+  constexpr int kPieces = SharedMatrix<T, Dim>::kPieces, kPiece = SharedMatrix<T, Dim>::kPiece;
   auto& shared = *reinterpret_cast<typename Plan::Shared*>(dynamicShared());
   const int head = blockIdx.y, thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-  const int clusters = set.clusters(), pieces = dim / 8;
+  const int clusters = set.clusters(), pieces = dim / kPiece;
   int problem;
   const Range rows = set.chunk(blockIdx.x, part, problem);
   const size_t firstCentroid = (static_cast<size_t>(head) * set.problems() + problem) * clusters;
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(128)
   for (int i = thread; i < Plan::kClusters * kPieces; i += 128) {
     const int c = i / kPieces, piece = i % kPieces;
     const bool valid = c < clusters && piece < pieces;
-    copyAsync(center.piece(c, piece), centroids.rounded + (valid ? (firstCentroid + c) * dim + piece * 8 : 0), valid);
+    copyAsync(center.piece(c, piece), centroids.rounded + (valid ? (firstCentroid + c) * dim + piece * kPiece : 0), valid);
   }
   for (int c = thread; c < Plan::kClusters; c += 128)
     shared.halfNorm[c] = c < clusters ? centroids.halfNorm[firstCentroid + c] : INFINITY;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(128)
       for (int i = thread; i < Plan::kRows * kPieces; i += 128) {
         const int row = first + i / kPieces, piece = i % kPieces;
         const bool valid = row < rows.end && piece < pieces;
-        copyAsync(target.piece(i / kPieces, piece), headPoints + (valid ? static_cast<size_t>(row) * dim + piece * 8 : 0),
+        copyAsync(target.piece(i / kPieces, piece), headPoints + (valid ? static_cast<size_t>(row) * dim + piece * kPiece : 0),
                   valid);
       }
     commitCopies();
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(128)
   for (int step = 0; step < Plan::kStages - 1; step++) load(step);
 
   // The sums this warp owns: clusters ownCluster + (0 .. 15), columns ownColumn * 8 on.
-  const int ownCluster = warp * Plan::kOwnTiles / kPieces * 16, ownColumn = warp * Plan::kOwnTiles % kPieces;
+  const int ownCluster = warp * Plan::kOwnTiles / (Dim / 8) * 16, ownColumn = warp * Plan::kOwnTiles % (Dim / 8);
   float sum[Plan::kOwnTiles][4] = {};
   int count[2] = {0, 0};
   for (int step = 0; step < steps; step++) {
@@ -140,14 +140,13 @@ __global__ void __launch_bounds__(128)
       for (int i = 0; i < 4; i++) score[n][i] = -shared.halfNorm[n * 8 + 2 * t + i % 2];
 #pragma unroll
     for (int k = 0; k < Dim / 16; k++) {
-      uint32_t x[4];
-      loadMatrices(x, tile.piece(warp * 16 + (lane & 7) + (lane & 8), 2 * k + lane / 16));
+      OperandPart<T> x;
+      loadLeft(x, tile, warp * 16, k);
 #pragma unroll
       for (int n = 0; n < Tiles; n += 2) {
-        uint32_t c[4];
-        loadMatrices(c, center.piece(n * 8 + (lane & 7) + lane / 16 * 8, 2 * k + (lane / 8 & 1)));
-        multiplyAdd<T>(score[n], x, c[0], c[1]);
-        multiplyAdd<T>(score[n + 1], x, c[2], c[3]);
+        OperandPart<T> c;
+        loadKeys(c, center, n * 8, k);
+        multiplyAddPart<T>(score[n], score[n + 1], x, c);
       }
     }
 #pragma unroll
@@ -172,11 +171,14 @@ __global__ void __launch_bounds__(128)
         }
       }
       const int local = warp * 16 + g + half * 8, row = rows.begin + step * Plan::kRows + local;
+      const bool inside = row < rows.end, finite = best > -INFINITY && best < INFINITY;
+      if (!finite)
+        // Zero times what is not finite would spoil the sums of all clusters: such a point is in no mean.
+        for (int piece = t; piece < kPieces; piece += 4) *reinterpret_cast<uint4*>(tile.piece(local, piece)) = make_uint4(0, 0, 0, 0);
       if (t != 0) continue;
-      const bool inside = row < rows.end;
-      const auto label = static_cast<uint16_t>(inside && set.takesPart(head, row) ? at : kNoLabel);
-      shared.labels[local] = label;
-      if (labels && inside) labels[static_cast<size_t>(head) * set.rows() + row] = label;
+      const bool taken = inside && set.takesPart(head, row);
+      shared.labels[local] = taken && finite ? static_cast<uint16_t>(at) : kNoLabel;
+      if (labels && inside) labels[static_cast<size_t>(head) * set.rows() + row] = taken ? static_cast<uint16_t>(at) : kNoLabel;
     }
     if (!sums) continue;
 
@@ -184,21 +186,22 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int k = 0; k < Plan::kRows / 16; k++) {
       // One-hot rows of the assignment, transposed: cluster by row.
-      uint32_t member[4];
+      float low[4], high[4];
 #pragma unroll
-      for (int word = 0; word < 4; word++) {
-        const auto* pair = &shared.labels[k * 16 + 2 * t + word / 2 * 8];
-        const int cluster = ownCluster + g + word % 2 * 8;
-        const bool low = pair[0] == cluster, high = pair[1] == cluster;
-        member[word] = Pair<T>::pack(low ? 1.f : 0.f, high ? 1.f : 0.f);
-        count[word % 2] += low + high;
+      for (int i = 0; i < 4; i++) {
+        const auto* label = &shared.labels[k * 16 + 2 * t + i % 2];
+        const int cluster = ownCluster + g + i / 2 * 8;
+        low[i] = label[0] == cluster ? 1.f : 0.f;
+        high[i] = label[8] == cluster ? 1.f : 0.f;
+        count[i / 2] += (label[0] == cluster) + (label[8] == cluster);
       }
+      OperandPart<T> member;
+      packLeft<T>(member, low, high);
 #pragma unroll
       for (int n = 0; n < Plan::kOwnTiles; n += 2) {
-        uint32_t x[4];
-        loadMatricesTransposed(x, tile.piece(k * 16 + (lane & 7) + (lane & 8), ownColumn + n + lane / 16));
-        multiplyAdd<T>(sum[n], member, x[0], x[1]);
-        multiplyAdd<T>(sum[n + 1], member, x[2], x[3]);
+        OperandPart<T> x;
+        loadValues(x, tile, k * 16, ownColumn + n);
+        multiplyAddPart<T>(sum[n], sum[n + 1], member, x);
       }
     }
   }
@@ -213,10 +216,9 @@ __global__ void __launch_bounds__(128)
     if (c >= clusters) continue;
     if (t == 0 && ownColumn == 0) counts[partial + c] = count[half];
 #pragma unroll
-    for (int n = 0; n < Plan::kOwnTiles; n++) {
-      const int d = (ownColumn + n) * 8 + 2 * t;
-      if (d < dim)
-        *reinterpret_cast<float2*>(&sums[(partial + c) * dim + d]) = make_float2(sum[n][2 * half], sum[n][2 * half + 1]);
+    for (int n = 0; n < Plan::kOwnTiles; n += 2) {
+      const float *low = &sum[n][2 * half], *high = &sum[n + 1][2 * half];
+      storePart<T>(sums + (partial + c) * dim, dim, ownColumn + n, {{low[0], low[1]}, {high[0], high[1]}});
     }
   }
 }

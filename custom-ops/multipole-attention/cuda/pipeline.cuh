@@ -50,11 +50,12 @@ struct Tag {
 template <class T>
 class MultipoleAttention {
  public:
-  static constexpr bool kSixteenBit = sizeof(T) == 2;
+  /** Numbers in 16 bytes, which head sizes have to be multiples of for tensor cores. */
+  static constexpr int kPiece = 16 / sizeof(T);
 
   /** `memory` holds the bytes that bytes() tells; null only to ask for them. */
   MultipoleAttention(const Shape& shape, const Parameters& parameters, bool masked, void* memory, bool hopper = hasHopper())
-      : shape_(shape), parameters_(parameters), masked_(masked), hopper_(hopper) {
+      : shape_(shape), parameters_(parameters), masked_(masked), hopper_(hopper), sharedLimit_(mostSharedBytes()) {
     setGeometry();
     Arena arena(memory);
     layOut(arena);
@@ -70,8 +71,7 @@ class MultipoleAttention {
       CUDA_TRY(join(tensors, stream));
       queries = joinedQueries_;
     }
-    if constexpr (kSixteenBit)
-      if (fast_) return runFast(tensors, queries, stream, side);
+    if (fast_) return runFast(tensors, queries, stream, side);
     if (approximate_) {
       CUDA_TRY(cluster(tensors, queries, stream));
       CUDA_TRY(summarizeSlow(tensors, stream));
@@ -101,7 +101,7 @@ class MultipoleAttention {
   bool needsKeyLabels() const { return !groupsRuns() || masked_; }
   /** Tensor cores hold up to 64 centroids of a k-means. */
   bool assignsFast(const PointSet& set) const {
-    return kSixteenBit && set.clusters() <= 64 && shape_.headDim % 8 == 0 && shape_.headDim <= 128;
+    return set.clusters() <= 64 && shape_.headDim % kPiece == 0 && shape_.headDim <= kMostTiledDim;
   }
   KeyClusters keyClusters() const {
     return needsKeyLabels() ? KeyClusters{keyOrder_.order, keyOrder_.begin, 0} : KeyClusters{nullptr, nullptr, keysPerRun()};
@@ -144,16 +144,29 @@ class MultipoleAttention {
       g_.blocks = 0;
       while (g_.blockBegin(g_.blocks) < g_.rows) g_.blocks++;
     }
-    fast_ = kSixteenBit && shape_.headDim % 8 == 0 && shape_.valueDim % 8 == 0 && shape_.headDim <= 128 &&
-            shape_.valueDim <= 128 && (!retrieves_ || choosesFast());
+    fast_ = shape_.headDim % kPiece == 0 && shape_.valueDim % kPiece == 0 && shape_.headDim <= kMostTiledDim &&
+            shape_.valueDim <= kMostTiledDim && (!retrieves_ || choosesFast()) && fitsShared();
     // Small query clusters waste less of small tiles, of which more are under way at a time.
-    const bool wideTiles = g_.headDim <= 64 && g_.valueDim <= 64 && g_.rows / g_.queryClusters >= 1024;
+    const bool wideTiles = !kSingle<T> && g_.headDim <= 64 && g_.valueDim <= 64 && g_.rows / g_.queryClusters >= 1024;
     tileRows_ = wideTiles ? 128 : 64;
     massTiles_ = ceilDiv(g_.clusters(), kColumns);
     const size_t massBytes = static_cast<size_t>(g_.rows) * massTiles_ * (kColumns + sizeof(float));
     const size_t headsAtATime = massBytes == 0 ? 1 : kMassBytes / massBytes;
     massHeads_ = clamped(static_cast<long long>(headsAtATime), 1, queryHeads() > 0 ? queryHeads() : 1);
   }
+
+  /** Rows of a warp are two tiles of 16, where registers allow. */
+  template <int Dim>
+  using NearEngine = MmaEngine<T, Dim, Dim == 64 && !kSingle<T> ? 2 : 1>;
+
+  /** Whether the largest blocks find room on the device; the size of others depends on it. */
+  bool fitsShared() const {
+    return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
+      return sizeof(NearShared<NearEngine<dim.value>>) <= sharedLimit_ && sizeof(FarShared<NearEngine<dim.value>>) <= sharedLimit_ &&
+             (!retrieves_ || RetrievedPass<T, dim.value>::sharedBytes(chosenWords()) <= sharedLimit_);
+    });
+  }
+  int chosenWords() const { return 2 * ceilDiv(g_.clusters(), 64); }
 
   /** Whether pools and counts are those that tensor cores choose for. */
   bool choosesFast() const {
@@ -205,7 +218,7 @@ class MultipoleAttention {
     else
       plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias};
     if (!retrieves_) return;
-    chosen_.words = 2 * ceilDiv(g_.clusters(), 64);
+    chosen_.words = chosenWords();
     chosen_.bits = arena.take<uint32_t>(static_cast<size_t>(heads) * pools().count() * chosen_.words);
     if (fast_) {
       const size_t tiles = static_cast<size_t>(massHeads_) * g_.rows * massTiles_;
@@ -271,19 +284,17 @@ class MultipoleAttention {
   cudaError_t assign(const PointSet& set, Part part, const T* points, const Centroids<T>& centroids, uint16_t* labels,
                      float* sums, int* counts, cudaStream_t stream) {
     const unsigned chunks = set.chunks(part), heads = set.heads();
-    if constexpr (kSixteenBit) {
-      if (assignsFast(set))
-        return withHeadSize(g_.headDim, [&](auto dim) {
-          auto start = [&](auto tiles) {
-            using Plan = AssignChunk<T, dim.value, tiles.value>;
-            return launch(assignChunk<T, dim.value, tiles.value>, dim3(chunks, heads), 128, sizeof(typename Plan::Shared),
-                          stream, set, part, points, g_.headDim, centroids, labels, sums, counts);
-          };
-          if (set.clusters() <= 16) return start(std::integral_constant<int, 2>{});
-          if (set.clusters() <= 32) return start(std::integral_constant<int, 4>{});
-          return start(std::integral_constant<int, 8>{});
-        });
-    }
+    if (assignsFast(set))
+      return withHeadSize(g_.headDim, [&](auto dim) {
+        auto start = [&](auto tiles) {
+          using Plan = AssignChunk<T, dim.value, tiles.value>;
+          return launch(assignChunk<T, dim.value, tiles.value>, dim3(chunks, heads), 128, sizeof(typename Plan::Shared),
+                        stream, set, part, points, g_.headDim, centroids, labels, sums, counts);
+        };
+        if (set.clusters() <= 16) return start(std::integral_constant<int, 2>{});
+        if (set.clusters() <= 32) return start(std::integral_constant<int, 4>{});
+        return start(std::integral_constant<int, 8>{});
+      });
     return launch(assignPlain<T>, dim3(chunks, heads), 128, 0, stream, set, part, points, g_.headDim, centroids.mean, labels);
   }
 
@@ -297,16 +308,16 @@ class MultipoleAttention {
   cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
     if (g_.blocks == 0) return cudaSuccess;
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      constexpr int kDim = dim.value, kMostKeys = 256, kTileKeys = 64, kBlockKeys = 128;
-      if (g_.segment <= kMostKeys) {
-        // Small tiles overlap loads and products of more blocks; clusters of a k-means may be as large as the segment.
-        const int clusters = groupsRuns() ? clamped(kBlockKeys / keysPerRun(), 1, g_.keyClusters) : g_.keyClusters;
-        const int keys = groupsRuns() ? clusters * keysPerRun() : g_.segment;
-        const int warps = keys <= kBlockKeys ? kMostSummarizeWarps / 2 : kMostSummarizeWarps;
-        return launch(summarizeTile<T, kDim>, dim3(g_.segments * ceilDiv(g_.keyClusters, clusters), queryHeads()), warps * 32,
-                      summarizeShared<T, kDim>(keys, 1, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
-                      queryCentroids_, summaries_, clusters, keys);
-      }
+      constexpr int kDim = dim.value, kMostKeys = 256, kBlockKeys = 128, kTileKeys = kDim * sizeof(T) <= 256 ? 64 : 32;
+      // Small tiles overlap loads and products of more blocks; clusters of a k-means may be as large as the segment.
+      const int clusters = groupsRuns() ? clamped(kBlockKeys / keysPerRun(), 1, g_.keyClusters) : g_.keyClusters;
+      const int keys = groupsRuns() ? clusters * keysPerRun() : g_.segment;
+      const int tileWarps = keys <= kBlockKeys ? kMostSummarizeWarps / 2 : kMostSummarizeWarps;
+      const size_t tileBytes = summarizeShared<T, kDim>(keys, 1, tileWarps);
+      if (g_.segment <= kMostKeys && tileBytes <= sharedLimit_)
+        return launch(summarizeTile<T, kDim>, dim3(g_.segments * ceilDiv(g_.keyClusters, clusters), queryHeads()),
+                      tileWarps * 32, tileBytes, stream, g_, keyClusters(), tensors.key, tensors.value, queryCentroids_,
+                      summaries_, clusters, keys);
       const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kClusterWarps ? centerTiles : kClusterWarps;
       return launch(summarizeCluster<T, kDim>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
                     summarizeShared<T, kDim>(kTileKeys, 2, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
@@ -337,6 +348,7 @@ class MultipoleAttention {
   }
 
   cudaError_t attendFarField(const Tensors<T>& tensors, const T* queries, const AttentionOutputs<T>& out, cudaStream_t stream) {
+    const RowInputs<T, T> in = rowInputs(tensors, queries, summaries_);
     ColumnMaps maps{};
     if (farOnHopper())
       for (int block = 0; block < g_.blocks; block++) {
@@ -344,12 +356,12 @@ class MultipoleAttention {
         CUDA_TRY(encodeMaps(maps, block, summaries_.key + first * g_.headDim, summaries_.value + first * g_.valueDim,
                             g_.blockClusters(block), queryHeads() * g_.queryClusters));
       }
-    if (!retrieves_) return attendFarFast<FarPass::all>(queries, maps, massMemory_, queryHeads(), out, stream);
+    if (!retrieves_) return attendFarFast<FarPass::all>(in, maps, massMemory_, queryHeads(), out, stream);
     for (int first = 0; first < queryHeads(); first += massHeads_) {
       const int heads = queryHeads() - first < massHeads_ ? queryHeads() - first : massHeads_;
       Masses masses = massMemory_;
       masses.firstHead = first;
-      CUDA_TRY(attendFarFast<FarPass::masses>(queries, maps, masses, heads, out, stream));
+      CUDA_TRY(attendFarFast<FarPass::masses>(in, maps, masses, heads, out, stream));
       if (parameters_.selection == Selection::tile) {
         CUDA_TRY(launch(chooseTiles, dim3(pools().count(), heads), 128, chooseTilesSharedBytes(massTiles_), stream, g_, retrieve_,
                         pools(), masses, chosen_));
@@ -359,17 +371,22 @@ class MultipoleAttention {
       CUDA_TRY(launch(chooseSliding, dim3(ceilDiv(pools().count(), poolsPerBlock), heads), 128, chooseSharedBytes(chosen_.words),
                       stream, g_, retrieve_, pools(), masses, chosen_));
     }
-    CUDA_TRY(attendFarFast<FarPass::rest>(queries, maps, massMemory_, queryHeads(), out, stream));
+    CUDA_TRY(attendFarFast<FarPass::rest>(in, maps, massMemory_, queryHeads(), out, stream));
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
       using Pass = RetrievedPass<T, dim.value>;
       const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, g_.past, Pass::kRows), Pass::kRows);
       return launch(attendRetrieved<T, dim.value>, dim3(tiles, queryHeads()), Pass::kThreads, Pass::sharedBytes(chosen_.words),
-                    stream, g_, retrieve_, pools(), chosen_, keyClusters(), queries, tensors.key, tensors.value, out);
+                    stream, g_, retrieve_, pools(), chosen_, in, out);
     });
   }
 
+  template <class S>
+  RowInputs<T, S> rowInputs(const Tensors<T>& tensors, const T* queries, const Summaries<S>& summaries) const {
+    return {queries, tensors.key, tensors.value, tensors.mask, keyClusters(), summaries, queryLabels_};
+  }
+
   /** Whether the passes for Hopper take these sizes; over the far field they take biases in pieces of 16 bytes. */
-  bool onHopper() const { return hopper_ && g_.headDim <= 64 && g_.valueDim <= 64; }
+  bool onHopper() const { return !kSingle<T> && hopper_ && g_.headDim <= 64 && g_.valueDim <= 64; }
   bool farOnHopper() const { return onHopper() && g_.blocks <= ColumnMaps::kMost && g_.keyClusters % 4 == 0; }
 
   /** Maps of [parts, rows, headDim] and [parts, rows, valueDim]. */
@@ -381,19 +398,18 @@ class MultipoleAttention {
   }
 
   template <FarPass Pass>
-  cudaError_t attendFarFast(const T* queries, const ColumnMaps& maps, const Masses& masses, int heads,
+  cudaError_t attendFarFast(const RowInputs<T, T>& in, const ColumnMaps& maps, const Masses& masses, int heads,
                             const AttentionOutputs<T>& out, cudaStream_t stream) {
     auto with = [&](auto tag) {
       using Engine = typename decltype(tag)::type;
       return launch(attendFar<Engine, Pass>, dim3(tileSlots(querySet(), tileRows_), heads), Engine::kThreads,
-                    sizeof(FarShared<Engine>), stream, g_, retrieve_, queryOrder_, queries, summaries_, maps, masses, pools(),
-                    chosen_, out);
+                    sizeof(FarShared<Engine>), stream, g_, retrieve_, queryOrder_, in, maps, masses, pools(), chosen_, out);
     };
-    if (farOnHopper())
-      return tileRows_ == 128 ? with(Tag<WarpgroupEngine<T, 2>>{}) : with(Tag<WarpgroupEngine<T, 1>>{});
+    if constexpr (!kSingle<T>)
+      if (farOnHopper())
+        return tileRows_ == 128 ? with(Tag<WarpgroupEngine<T, 2>>{}) : with(Tag<WarpgroupEngine<T, 1>>{});
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      if constexpr (dim.value == 64)
-        if (tileRows_ == 128) return with(Tag<MmaEngine<T, 64, 2>>{});
+      if (tileRows_ == NearEngine<dim.value>::kRows) return with(Tag<NearEngine<dim.value>>{});
       return with(Tag<MmaEngine<T, dim.value, 1>>{});
     });
   }
@@ -406,14 +422,15 @@ class MultipoleAttention {
       using Engine = typename decltype(tag)::type;
       const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, firstRow, Engine::kRows), Engine::kRows);
       return launch(attendNear<Engine>, dim3(tiles, queryHeads()), Engine::kThreads, sizeof(NearShared<Engine>), stream,
-                    g_, retrieve_, firstRow, queries, tensors.key, tensors.value, tensors.mask, maps, out);
+                    g_, retrieve_, firstRow, pools(), rowInputs(tensors, queries, summaries_), maps, chosen_, out);
     };
-    if (onHopper()) {
-      CUDA_TRY(encodeMaps(maps, 0, tensors.key, tensors.value, g_.keys, shape_.batch * shape_.kvHeads));
-      return with(Tag<WarpgroupEngine<T, 2>>{});
-    }
+    if constexpr (!kSingle<T>)
+      if (onHopper()) {
+        CUDA_TRY(encodeMaps(maps, 0, tensors.key, tensors.value, g_.keys, shape_.batch * shape_.kvHeads));
+        return with(Tag<WarpgroupEngine<T, 2>>{});
+      }
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      return with(Tag<MmaEngine<T, dim.value, dim.value == 64 ? 2 : 1>>{});
+      return with(Tag<NearEngine<dim.value>>{});
     });
   }
 
@@ -424,8 +441,7 @@ class MultipoleAttention {
   }
 
   cudaError_t attendSlow(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
-    const PlainInputs<T> in{queries,       tensors.key,     tensors.value, tensors.mask,
-                            keyClusters(), plainSummaries_, queryLabels_};
+    const RowInputs<T, float> in = rowInputs(tensors, queries, plainSummaries_);
     const AttentionOutputs<T> out{tensors.output, tensors.lse, partLse_};
     if (retrieves_ && g_.blocks > 0) {
       CUDA_TRY(launch(normalizePlain<T>, dim3(ceilDiv(g_.rows, 4), queryHeads()), 128, 0, stream, g_, retrieve_, in,
@@ -449,6 +465,7 @@ class MultipoleAttention {
   Parameters parameters_;
   RetrieveCounts retrieve_{};
   bool masked_, hopper_;
+  size_t sharedLimit_;
   Geometry g_{};
   /** Whether any head is not exact, whether any retrieves, and whether tensor cores do it all. */
   bool approximate_ = false, retrieves_ = false, fast_ = false;

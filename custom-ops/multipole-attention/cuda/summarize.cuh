@@ -3,7 +3,7 @@
 // Logits are kept times log2(e) from here on, so that exponentials are powers of two.
 #pragma once
 
-#include "../../native/cuda/mma.cuh"
+#include "../../native/cuda/operands.cuh"
 #include "kmeans.cuh"
 
 namespace onnxrewrite::multipole::cuda {
@@ -22,19 +22,18 @@ template <class T, int Dim>
 struct TiltedMeans {
   static constexpr int kBatch = 32;
 
-  uint32_t centroid[Dim / 16][4];
+  OperandPart<T> centroid[Dim / 16];
   float keySum[Dim / 8][4], valueSum[Dim / 8][4];
   float peak[2], total[2];
 
   __device__ void begin(const T* centroids, int count, int dim) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int g = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int k = 0; k < Dim / 16; k++)
 #pragma unroll
-      for (int word = 0; word < 4; word++) {
-        int row = g + word % 2 * 8, d = k * 16 + word / 2 * 8 + 2 * t;
-        centroid[k][word] =
-            row < count && d < dim ? *reinterpret_cast<const uint32_t*>(centroids + static_cast<size_t>(row) * dim + d) : 0;
+      for (int half = 0; half < 2; half++) {
+        const int row = g + half * 8;
+        loadLeftRow(centroid[k], half, centroids + static_cast<size_t>(row) * dim, row < count ? dim : 0, k);
       }
 #pragma unroll
     for (int n = 0; n < Dim / 8; n++)
@@ -46,7 +45,7 @@ struct TiltedMeans {
 
   /** Rows [first, first + count) of the shared tiles; up to 15 finite rows must follow them. */
   __device__ void add(SharedMatrix<T, Dim> key, SharedMatrix<T, Dim> value, int first, int count, float scale) {
-    const int lane = threadIdx.x % 32, t = lane % 4;
+    const int t = threadIdx.x % 4;
     for (int base = 0; base < count; base += kBatch) {
       const int steps = min(kBatch / 16, ceilDiv(count - base, 16));
       float s[kBatch / 8][4];
@@ -56,13 +55,11 @@ struct TiltedMeans {
 #pragma unroll
         for (int i = 0; i < 4; i++) s[2 * step][i] = s[2 * step + 1][i] = 0;
         if (step < steps) {
-          const int row = first + base + step * 16 + (lane & 7) + lane / 16 * 8;
 #pragma unroll
           for (int k = 0; k < Dim / 16; k++) {
-            uint32_t b[4];
-            loadMatrices(b, key.piece(row, 2 * k + (lane / 8 & 1)));
-            multiplyAdd<T>(s[2 * step], centroid[k], b[0], b[1]);
-            multiplyAdd<T>(s[2 * step + 1], centroid[k], b[2], b[3]);
+            OperandPart<T> b;
+            loadKeys(b, key, first + base + step * 16, k);
+            multiplyAddPart<T>(s[2 * step], s[2 * step + 1], centroid[k], b);
           }
         }
 #pragma unroll
@@ -91,24 +88,23 @@ struct TiltedMeans {
 #pragma unroll
       for (int step = 0; step < kBatch / 16; step++) {
         if (step >= steps) continue;
-        uint32_t p[4];
+        float(&low)[4] = s[2 * step], (&high)[4] = s[2 * step + 1];
 #pragma unroll
-        for (int word = 0; word < 4; word++) {
-          float* pair = &s[2 * step + word / 2][word % 2 * 2];
-          float low = exp2Fast(pair[0] - peak[word % 2]), high = exp2Fast(pair[1] - peak[word % 2]);
-          total[word % 2] += low + high;
-          p[word] = Pair<T>::pack(low, high);
+        for (int i = 0; i < 4; i++) {
+          low[i] = exp2Fast(low[i] - peak[i / 2]);
+          high[i] = exp2Fast(high[i] - peak[i / 2]);
+          total[i / 2] += low[i] + high[i];
         }
-        const int row = first + base + step * 16 + (lane & 7) + (lane & 8);
+        OperandPart<T> p;
+        packLeft<T>(p, low, high);
+        const int row = first + base + step * 16;
 #pragma unroll
         for (int n = 0; n < Dim / 8; n += 2) {
-          uint32_t b[4];
-          loadMatricesTransposed(b, key.piece(row, n + lane / 16));
-          multiplyAdd<T>(keySum[n], p, b[0], b[1]);
-          multiplyAdd<T>(keySum[n + 1], p, b[2], b[3]);
-          loadMatricesTransposed(b, value.piece(row, n + lane / 16));
-          multiplyAdd<T>(valueSum[n], p, b[0], b[1]);
-          multiplyAdd<T>(valueSum[n + 1], p, b[2], b[3]);
+          OperandPart<T> b;
+          loadValues(b, key, row, n);
+          multiplyAddPart<T>(keySum[n], keySum[n + 1], p, b);
+          loadValues(b, value, row, n);
+          multiplyAddPart<T>(valueSum[n], valueSum[n + 1], p, b);
         }
       }
     }
@@ -120,22 +116,25 @@ struct TiltedMeans {
    */
   __device__ void store(SharedMatrix<T, Dim> staging, Summaries<T> out, size_t first, size_t stride, int count, int keyDim,
                         int valueDim, float scale) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     float inverse[2], dot[2] = {0, 0};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       total[half] += __shfl_xor_sync(kWholeWarp, total[half], 1);
       total[half] += __shfl_xor_sync(kWholeWarp, total[half], 2);
-      inverse[half] = total[half] > 0 ? 1 / total[half] : 0;
+      inverse[half] = total[half] == 0 ? 0 : 1 / total[half];
     }
+    const auto mean = [&](const float (&sum)[Dim / 8][4], int n, int half) {
+      const float *low = &sum[n][2 * half], *high = &sum[n + 1][2 * half], factor = inverse[half];
+      return RowPart{{low[0] * factor, low[1] * factor}, {high[0] * factor, high[1] * factor}};
+    };
 #pragma unroll
-    for (int n = 0; n < Dim / 8; n++)
+    for (int n = 0; n < Dim / 8; n += 2)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        uint32_t bits = Pair<T>::pack(keySum[n][2 * half] * inverse[half], keySum[n][2 * half + 1] * inverse[half]);
-        *reinterpret_cast<uint32_t*>(&staging.at(g + 8 * half, n * 8 + 2 * t)) = bits;
-        float2 key = Pair<T>::unpack(bits), center = Pair<T>::unpack(centroid[n / 2][n % 2 * 2 + half]);
-        dot[half] += key.x * center.x + key.y * center.y;
+        const RowPart key = mean(keySum, n, half).template rounded<T>();
+        storePart(staging, g + 8 * half, n, key);
+        dot[half] += key.dot(rowPart<T>(centroid[n / 2], half));
       }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -143,25 +142,24 @@ struct TiltedMeans {
       dot[half] += __shfl_xor_sync(kWholeWarp, dot[half], 2);
       if (t == 0 && g + 8 * half < count)
         out.bias[first + (g + 8 * half) * stride] =
-            total[half] > 0 ? peak[half] + log2f(total[half]) - scale * dot[half] : -INFINITY;
+            total[half] == 0 ? -INFINITY : peak[half] + log2f(total[half]) - scale * dot[half];
     }
     flush(staging, out.key, first, stride, count, keyDim);
 #pragma unroll
-    for (int n = 0; n < Dim / 8; n++)
+    for (int n = 0; n < Dim / 8; n += 2)
 #pragma unroll
-      for (int half = 0; half < 2; half++)
-        *reinterpret_cast<uint32_t*>(&staging.at(g + 8 * half, n * 8 + 2 * t)) =
-            Pair<T>::pack(valueSum[n][2 * half] * inverse[half], valueSum[n][2 * half + 1] * inverse[half]);
+      for (int half = 0; half < 2; half++) storePart(staging, g + 8 * half, n, mean(valueSum, n, half));
     flush(staging, out.value, first, stride, count, valueDim);
   }
 
  private:
   __device__ void flush(SharedMatrix<T, Dim> staging, T* target, size_t first, size_t stride, int count, int dim) {
     __syncwarp();
-    for (int i = threadIdx.x % 32; i < 16 * (Dim / 8); i += 32) {
-      int row = i / (Dim / 8), piece = i % (Dim / 8);
-      if (row < count && piece * 8 < dim)
-        *reinterpret_cast<uint4*>(target + (first + row * stride) * dim + piece * 8) =
+    constexpr int kPieces = SharedMatrix<T, Dim>::kPieces, kPiece = SharedMatrix<T, Dim>::kPiece;
+    for (int i = threadIdx.x % 32; i < 16 * kPieces; i += 32) {
+      const int row = i / kPieces, piece = i % kPieces;
+      if (row < count && piece * kPiece < dim)
+        *reinterpret_cast<uint4*>(target + (first + row * stride) * dim + piece * kPiece) =
             *reinterpret_cast<const uint4*>(staging.piece(row, piece));
     }
     __syncwarp();
@@ -172,9 +170,9 @@ struct TiltedMeans {
 template <class T, int Dim>
 __device__ void gatherKeys(const Geometry& g, const KeyClusters& clusters, int kvHead, const T* keys, const T* values, int from,
                            int count, SharedMatrix<T, Dim> keyTile, SharedMatrix<T, Dim> valueTile) {
-  constexpr int kPieces = Dim / 8, kAhead = 4;
-  const int piece = threadIdx.x % kPieces, step = blockDim.x / kPieces;
-  const bool keyPiece = piece * 8 < g.headDim, valuePiece = piece * 8 < g.valueDim;
+  constexpr int kPieces = SharedMatrix<T, Dim>::kPieces, kAhead = 4;
+  const int piece = threadIdx.x % kPieces, step = blockDim.x / kPieces, column = piece * SharedMatrix<T, Dim>::kPiece;
+  const bool keyPiece = column < g.headDim, valuePiece = column < g.valueDim;
   const size_t base = static_cast<size_t>(kvHead) * g.keys;
   for (int first = threadIdx.x / kPieces; first < count + 16; first += kAhead * step) {
     int key[kAhead];
@@ -188,8 +186,8 @@ __device__ void gatherKeys(const Geometry& g, const KeyClusters& clusters, int k
       const int row = first + i * step;
       if (row >= count + 16) break;
       const bool keyValid = key[i] >= 0 && keyPiece, valueValid = key[i] >= 0 && valuePiece;
-      copyAsync(keyTile.piece(row, piece), keys + (keyValid ? (base + key[i]) * g.headDim + piece * 8 : 0), keyValid);
-      copyAsync(valueTile.piece(row, piece), values + (valueValid ? (base + key[i]) * g.valueDim + piece * 8 : 0), valueValid);
+      copyAsync(keyTile.piece(row, piece), keys + (keyValid ? (base + key[i]) * g.headDim + column : 0), keyValid);
+      copyAsync(valueTile.piece(row, piece), values + (valueValid ? (base + key[i]) * g.valueDim + column : 0), valueValid);
     }
   }
   commitCopies();
@@ -313,13 +311,13 @@ __global__ void __launch_bounds__(128)
   }
   float dot = 0;
   for (int d = lane; d < g.headDim; d += 32) {
-    if (total > 0) keyOut[d] /= total;
+    if (total != 0) keyOut[d] /= total;
     dot += c[d] * keyOut[d];
   }
   for (int e = lane; e < g.valueDim; e += 32)
-    if (total > 0) valueOut[e] /= total;
+    if (total != 0) valueOut[e] /= total;
   dot = warpSum(dot);
-  if (lane == 0) out.bias[at] = total > 0 ? peak + log2f(total) - g.scale * kLog2E * dot : -INFINITY;
+  if (lane == 0) out.bias[at] = total == 0 ? -INFINITY : peak + log2f(total) - g.scale * kLog2E * dot;
 }
 
 }  // namespace onnxrewrite::multipole::cuda

@@ -1,5 +1,5 @@
-// Tensor-core building blocks for 16-bit types, sm_80 and later: asynchronous copies, fragment loads and the
-// m16n8k16 product with float32 accumulators.
+// Tensor-core building blocks, sm_80 and later: asynchronous copies, fragment loads, and products with float32
+// accumulators: m16n8k16 of 16-bit types, m16n8k8 of TF32.
 //
 // Fragment layout (lane = 4 * g + t): an accumulator holds rows g and g + 8 of columns 2t and 2t + 1 of a 16 x 8
 // tile, in the order (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1). Two neighboring accumulator tiles, converted to
@@ -55,6 +55,18 @@ __device__ inline void multiplyAdd<__nv_bfloat16>(float (&sum)[4], const uint32_
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+/** sum += a (16 x 8) * b (8 x 8) in TF32: of every number only sign, exponent and the first 10 bits of the mantissa count. */
+__device__ inline void multiplyAddTf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
+#ifdef ONNX_REWRITE_EMULATE_CUDA
+  emulation::multiplyAddTf32(sum, a, b0, b1);
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 #endif
 }
 
@@ -149,14 +161,19 @@ struct Pair<__nv_bfloat16> {
   }
 };
 
-/** 16-bit matrix in shared memory, `Columns` a multiple of 64, in 16-byte pieces xored by row: no bank conflicts. */
+/** Matrix in shared memory, `Columns` a multiple of 64, in 16-byte pieces xored by row: no bank conflicts. */
 template <class T, int Columns>
 struct SharedMatrix {
-  static constexpr int kPieces = Columns / 8;
+  /** Numbers of a piece, and pieces of a row. */
+  static constexpr int kPiece = 16 / sizeof(T), kPieces = Columns / kPiece;
   T* data;
 
-  __device__ T* piece(int row, int index) const { return data + row * Columns + ((index ^ (row & 7)) * 8); }
-  __device__ T& at(int row, int column) const { return piece(row, column / 8)[column % 8]; }
+  __device__ T* piece(int row, int index) const {
+    // Float32 operands are read as pieces of four columns of two neighboring rows, and of two columns of every other row.
+    const int moved = sizeof(T) == 2 ? row & 7 : (row & 6) ^ (row & 1) << 2;
+    return data + row * Columns + (index ^ moved) * kPiece;
+  }
+  __device__ T& at(int row, int column) const { return piece(row, column / kPiece)[column % kPiece]; }
 };
 
 }  // namespace onnxrewrite::cuda

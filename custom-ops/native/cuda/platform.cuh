@@ -25,6 +25,14 @@ __device__ inline unsigned char* dynamicShared() {
   return bytes;
 }
 
+/** The most shared memory that a block can have on the current device. */
+inline size_t mostSharedBytes() {
+  int device = 0, bytes = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  return known ? bytes : 48 * 1024;
+}
+
 /** Enqueues a kernel; more than 48 KiB of dynamic shared memory is asked for where needed. */
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes, cudaStream_t stream,

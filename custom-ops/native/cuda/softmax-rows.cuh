@@ -1,7 +1,7 @@
 // Partial softmax of the rows of one warp, as every attention pass on tensor cores keeps it.
 #pragma once
 
-#include "mma.cuh"
+#include "operands.cuh"
 
 namespace onnxrewrite::cuda {
 
@@ -42,7 +42,7 @@ struct VisibleColumns {
 template <class T, int Dim, int RowTiles, int Columns = kColumns>
 struct SoftmaxRows {
   using Products = float[RowTiles][Columns / 8][4];
-  using Weights = uint32_t[RowTiles][Columns / 16][4];
+  using Weights = OperandPart<T>[RowTiles][Columns / 16];
   using PerRow = float[RowTiles][2];
 
   float sum[RowTiles][Dim / 8][4];
@@ -96,12 +96,7 @@ struct SoftmaxRows {
 #pragma unroll
     for (int m = 0; m < RowTiles; m++)
 #pragma unroll
-      for (int k = 0; k < Columns / 16; k++)
-#pragma unroll
-        for (int word = 0; word < 4; word++) {
-          const float* pair = &s[m][2 * k + word / 2][word % 2 * 2];
-          weights[m][k][word] = Pair<T>::pack(pair[0], pair[1]);
-        }
+      for (int k = 0; k < Columns / 16; k++) packLeft<T>(weights[m][k], s[m][2 * k], s[m][2 * k + 1]);
   }
 
   template <int Headroom>
@@ -148,7 +143,6 @@ struct SoftmaxRows {
   /** Joins a finished softmax, given by its mean (the warp's rows of shared memory) and lse(m, half). */
   template <class Lse>
   __device__ void join(SharedMatrix<T, Dim> mean, Lse lse) {
-    const int t = threadIdx.x % 4;
     eachRow([&](int m, int half) {
       const float other = lse(m, half), top = fmaxf(peak[m][half], other);
       if (other == -INFINITY) return;
@@ -156,23 +150,27 @@ struct SoftmaxRows {
       peak[m][half] = top;
       total[m][half] = total[m][half] * shrink + weight;
 #pragma unroll
-      for (int n = 0; n < Dim / 8; n++) {
-        float2 pair = Pair<T>::unpack(*reinterpret_cast<const uint32_t*>(&mean.at(warpRow(m, half), n * 8 + 2 * t)));
-        sum[m][n][2 * half] = sum[m][n][2 * half] * shrink + weight * pair.x;
-        sum[m][n][2 * half + 1] = sum[m][n][2 * half + 1] * shrink + weight * pair.y;
+      for (int n = 0; n < Dim / 8; n += 2) {
+        const RowPart part = loadPart(mean, warpRow(m, half), n);
+        float *low = &sum[m][n][2 * half], *high = &sum[m][n + 1][2 * half];
+        low[0] = low[0] * shrink + weight * part.low.x;
+        low[1] = low[1] * shrink + weight * part.low.y;
+        high[0] = high[0] * shrink + weight * part.high.x;
+        high[1] = high[1] * shrink + weight * part.high.y;
       }
     });
   }
 
   /** Writes the means to the warp's rows of shared memory; zeros for a row without weight. */
   __device__ void store(SharedMatrix<T, Dim> mean) const {
-    const int t = threadIdx.x % 4;
     eachRow([&](int m, int half) {
       const float inverse = total[m][half] > 0 ? 1 / total[m][half] : 0;
 #pragma unroll
-      for (int n = 0; n < Dim / 8; n++)
-        *reinterpret_cast<uint32_t*>(&mean.at(warpRow(m, half), n * 8 + 2 * t)) =
-            Pair<T>::pack(sum[m][n][2 * half] * inverse, sum[m][n][2 * half + 1] * inverse);
+      for (int n = 0; n < Dim / 8; n += 2) {
+        const float *low = &sum[m][n][2 * half], *high = &sum[m][n + 1][2 * half];
+        storePart(mean, warpRow(m, half), n,
+                  {{low[0] * inverse, low[1] * inverse}, {high[0] * inverse, high[1] * inverse}});
+      }
     });
   }
 

@@ -166,6 +166,36 @@ void multiplyAdd(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t 
   });
 }
 
+inline void multiplyAddTf32(float (&sum)[4], const float (&a)[4], float b0, float b1) {
+  struct Product {
+    float* sum;
+    const float* a;
+    float b[2];
+  } mine{sum, a, {b0, b1}};
+  const auto cut = [](float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits &= ~0x1fffu;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  };
+  meet(0xffffffffu, &mine, [&](void* const* lanes) {
+    static float left[16][8], right[8][8];
+    for (int l = 0; l < 32; l++) {
+      auto* product = static_cast<Product*>(lanes[l]);
+      int g = l / 4, t = l % 4;
+      for (int i = 0; i < 4; i++) left[g + i % 2 * 8][t + i / 2 * 4] = cut(product->a[i]);
+      for (int i = 0; i < 2; i++) right[t + i * 4][g] = cut(product->b[i]);
+    }
+    for (int l = 0; l < 32; l++)
+      for (int i = 0; i < 4; i++) {
+        auto* product = static_cast<Product*>(lanes[l]);
+        for (int k = 0; k < 8; k++)
+          product->sum[i] += left[l / 4 + i / 2 * 8][k] * right[k][l % 4 * 2 + i % 2];
+      }
+  });
+}
+
 /** sum (64 x 64 over a warpgroup) = or += left(row, k) * right(k, column), k < depth. */
 template <class Left, class Right>
 void multiplyGroup(float* const* sums, bool add, int depth, Left left, Right right) {
@@ -305,6 +335,8 @@ using std::max;
 using std::min;
 
 inline unsigned char* dynamicShared() { return emulation::dynamicShared(); }
+/** That of an A100, the least of the chips that kernels are compiled for. */
+inline size_t mostSharedBytes() { return 163 * 1024; }
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes, cudaStream_t,
