@@ -75,7 +75,7 @@ export function findSites(graph: ModelGraph): Findings {
   for (const node of nodes) {
     for (const form of SOURCE_FORMS) {
       if (explained.has(node) || form.marks?.includes(node.type) !== true) continue;
-      const miss = form.explain?.(node, context) ?? null;
+      const miss = explanation(form, node, context);
       if (miss !== null) tell(form, miss);
     }
   }
@@ -129,6 +129,16 @@ function recognizeIn(form: SourceForm, node: Node, context: FormContext): Attent
   } catch (error) {
     if (!(error instanceof UnknownSample)) throw error;
     return { node, reason: error.message, near: true, nodes: [node] };
+  }
+}
+
+/** What a form has to say about a node that nothing was recognized around; null where values stay unknown. */
+function explanation(form: SourceForm, node: Node, context: FormContext): Miss | null {
+  try {
+    return form.explain?.(node, context) ?? null;
+  } catch (error) {
+    if (!(error instanceof UnknownSample)) throw error;
+    return null;
   }
 }
 

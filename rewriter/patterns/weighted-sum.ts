@@ -124,7 +124,7 @@ function weightsByRow(
     const dims = trial.probe(PLAIN).tryToSample(probabilities)?.dims;
     if (dims === undefined) return true;
     const view = viewThrough(dims, behind, trial);
-    if (view === null) return false;
+    if (view === null || view.length < 2 || dims.length < 2) return false;
     const { lead, outer, inner } = axes.left(view.length);
     const source = identityView(dims);
     const [rows, columns] = source.slice(-2);
