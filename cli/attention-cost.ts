@@ -12,7 +12,7 @@ interface SiteCost {
 }
 
 /**
- * Multiply-adds of attention before and after a rewrite, at several lengths, over the sites that can be counted:
+ * Multiply-adds of attention before and, at most, after a rewrite, at several lengths, over the sites that can be counted:
  * replaced self-attention of known sizes, by an operator that tells its count.
  * @returns one entry a length; none where no site can be counted
  */

@@ -7,8 +7,10 @@ export type TuningSettings = Readonly<Record<string, AttributeValue>>;
 /** Multiply-adds of one site and batch row, in units of its own. */
 export interface Operations {
   readonly exact: number;
-  /** Null where it depends on data. */
+  /** Null where it is not known; the most, where data decides. */
   readonly chosen: number | null;
+  /** The fewest, where data decides. */
+  readonly least?: number | null;
 }
 
 /** An attribute that may differ from query head to query head: one number for all, or one per head. */

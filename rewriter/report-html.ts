@@ -224,7 +224,8 @@ function costSection({ costs }: RewriteReport): Markup | null {
   return section(
     'Cost of attention',
     html`<p>Multiply-adds of attention at ${sites}, one batch row, counted and not measured: what the rewrite could gain
-there if all multiply-adds took the same time. The rest of the model is not counted.</p>`,
+there if all multiply-adds took the same time. Where data decides what is attended exactly, as much as it may be is
+counted. The rest of the model is not.</p>`,
     plots(
       plot({
         title: 'Multiply-adds by length',

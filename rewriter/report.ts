@@ -52,6 +52,7 @@ export interface AttentionCost {
   /** Replaced sites that are counted. */
   readonly sites: number;
   readonly original: number;
+  /** The most, where data decides what is computed exactly. */
   readonly rewritten: number;
 }
 

@@ -3,8 +3,8 @@ import type { SiteForm } from './site-form.js';
 import type { TunableSite } from './tunable-model.js';
 
 /**
- * How many times fewer multiply-adds than exact attention sites take in these forms: what a plan could gain if
- * all multiply-adds took the same time. Null where sizes are not known.
+ * How many times fewer multiply-adds than exact attention sites take in these forms, at the best where data decides:
+ * what a plan could gain if all multiply-adds took the same time. Null where sizes are not known.
  */
 export function operationCeiling(
   sites: readonly { readonly site: TunableSite; readonly form: SiteForm }[],
@@ -18,7 +18,7 @@ export function operationCeiling(
     // Sites differ in head size, which multiplies everything.
     const size = site.site.headDim!;
     exact += size * operations.exact;
-    chosen += size * operations.chosen;
+    chosen += size * (operations.least ?? operations.chosen);
   }
   return chosen === 0 ? null : exact / chosen;
 }

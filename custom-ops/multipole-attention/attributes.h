@@ -30,27 +30,28 @@ inline Parameters readParameters(const NodeAttributes& attributes) {
   };
   Parameters p;
   p.scale = attributes.real("scale");
-  p.causal = integer("causal", 0, 0) != 0;
+  p.causal = integer("causal", p.causal, 0) != 0;
   p.causalOffset = attributes.integer("causal_offset");
-  p.exactBelow = integer("exact_below", 0, 0);
-  p.exactBelowRows = integer("exact_below_rows", 0, 0);
-  p.segment = integer("segment", 256, p.causal ? 1 : 0);
-  p.window = integer("window", p.causal ? 0 : 1, 0);
-  p.keyClusters = integer("key_clusters", 8, 1);
-  p.keyGrouping = oneOf(attributes, "key_grouping", KeyGrouping::contiguous,
+  p.exactBelow = integer("exact_below", p.exactBelow, 0);
+  p.exactBelowRows = integer("exact_below_rows", p.exactBelowRows, 0);
+  p.segment = integer("segment", p.segment, p.causal ? 1 : 0);
+  p.window = integer("window", p.window, 0);
+  p.keyClusters = integer("key_clusters", p.keyClusters, 1);
+  p.keyGrouping = oneOf(attributes, "key_grouping", p.keyGrouping,
                         {{"kmeans", KeyGrouping::kmeans}, {"contiguous", KeyGrouping::contiguous}});
-  p.queryClusters = integer("query_clusters", 64, 1);
-  p.iterations = integer("iterations", 3, 1);
-  p.order = static_cast<int>(integer("order", 0, 0));
-  p.contracted = integer("contracted", 0, 0) != 0;
-  p.retrieve = attributes.integers("retrieve").value_or(std::vector<int64_t>{p.causal ? 32 : 16});
-  p.retrieveMass = attributes.real("retrieve_mass").value_or(0.f);
-  p.retrieveError = attributes.real("retrieve_error").value_or(0.f);
+  p.queryClusters = integer("query_clusters", p.queryClusters, 1);
+  p.iterations = integer("iterations", p.iterations, 1);
+  p.order = static_cast<int>(integer("order", p.order, 0));
+  p.contracted = integer("contracted", p.contracted, 0) != 0;
+  p.retrieve = attributes.integers("retrieve").value_or(p.retrieve);
+  p.retrieveMass = attributes.real("retrieve_mass").value_or(p.retrieveMass);
+  // Whoever asks for one way to choose clusters does not mean the other.
+  p.retrieveError = attributes.real("retrieve_error").value_or(p.retrieveMass > 0 ? 0.f : p.retrieveError);
   p.selection =
-      oneOf(attributes, "selection", p.causal ? Selection::sliding : Selection::tile,
+      oneOf(attributes, "selection", p.causal ? Selection::sliding : p.selection,
             {{"tile", Selection::tile}, {"sliding", Selection::sliding}, {"cluster", Selection::cluster}});
-  p.group = integer("group", p.causal ? 16 : 64, 1);
-  p.dyadic = oneOf(attributes, "hierarchy", false, {{"flat", false}, {"dyadic", true}});
+  p.group = integer("group", p.causal ? 16 : p.group, 1);
+  p.dyadic = oneOf(attributes, "hierarchy", p.dyadic, {{"flat", false}, {"dyadic", true}});
   if (p.retrieve.empty()) refuse("retrieve is empty");
   if (p.retrieveMass > 0 && p.retrieveError > 0) refuse("retrieve_mass and retrieve_error exclude each other");
   if (p.contracted && (p.order == 0 || p.segment != 0 || p.retrieve != std::vector<int64_t>{0} || p.retrieveMass > 0)) {

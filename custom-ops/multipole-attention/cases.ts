@@ -42,6 +42,7 @@ const SMALL = {
   keyGrouping: 'kmeans',
   queryClusters: 8,
   retrieve: [4],
+  retrieveError: 0,
   group: 8,
 } satisfies Partial<MultipoleParameters>;
 
@@ -68,7 +69,7 @@ function small(
     float16: false,
     large: false,
     ...shape,
-    parameters: { ...defaultParameters(causal), ...SMALL, ...changes },
+    parameters: { ...defaultParameters(causal), ...SMALL, window: causal ? 0 : 1, ...changes },
   };
 }
 
@@ -196,6 +197,7 @@ export const MULTIPOLE_CASES: readonly MultipoleCase[] = [
       ...defaultParameters(false),
       keyGrouping: 'kmeans',
       window: 0,
+      retrieve: [8],
     },
   ),
 

@@ -8,10 +8,13 @@ import type { MultipoleParameters } from './parameters.js';
  */
 export interface OperationCount {
   readonly exact: number;
-  /** Null where it depends on data, for retrieval by mass or by error, or on the head size, for orders 1 and 2. */
+  /** Null for orders 1 and 2, where it depends on the head size; the most, where retrieval depends on data. */
   readonly multipole: number | null;
+  /** What is left where data has nothing retrieved; equal to the most where retrieval does not depend on data. */
+  readonly least: number | null;
 }
 
+/** @param retrieve of this head */
 export function operationCount(
   parameters: MultipoleParameters,
   retrieve: number,
@@ -20,9 +23,8 @@ export function operationCount(
   const { causal, queryClusters, iterations, keyClusters, keyGrouping, order } = parameters;
   const exact = causal ? length * (length + 1) : 2 * length * length;
   if (retrieve < 0 || length < Math.max(parameters.exactBelow, parameters.exactBelowRows))
-    return { exact, multipole: exact };
-  if (parameters.retrieveMass > 0 || parameters.retrieveError > 0 || order > 0)
-    return { exact, multipole: null };
+    return { exact, multipole: exact, least: exact };
+  if (order > 0) return { exact, multipole: null, least: null };
   const shape = {
     batch: 1,
     heads: 1,
@@ -38,7 +40,9 @@ export function operationCount(
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
 
   const keysPerCluster = (parameters.segment || length) / keyClusters;
+  const mostRetrieved = parameters.retrieveMass > 0 ? length : retrieve * keysPerCluster;
   let pairs = 0;
+  let retrieved = 0;
   const units = new Map<number, readonly Unit[]>();
   const usedByBlock = new Map<number, Set<Unit>>();
   for (const row of range(0, length)) {
@@ -52,9 +56,8 @@ export function operationCount(
     if (row === 0 || (geometry.local && row % parameters.segment === 0))
       for (const unit of far) used.add(unit);
     const clusters = far.length * keyClusters;
-    const farKeys = sum(far.map(sizeOf));
-    const retrieved = clusters === 0 ? 0 : Math.min(farKeys, retrieve * keysPerCluster);
-    pairs += end - start + retrieved + clusters;
+    pairs += end - start + clusters;
+    retrieved += Math.min(sum(far.map(sizeOf)), mostRetrieved);
   }
   const summarized = sum(Array.from(usedByBlock.values(), used => sum(Array.from(used, sizeOf))));
   const blocks = [...usedByBlock.keys()].filter(block => block >= 0);
@@ -63,15 +66,20 @@ export function operationCount(
   const everUsed = new Set(Array.from(usedByBlock.values()).flatMap(used => [...used]));
   const keyMeans =
     keyGrouping === 'kmeans' ? sum(Array.from(everUsed, sizeOf)) * keyClusters * iterations : 0;
-  const multipole =
+  const unchanging =
     2 * pairs +
     3 * queryClusters * summarized +
     queryClusters * (iterations * clustered + assigned) +
     keyMeans;
-  return { exact, multipole };
+  const multipole = unchanging + 2 * retrieved;
+  const dataDecides = parameters.retrieveMass > 0 || parameters.retrieveError > 0;
+  return { exact, multipole, least: dataDecides ? unchanging : multipole };
 }
 
-/** How many times fewer multiply-adds than exact attention all heads of all sites take: a bound on speed. */
+/**
+ * How many times fewer multiply-adds than exact attention all heads of all sites take: a bound on speed. Null where
+ * data decides on them: a bound without retrieval would say little.
+ */
 export function operationCeiling(
   sites: readonly MultipoleParameters[],
   heads: number,
@@ -83,7 +91,7 @@ export function operationCeiling(
     for (let head = 0; head < heads; head++) {
       const { retrieve } = parameters;
       const count = operationCount(parameters, retrieve[retrieve.length === 1 ? 0 : head]!, length);
-      if (count.multipole === null) return null;
+      if (count.multipole === null || count.least !== count.multipole) return null;
       exact += count.exact;
       multipole += count.multipole;
     }

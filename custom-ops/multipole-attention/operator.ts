@@ -17,6 +17,7 @@ import {
   type MultipoleParameters,
   PAPER_PARAMETERS,
   parametersOf,
+  withDefaults,
 } from './parameters.js';
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
@@ -75,21 +76,21 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
     type: 'ints',
     least: -1,
     description:
-      'clusters attended exactly per pool (dyadic: as many keys as they have), one number or one per query head; -1: exact attention',
+      'most clusters attended exactly per pool (dyadic: as many keys as they have), one number or one per query head; -1: exact attention',
   },
   {
     name: 'retrieve_mass',
     type: 'float',
     least: 0,
     description:
-      'above 0: clusters attended exactly until less than this mass is left, instead of `retrieve`',
+      'above 0: clusters attended exactly until less than this mass is left, instead of `retrieve` and `retrieve_error`',
   },
   {
     name: 'retrieve_error',
     type: 'float',
     least: 0,
     description:
-      'above 0: clusters are chosen by the share of attention that their summaries are expected to miss, and only where it reaches this',
+      'above 0: clusters are chosen by the share of attention that their summaries are expected to miss, and only where it reaches this; 0: the `retrieve` clusters of largest mass',
   },
   {
     name: 'selection',
@@ -118,24 +119,8 @@ const MIN_LENGTH = 3072;
  */
 const FEWEST_ROWS = 512;
 
-/**
- * Short segments without neighbors and narrow clusters, more of which are retrieved: a quarter fewer products than
- * with the defaults at 8192 tokens, and about one percent of loss (README, "Presets and plans").
- */
-const FAST: Attributes = { segment: 128, window: 0, key_clusters: 4, query_clusters: 32, retrieve: [24] };
-
-/**
- * Each row retrieves what its summaries would get wrong, which is nothing for most rows (README, "Choosing by expected
- * error").
- */
-const ADAPTIVE: Attributes = {
-  segment: 128,
-  window: 1,
-  key_clusters: 4,
-  query_clusters: 16,
-  retrieve: [64],
-  retrieve_error: 0.001,
-};
+/** Coarser summaries, and twice the expected error that they may have (README, "Presets and plans"). */
+const FAST: Attributes = { query_clusters: 16, retrieve_error: 0.001 };
 
 /** Multipole semantic attention (operator specification, section 1). */
 export const multipoleAttention: OperatorDefinition = {
@@ -150,7 +135,7 @@ export const multipoleAttention: OperatorDefinition = {
     { name: 'lse', optional: true },
   ],
   attributes: ATTRIBUTES,
-  presets: { default: {}, fast: FAST, adaptive: ADAPTIVE, paper: paperPreset() },
+  presets: { default: {}, fast: FAST, paper: paperPreset() },
   defaultMinLength: MIN_LENGTH,
   oldestOpset: OLDEST_OPSET,
   accepts,
@@ -177,18 +162,19 @@ function resolve(site: Site, settings: Readonly<Record<string, AttributeValue>>)
   if (site.computation !== 'softmax') throw new RangeError(`site ${site.id} is not softmax attention`);
   checkSettings(multipoleAttention, settings);
   const retrieve = settings.retrieve;
-  const attributes: Attributes = {
-    ...attributesOf({
+  const attributes = withDefaults(
+    { ...settings, ...(typeof retrieve === 'number' ? { retrieve: [retrieve] } : {}) },
+    {
       ...defaultParameters(site.causal),
       ...siteParameters(site),
       exactBelowRows: site.kind === 'cached' ? FEWEST_ROWS : 0,
-    }),
-    ...settings,
-    ...(typeof retrieve === 'number' ? { retrieve: [retrieve] } : {}),
-  };
-  const problem = conflict(parametersOf(attributes), site);
+    },
+  );
+  const parameters = parametersOf(attributes);
+  const problem = conflict(parameters, site);
   if (problem) throw new InputError(`multipole-attention on ${site.id}: ${problem.what}`, problem);
-  return attributes;
+  // A node that chooses no clusters says so: it needs no kernel that could.
+  return parameters.retrieve.some(count => count > 0) ? attributes : { ...attributes, retrieve_error: 0 };
 }
 
 /** Values that each are right and together are not. */

@@ -25,7 +25,7 @@ export interface MultipoleParameters {
   readonly order: 0 | 1 | 2;
   /** Order 1 contracted to one D x E matrix per query cluster (segment 0 and retrieve 0 only). */
   readonly contracted: boolean;
-  /** Clusters taken exactly per pool: one number, or one per query head; -1 = exact attention. */
+  /** Clusters taken exactly per pool, or the most with `retrieveError`; one number, or one per query head; -1 = exact attention. */
   readonly retrieve: readonly number[];
   /** Above 0: take clusters until the estimated mass left is below this, whatever `retrieve` says. */
   readonly retrieveMass: number;
@@ -36,7 +36,7 @@ export interface MultipoleParameters {
   readonly hierarchy: Hierarchy;
 }
 
-/** The operator's own defaults; `causal` changes four of them. */
+/** The operator's own defaults; `causal` changes the pools, so that no choice knows later rows. */
 export function defaultParameters(causal: boolean): MultipoleParameters {
   return {
     scale: null,
@@ -44,17 +44,17 @@ export function defaultParameters(causal: boolean): MultipoleParameters {
     causalOffset: null,
     exactBelow: 0,
     exactBelowRows: 0,
-    segment: 256,
-    window: causal ? 0 : 1,
-    keyClusters: 8,
+    segment: 128,
+    window: 1,
+    keyClusters: 4,
     keyGrouping: 'contiguous',
-    queryClusters: 64,
+    queryClusters: 32,
     iterations: 3,
     order: 0,
     contracted: false,
-    retrieve: [causal ? 32 : 16],
+    retrieve: [64],
     retrieveMass: 0,
-    retrieveError: 0,
+    retrieveError: 0.0005,
     selection: causal ? 'sliding' : 'tile',
     group: causal ? 16 : 64,
     hierarchy: 'flat',
@@ -68,7 +68,9 @@ export const PAPER_PARAMETERS: MultipoleParameters = {
   window: 0,
   keyClusters: 64,
   keyGrouping: 'kmeans',
+  queryClusters: 64,
   retrieve: [0],
+  retrieveError: 0,
 };
 
 /**
@@ -99,9 +101,15 @@ export function attributesOf(parameters: MultipoleParameters): Attributes {
   };
 }
 
+/** Attributes with `defaults` where they are absent; whoever asks for `retrieve_mass` does not mean `retrieve_error`. */
+export function withDefaults(given: Attributes, defaults: MultipoleParameters): Attributes {
+  const byMass = Number(given.retrieve_mass ?? 0) > 0;
+  return { ...attributesOf(defaults), ...(byMass ? { retrieve_error: 0 } : {}), ...given };
+}
+
 /** Inverse of {@link attributesOf}, for attributes that `operator.ts` has validated; absent ones have their defaults. */
 export function parametersOf(given: Attributes): MultipoleParameters {
-  const attributes = { ...attributesOf(defaultParameters(Number(given.causal ?? 0) !== 0)), ...given };
+  const attributes = withDefaults(given, defaultParameters(Number(given.causal ?? 0) !== 0));
   const number = (name: string) => Number(attributes[name]);
   const optional = (name: string) => (given[name] === undefined ? null : number(name));
   return {

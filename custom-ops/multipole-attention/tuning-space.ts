@@ -1,7 +1,7 @@
 import type { AttentionSite } from '../../rewriter/site.js';
 import type { Attributes } from '../operator.js';
 import { type Operations, perHeadNumbers, type TuningSettings, type TuningSpace } from '../tuning-space.js';
-import { operationCount } from './operation-count.js';
+import { type OperationCount, operationCount } from './operation-count.js';
 import { multipoleAttention } from './operator.js';
 import { parametersOf } from './parameters.js';
 
@@ -95,14 +95,18 @@ function stepsOn(ladder: readonly number[], value: number): number[] {
 
 function operations(attributes: Attributes, heads: number, length: number): Operations {
   const parameters = parametersOf(attributes);
-  const byNumber = new Map<number, ReturnType<typeof operationCount>>();
-  let exact = 0;
-  let chosen: number | null = 0;
-  for (const retrieve of perHeadNumbers(parameters.retrieve, heads)) {
-    const count = byNumber.get(retrieve) ?? operationCount(parameters, retrieve, length);
-    byNumber.set(retrieve, count);
-    exact += count.exact;
-    chosen = chosen === null || count.multipole === null ? null : chosen + count.multipole;
-  }
-  return { exact, chosen };
+  const numbers = perHeadNumbers(parameters.retrieve, heads);
+  const counts = new Map(
+    [...new Set(numbers)].map(count => [count, operationCount(parameters, count, length)]),
+  );
+  const total = (of: (count: OperationCount) => number | null) =>
+    numbers.reduce<number | null>((sum, count) => {
+      const own = of(counts.get(count)!);
+      return sum === null || own === null ? null : sum + own;
+    }, 0);
+  return {
+    exact: total(count => count.exact)!,
+    chosen: total(count => count.multipole),
+    least: total(count => count.least),
+  };
 }

@@ -60,26 +60,27 @@ export function ablationGrid(causal: boolean, siteCount: number): Variant[] {
   return [
     { name: 'exact', parameters: sites.map(() => exactParameters(causal)) },
     uniform('default', {}),
-    ...each([0, 4, 8, 16, 32, 64], count => uniform(`retrieve ${count}`, { retrieve: [count] })),
-    ...each([0.3, 0.1, 0.03], mass => uniform(`retrieve_mass ${mass}`, { retrieveMass: mass })),
-    ...each([0.004, 0.002, 0.001, 0.0005], retrieveError =>
-      uniform(`retrieve 64, retrieve_error ${retrieveError}`, { retrieve: [64], retrieveError }),
+    ...each([0, 16, 32, 128], count => uniform(`retrieve ${count}`, { retrieve: [count] })),
+    ...each([0.004, 0.002, 0.001, 0.00025], retrieveError =>
+      uniform(`retrieve_error ${retrieveError}`, { retrieveError }),
     ),
-    ...each([4, 16, 32], keyClusters =>
+    ...each([8, 16, 32, 64], count => uniform(`${count} by mass`, { retrieve: [count], retrieveError: 0 })),
+    ...each([0.1, 0.03], mass => uniform(`retrieve_mass ${mass}`, { retrieveMass: mass, retrieveError: 0 })),
+    ...each([2, 8, 16], keyClusters =>
       uniform(`key_clusters ${keyClusters}, as many keys retrieved`, {
         keyClusters,
         retrieve: [(base.retrieve[0]! * keyClusters) / base.keyClusters],
       }),
     ),
     uniform('key_grouping kmeans', { keyGrouping: 'kmeans' }),
-    ...each([1, 8, 16, 32, 128], queryClusters =>
+    ...each([1, 8, 16, 64, 128], queryClusters =>
       uniform(`query_clusters ${queryClusters}`, { queryClusters }),
     ),
     ...each([1, 2, 5], iterations => uniform(`iterations ${iterations}`, { iterations })),
-    ...each([64, 128, 512], segment =>
+    ...each([64, 256, 512], segment =>
       uniform(`segment ${segment}, clusters of ${RUN}`, { segment, keyClusters: segment / RUN }),
     ),
-    ...each([0, 1, 2], window => uniform(`window ${window}`, { window })),
+    ...each([0, 2], window => uniform(`window ${window}`, { window })),
     ...each(otherPools, pools =>
       uniform(`selection ${pools.selection ?? base.selection} ${pools.group}`, pools),
     ),
@@ -87,7 +88,7 @@ export function ablationGrid(causal: boolean, siteCount: number): Variant[] {
     ...each([0, base.retrieve[0]!], count =>
       uniform(`dyadic, retrieve ${count}`, { hierarchy: 'dyadic', retrieve: [count] }),
     ),
-    ...each([16, 32], keyClusters =>
+    ...each([8, 16], keyClusters =>
       uniform(`dyadic, key_clusters ${keyClusters}, as many keys retrieved`, {
         hierarchy: 'dyadic',
         keyClusters,

@@ -71,7 +71,6 @@ function settings(causal: boolean, site: string): Record<string, MultipoleParame
     default: base,
     fast,
     'no retrieval': { ...base, retrieve: [0] },
-    long: { ...fast, segment: 256, iterations: 2, retrieve: [12], group: causal ? 16 : 32 },
     dyadic: { ...fast, segment: 256, keyClusters: 16, iterations: 2, retrieve: [0], hierarchy: 'dyadic' },
   };
   const chosen = options.settings ? options.settings.split(',') : Object.keys(all);

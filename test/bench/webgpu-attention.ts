@@ -35,7 +35,7 @@ import {
 
 /**
  * The WebGPU kernels of MultipoleAttention against exact attention, on the queries, keys and values of a trained
- * model, with the defaults and with the preset `adaptive`: the project's own exact kernel, and
+ * model, with the defaults and with the preset `fast`: the project's own exact kernel, and
  * com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution provider. Then the whole model, original and
  * rewritten.
  *
@@ -66,7 +66,7 @@ type Heads = readonly [query: HostTensor, key: HostTensor, value: HostTensor];
 /** What is compared, by name. */
 const variants: Readonly<Record<string, Attributes>> = {
   multipole: { segment: Number(options.segment) },
-  adaptive: definition.presets.adaptive!,
+  fast: definition.presets.fast!,
 };
 
 const parametersWith = (settings: Attributes): MultipoleParameters =>

@@ -16,7 +16,7 @@ import { randomCase } from './random-case.js';
 import { runKernel } from './traced-attention.js';
 
 const RANDOM_CASES = 500;
-const SMALL = { segment: 32, keyClusters: 4, queryClusters: 8, group: 8 } as const;
+const SMALL = { segment: 32, keyClusters: 4, queryClusters: 8, retrieveError: 0, group: 8 } as const;
 
 function parameters(causal: boolean, changes: Partial<MultipoleParameters> = {}): MultipoleParameters {
   return { ...defaultParameters(causal), ...SMALL, retrieve: [4], ...changes };

@@ -214,6 +214,7 @@ function smallParameters(causal: boolean, changes: Partial<MultipoleParameters> 
     keyGrouping: 'kmeans' as const,
     queryClusters: 8,
     retrieve: [4],
+    retrieveError: 0,
     group: 8,
   };
   return { ...defaultParameters(causal), ...sizes, ...changes };

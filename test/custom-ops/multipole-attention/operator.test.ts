@@ -46,7 +46,8 @@ describe('MultipoleAttention at the sites of trained models', () => {
     ['a dyadic hierarchy', 'encoder', { hierarchy: 'dyadic', retrieve: 0 }],
     ['the contracted dipole', 'encoder', { segment: 0, order: 1, contracted: 1, retrieve: 0 }],
     ['the preset for speed', 'causal', multipoleAttention.presets.fast!],
-    ['the preset that retrieves as needed', 'causal', multipoleAttention.presets.adaptive!],
+    ['retrieval by mass', 'encoder', { retrieve_mass: 0.1 }],
+    ['a fixed number of clusters', 'causal', { retrieve: 8, retrieve_error: 0 }],
     ["the paper's form", 'encoder', multipoleAttention.presets.paper!],
   ];
   for (const [name, model, settings] of accepted) {

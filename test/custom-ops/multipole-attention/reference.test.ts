@@ -18,6 +18,7 @@ const SMALL: Partial<MultipoleParameters> = {
   keyGrouping: 'kmeans',
   queryClusters: 8,
   retrieve: [4],
+  retrieveError: 0,
   group: 8,
 };
 

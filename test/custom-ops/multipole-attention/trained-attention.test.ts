@@ -16,7 +16,7 @@ function parametersOf(
   model: 'encoder' | 'causal',
   changes: Partial<MultipoleParameters>,
 ): MultipoleParameters {
-  const sizes = { segment: 64, queryClusters: 16, retrieve: [8] };
+  const sizes = { segment: 64, keyClusters: 8, queryClusters: 16, retrieve: [8], retrieveError: 0 };
   return { ...defaultParameters(model === 'causal'), ...sizes, ...changes };
 }
 

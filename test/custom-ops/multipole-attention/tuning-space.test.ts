@@ -22,12 +22,14 @@ describe('forms of multipole attention for tuning', () => {
       const count = (retrieve: number | readonly number[]) =>
         operations(operator.resolve(site, { [perHead!.name]: retrieve }), HEADS, length);
       const all = count(-1);
-      assert.equal(all.chosen, all.exact);
-      const [none, some] = [count(0).chosen!, count(8).chosen!];
+      assert.deepEqual([all.chosen, all.least], [all.exact, all.exact]);
+      const [none, some] = [count(0).chosen!, count(3).chosen!];
       assert.ok(none < some && some < all.exact);
-      const mixed = count([-1, 0, 8, 8]).chosen!;
+      const mixed = count([-1, 0, 3, 3]).chosen!;
       assert.ok(Math.abs(mixed - (all.exact + none + 2 * some) / HEADS) < 1e-6 * mixed);
-      assert.equal(operations(operator.resolve(site, { retrieve_mass: 0.1 }), HEADS, length).chosen, null);
+      assert.equal(count(3).least, none);
+      const fixed = operations(operator.resolve(site, { retrieve: 3, retrieve_error: 0 }), HEADS, length);
+      assert.deepEqual([fixed.chosen, fixed.least], [some, some]);
     });
   }
 
