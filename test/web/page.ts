@@ -41,8 +41,11 @@ async function plain(results: ort.InferenceSession.ReturnType): Promise<PageFeed
 let opened: Promise<InferenceSession> | null = null;
 
 /** Keeps ONNX Runtime's device, and so the compiled kernels, from one test to the next. */
-async function keepDevice(model: string): Promise<void> {
-  opened ??= InferenceSession.create(model, { onNotice: () => {} });
+async function keepDevice(
+  model: string,
+  options: Pick<ort.InferenceSession.SessionOptions, 'externalData'> = {},
+): Promise<void> {
+  opened ??= InferenceSession.create(model, { ...options, onNotice: () => {} });
   await opened;
 }
 
@@ -52,7 +55,7 @@ export async function runModel(
   feeds: readonly PageFeeds[],
   { together = false, ...options }: { together?: boolean } & ort.InferenceSession.SessionOptions = {},
 ): Promise<PageResult> {
-  await keepDevice(model);
+  await keepDevice(model, options);
   const notices: string[] = [];
   const session = await InferenceSession.create(model, {
     ...options,
@@ -68,6 +71,17 @@ export async function runModel(
   const { execution } = session;
   await session.release();
   return { execution, notices, outputs };
+}
+
+/** Runs a model whose external data the page has fetched: as bytes, or as a Blob. */
+export async function runWithFetched(
+  model: string,
+  feeds: PageFeeds,
+  { path, address, as }: { readonly path: string; readonly address: string; readonly as: 'bytes' | 'blob' },
+): Promise<PageResult> {
+  const blob = await (await fetch(address)).blob();
+  const data = as === 'blob' ? blob : await blob.arrayBuffer();
+  return runModel(model, [feeds], { externalData: [{ path, data }] });
 }
 
 /** Runs two sessions at the same time, each of them twice. */

@@ -8,6 +8,7 @@ import { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { Browser, Page } from 'playwright-core';
 import { OPERATORS } from '../../custom-ops/index.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { decodeModel } from '../../rewriter/onnx/decode.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { decideUniformly } from '../../rewriter/plan.js';
 import { rewriteModel } from '../../rewriter/rewrite-model.js';
@@ -20,6 +21,7 @@ import type * as PageModule from './page.js';
 import type { PageFeeds, PageResult, PageTensor } from './page.js';
 
 const TOLERANCE = 1e-4;
+const TRAINED_TOLERANCE = 1e-5;
 const MAX_COMPRESSED_BYTES = 60_000;
 
 const compiled = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -73,11 +75,13 @@ const trained = (name: string): Uint8Array =>
 const cast = (input: string, output: string, to: DataType) =>
   node('Cast', [input], [output], { to: { type: 'int', value: to } });
 
+/** A model whose weights are in a file beside it, and the file. */
+const external = tinyTransformer({ mask: DataType.BOOL, externalData: 'model.onnx_data' });
+
 const MODELS = {
   '/encoder.onnx': rewritten(tinyTransformer({ mask: DataType.BOOL }).model),
+  '/external.onnx': rewritten(external.model),
   '/causal.onnx': rewritten(tinyTransformer({ causal: true }).model, CAUSAL),
-  '/original-encoder.onnx': trained('encoder'),
-  '/original-causal.onnx': trained('causal'),
   '/byte-encoder.onnx': rewritten(trained('encoder'), NO_CHOICES),
   '/byte-causal.onnx': rewritten(trained('causal'), { ...CAUSAL, ...NO_CHOICES }),
   '/window.onnx': exactly(tinyTransformer({ layers: 1, causal: true, window: 9 }).model),
@@ -116,6 +120,15 @@ const MODELS = {
     MULTIPOLE,
   ),
 };
+
+/**
+ * Nodes that compute sines and cosines of positions. WGSL lets devices be wrong by 2^-11 there, and the software GPU is by
+ * 2e-4, for which no operator of this project can be blamed: on the CPU they are as in the result compared with.
+ */
+const anglesOf = (model: Uint8Array): string[] =>
+  decodeModel(model)
+    .graph.nodes.filter(({ opType }) => opType === 'Sin' || opType === 'Cos')
+    .map(({ name }) => name);
 
 const PAGE = '<!doctype html><title>test</title><link rel="icon" href="data:,">';
 
@@ -196,7 +209,12 @@ describe('a session in the browser', () => {
     await bundle(compiled('./page.js'), folder);
     server = await TestServer.start(
       { [ONNXRUNTIME_PATH]: `${ONNXRUNTIME_WEB}/`, '/': `${folder}/` },
-      { '/': PAGE, ...MODELS },
+      {
+        '/': PAGE,
+        ...MODELS,
+        '/model.onnx_data': external.weights,
+        '/cut.onnx_data': external.weights.subarray(8),
+      },
     );
     browser = await openBrowser({ webgpu: true });
     page = await openPage(browser);
@@ -218,7 +236,11 @@ describe('a session in the browser', () => {
   const run = (
     model: keyof typeof MODELS,
     feeds: readonly PageFeeds[],
-    options: { together?: boolean; executionProviders?: string[] } = {},
+    options: {
+      together?: boolean;
+      executionProviders?: (string | { name: 'webgpu'; forceCpuNodeNames: readonly string[] })[];
+      externalData?: { path: string; data: string }[] | string[];
+    } = {},
     on = page,
   ): Promise<PageResult> =>
     on.evaluate(
@@ -228,6 +250,24 @@ describe('a session in the browser', () => {
       },
       [model, feeds, options] as const,
     );
+
+  const counted = (batch: number, tokens: number): PageTensor => ({
+    type: 'int64',
+    dims: [batch, tokens],
+    data: Array.from({ length: batch * tokens }, (_, n) => (37 * n) % 251),
+  });
+
+  /** The logits of a trained model on `kernels` kernels are those of the CPU. */
+  const assertAgrees = async (name: keyof typeof MODELS, feed: PageFeeds, kernels: number) => {
+    const model = MODELS[name];
+    const { execution, outputs } = await run(name, [feed], {
+      executionProviders: [{ name: 'webgpu', forceCpuNodeNames: anglesOf(model) }],
+    });
+    assert.deepEqual([execution.provider, execution.kernels, execution.reason], ['webgpu', kernels, null]);
+    const { relative, largest } = distance(outputs[0]!.logits!, (await onCpu(model, feed)).logits!);
+    assert(relative < TRAINED_TOLERANCE, `${relative}`);
+    assert(largest < TRAINED_TOLERANCE, `an element: ${largest}`);
+  };
 
   it('gives the CPU results at any length and batch, its operators on WebGPU kernels', async () => {
     const mask = (batch: number, length: number): PageTensor => ({
@@ -255,6 +295,64 @@ describe('a session in the browser', () => {
       assertClose(outputs[n]!, await onCpu(MODELS['/encoder.onnx'], feed));
   });
 
+  describe('of a model with external data', () => {
+    const path = 'model.onnx_data';
+    const feed = () => ({
+      input_ids: counted(1, 40),
+      attention_mask: { type: 'bool', dims: [1, 40], data: Array.from({ length: 40 }, () => 1) } as const,
+    });
+    // The same weights in the same places as in the model that has them inside.
+    const expected = () => onCpu(MODELS['/encoder.onnx'], feed());
+    const check = async ({ execution, outputs }: PageResult, provider: 'webgpu' | 'wasm') => {
+      assert.deepEqual([execution.provider, execution.parts], [provider, provider === 'webgpu' ? 3 : 1]);
+      assertClose(outputs[0]!, await expected());
+    };
+
+    it('takes an address, alone or for a path', async () => {
+      await check(await run('/external.onnx', [feed()], { externalData: [path] }), 'webgpu');
+      const data = `/${path}`;
+      await check(
+        await run('/external.onnx', [feed()], { externalData: [{ path: `./${path}`, data }] }),
+        'webgpu',
+      );
+    });
+
+    for (const as of ['bytes', 'blob'] as const) {
+      it(`takes ${as}`, async () => {
+        const result = await page.evaluate(
+          async ([given, file]) => {
+            const module = (await import('/bundle.js' as string)) as typeof PageModule;
+            return module.runWithFetched('/external.onnx', given, file);
+          },
+          [feed(), { path, address: `/${path}`, as }] as const,
+        );
+        await check(result, 'webgpu');
+      });
+    }
+
+    it('takes it on wasm', async () => {
+      const options = { externalData: [path], executionProviders: ['wasm'] };
+      await check(await run('/external.onnx', [feed()], options), 'wasm');
+    });
+
+    it('says which file is missing, not there or too short, and what to do', async () => {
+      for (const [externalData, message] of [
+        [
+          [],
+          /external data, 'model\.onnx_data': none was given.*externalData: \[\{ path: 'model\.onnx_data', data/,
+        ],
+        [['other.bin'], /'model\.onnx_data': given were 'other\.bin'/],
+        [[{ path, data: '/nowhere' }], /\/nowhere: the server answered 404/],
+        [[{ path, data: '/cut.onnx_data' }], /'model\.onnx_data' has \d+ bytes where \d+ are needed/],
+      ] as const) {
+        await assert.rejects(
+          run('/external.onnx', [feed()], { externalData: [...externalData] as string[] }),
+          message,
+        );
+      }
+    });
+  });
+
   it('does so for causal attention', async () => {
     const feed = { input_ids: bytes(1, 70) };
     const { execution, outputs } = await run('/causal.onnx', [feed]);
@@ -269,17 +367,10 @@ describe('a session in the browser', () => {
       const feed: PageFeeds = {
         input_ids: { type: 'int64', dims: [1, TRAINED_LENGTH], data: [...text.subarray(0, TRAINED_LENGTH)] },
       };
-      const { execution, outputs } = await run(name, [feed]);
-      assert.equal(execution.kernels, 6);
-      assert.equal(execution.reason, null);
-      const expected = (await onCpu(MODELS[name], feed)).logits!;
-      const original = (await onCpu(trained(model), feed)).logits!;
-      assert(distance(expected, original).relative > 10 * TOLERANCE, 'approximates nothing');
-      // ONNX Runtime's own operators on WebGPU are about as far from those on the CPU.
-      const theirs = distance((await run(`/original-${model}.onnx`, [feed])).outputs[0]!.logits!, original);
-      const { relative, largest } = distance(outputs[0]!.logits!, expected);
-      assert(relative < theirs.relative + TOLERANCE, `${relative} against ${theirs.relative}`);
-      assert(largest < theirs.largest + TOLERANCE, `an element: ${largest} against ${theirs.largest}`);
+      await assertAgrees(name, feed, 6);
+      const approximate = (await onCpu(MODELS[name], feed)).logits!;
+      const { relative } = distance(approximate, (await onCpu(trained(model), feed)).logits!);
+      assert(relative > 1e-3, `approximates nothing: ${relative}`);
     });
   }
 
@@ -292,11 +383,6 @@ describe('a session in the browser', () => {
     type: 'bool',
     dims: [batch, tokens],
     data: Array.from({ length: batch * tokens }, (_, n) => Number(n % 5 !== 2)),
-  });
-  const counted = (batch: number, tokens: number): PageTensor => ({
-    type: 'int64',
-    dims: [batch, tokens],
-    data: Array.from({ length: batch * tokens }, (_, n) => (37 * n) % 251),
   });
   const FUSED = [
     ['/series.onnx', [{ x: embedded(2, 70, 12), mask: someVisible(2, 70) }]],
@@ -317,13 +403,7 @@ describe('a session in the browser', () => {
 
   it('needs no float16 in shaders for a trained model whose weights have few bits', async () => {
     const feed = { input_ids: bytes(1, 40) };
-    const { execution, outputs } = await run('/trained-multi-level.onnx', [feed]);
-    assert.deepEqual([execution.provider, execution.kernels, execution.reason], ['webgpu', 6, null]);
-    const { relative } = distance(
-      outputs[0]!.logits!,
-      (await onCpu(MODELS['/trained-multi-level.onnx'], feed)).logits!,
-    );
-    assert(relative < TOLERANCE, `${relative}`);
+    await assertAgrees('/trained-multi-level.onnx', feed, 6);
   });
 
   it('queues runs that are asked for at the same time', async () => {

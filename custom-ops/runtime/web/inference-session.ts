@@ -1,11 +1,11 @@
 import type * as Ort from 'onnxruntime-common';
-import { InputError } from '../../../rewriter/errors.js';
 import { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
 import { decodeModel } from '../../../rewriter/onnx/decode.js';
 import type { ValueInfo } from '../../../rewriter/onnx/model-info.js';
 import { DOMAIN } from '../../operator.js';
 import { checkFeeds } from './check-feeds.js';
+import { ExternalFiles, fetchBytes } from './external-files.js';
 import { GpuLimitError, GpuLostError, GpuMemoryError } from './gpu-limit-error.js';
 import { checkDevice } from './gpu-loss.js';
 import { loadKernels } from './kernels.js';
@@ -58,6 +58,7 @@ export class InferenceSession implements Ort.InferenceSession {
     private readonly ort: typeof Ort,
     private readonly model: Uint8Array,
     private readonly graph: ModelGraph,
+    private readonly files: ExternalFiles,
     private readonly options: WebSessionOptions,
   ) {
     const { initializers, inputs, outputs } = graph.model.graph;
@@ -72,7 +73,7 @@ export class InferenceSession implements Ort.InferenceSession {
 
   /**
    * @param model an address, or the bytes of the model
-   * @throws InputError when the model is damaged
+   * @throws InputError when the model is damaged, or external data that it names is missing or too short
    */
   static create(
     model: string | ArrayBufferLike | Uint8Array,
@@ -93,11 +94,19 @@ export class InferenceSession implements Ort.InferenceSession {
     const options = typeof second === 'number' ? last : second;
     const bytes =
       typeof second === 'number' ? new Uint8Array(model as ArrayBufferLike, second, byteLength) : model;
-    const loaded = await load(bytes);
-    const graph = new ModelGraph(decodeModel(loaded));
+    const loaded =
+      typeof bytes === 'string'
+        ? await fetchBytes(bytes)
+        : bytes instanceof Uint8Array
+          ? bytes
+          : new Uint8Array(bytes);
+    const files = new ExternalFiles(options.externalData);
+    const graph = new ModelGraph(decodeModel(loaded, { sidecars: files }));
+    await files.load(graph.model);
     const ort = options.onnxruntime ?? (await import('onnxruntime-web/webgpu'));
-    const session = new InferenceSession(ort, loaded, graph, options);
+    const session = new InferenceSession(ort, loaded, graph, files, options);
     await onnxRuntimeLock.run(() => session.#open());
+    files.unload();
     return session;
   }
 
@@ -176,6 +185,7 @@ export class InferenceSession implements Ort.InferenceSession {
         this.ort,
         this.graph,
         node => operators.get(node) ?? null,
+        this.files,
         { ...this.#sessionOptions, executionProviders: [provider] },
       );
     } catch (error) {
@@ -199,7 +209,12 @@ export class InferenceSession implements Ort.InferenceSession {
     const { executionProviders, preferredOutputLocation: _, ...options } = this.#sessionOptions;
     const asked =
       reason === null && executionProviders ? { executionProviders } : { executionProviders: ['wasm'] };
-    this.#whole = await this.ort.InferenceSession.create(this.model, { ...options, ...asked });
+    const externalData = this.files.optionFor(this.graph.model);
+    this.#whole = await this.ort.InferenceSession.create(this.model, {
+      ...options,
+      ...asked,
+      ...externalData,
+    });
     this.#execution = {
       provider: 'wasm',
       kernels: 0,
@@ -222,7 +237,9 @@ export class InferenceSession implements Ort.InferenceSession {
         if (!callsForWasm(error)) throw error;
         await this.#partitioned.release();
         this.#partitioned = null;
+        await this.files.load(this.graph.model);
         await this.#openWhole(error.message);
+        this.files.unload();
       }
     }
     if (!this.#whole) throw new Error('the session has been released');
@@ -256,9 +273,9 @@ export class InferenceSession implements Ort.InferenceSession {
     return { operators, refusals };
   }
 
-  /** The options that ONNX Runtime knows. */
+  /** The options that ONNX Runtime knows, and that are the same for all parts of the model. */
   get #sessionOptions(): SessionOptions {
-    const { onnxruntime: _, onNotice: __, ...options } = this.options;
+    const { onnxruntime: _, onNotice: __, externalData: ___, ...options } = this.options;
     return options;
   }
 
@@ -266,13 +283,6 @@ export class InferenceSession implements Ort.InferenceSession {
     if (this.options.onNotice) this.options.onNotice(message);
     else console.warn(message);
   }
-}
-
-async function load(model: string | ArrayBufferLike | Uint8Array): Promise<Uint8Array> {
-  if (typeof model !== 'string') return model instanceof Uint8Array ? model : new Uint8Array(model);
-  const response = await fetch(model);
-  if (!response.ok) throw new InputError(`${model}: the server answered ${response.status}`, { file: model });
-  return new Uint8Array(await response.arrayBuffer());
 }
 
 /** `navigator.gpu` alone says nothing: browsers have it without an adapter to go with it. */

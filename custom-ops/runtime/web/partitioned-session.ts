@@ -1,8 +1,10 @@
 import type * as Ort from 'onnxruntime-common';
 import type { ModelGraph } from '../../../rewriter/graph/model-graph.js';
 import type { Node } from '../../../rewriter/graph/node.js';
+import { decodeModel } from '../../../rewriter/onnx/decode.js';
 import { DataType, type ValueSpec } from '../../../rewriter/onnx/spec.js';
 import { BufferPool } from './buffer-pool.js';
+import type { ExternalFiles } from './external-files.js';
 import { causeOf, checkDevice } from './gpu-loss.js';
 import { identityModel } from './identity-model.js';
 import { int64Values } from './integer-values.js';
@@ -49,6 +51,7 @@ export class PartitionedSession {
 
   /**
    * @param kernelOf the kernel of a node, or null for nodes that ONNX Runtime runs
+   * @param files what the model has in external data, loaded
    * @param options with the WebGPU execution provider
    * @throws PartitionError when the model cannot be cut
    */
@@ -56,6 +59,7 @@ export class PartitionedSession {
     ort: typeof Ort,
     graph: ModelGraph,
     kernelOf: (node: Node) => WebGpuOperator | null,
+    files: ExternalFiles,
     options: SessionOptions,
   ): Promise<PartitionedSession> {
     const { steps, released } = partition(graph, node => kernelOf(node) !== null);
@@ -93,6 +97,7 @@ export class PartitionedSession {
           // Else every part warns that ONNX Runtime leaves computations of shapes on the CPU.
           logSeverityLevel: 3,
           ...options,
+          ...files.optionFor(decodeModel(model)),
           preferredOutputLocation: Object.fromEntries(outputNames(step).map(name => [name, location(name)])),
         });
         sessions.push(session);
