@@ -83,7 +83,7 @@ export async function benchModels(request: BenchRequest, progress: Progress): Pr
         const ms = await timed(entry);
         if (run >= 0) entry.ms.push(ms);
       } catch (error) {
-        entry.failure = (error as Error).message;
+        entry.failure = (error as Error).message.trimEnd();
       }
     }
   }

@@ -23,12 +23,13 @@ export function describeFailure(error: unknown): Failure {
     const missing = [file, node && `node "${node}"`].filter(part => part && !error.message.includes(part));
     return {
       exitCode: ExitCode.BadInput,
-      message: [...missing, error.message].join(': '),
+      message: [...missing, error.message.trimEnd()].join(': '),
       remedy,
       stack,
     };
   }
-  const message = error instanceof Error ? error.message : String(error);
+  // Messages of the runtime may end in a line feed.
+  const message = (error instanceof Error ? error.message : String(error)).trimEnd();
   if (error instanceof CheckFailure) return { exitCode: ExitCode.CheckFailed, message, remedy: null, stack };
   const system = describeSystemError(error);
   if (system) return { exitCode: ExitCode.BadInput, ...system, stack };

@@ -1,4 +1,5 @@
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
+import { InputError } from '../../rewriter/errors.js';
 import { elementCount } from '../../rewriter/onnx/element-size.js';
 import type { ModelInput } from './model-inputs.js';
 import { type TensorValue, tensorFrom } from './tensor.js';
@@ -44,6 +45,7 @@ export function isConventional(input: ModelInput): boolean {
  * Inputs that respect types, static sizes and the conventions of exporters: masks mark the visible keys,
  * positions count up, segment ids and caches of past keys are zero or empty, ids stay within the vocabulary;
  * everything else is standard normal.
+ * @throws InputError when an input would not fit in memory
  */
 export function generateInputs(
   inputs: readonly ModelInput[],
@@ -54,9 +56,20 @@ export function generateInputs(
   return new Map(
     inputs.map(input => {
       const dims = input.dims.map((_, axis) => sizeOf(input, axis, options, symbols));
+      checkSize(input.name, dims);
       return [input.name, tensorFrom(input.type, dims, generateElements(input, dims, options, random))];
     }),
   );
+}
+
+/** Most elements of a generated input: 1 GiB of what they are drawn as. */
+const MOST_ELEMENTS = 2 ** 27;
+
+function checkSize(name: string, dims: readonly number[]): void {
+  if (elementCount(dims) <= MOST_ELEMENTS) return;
+  throw new InputError(`input "${name}" of shape [${dims.join(', ')}] is too large to be generated`, {
+    remedy: 'Choose a shorter --length, or give --inputs.',
+  });
 }
 
 /** Size of one axis; a symbol has the same size wherever it occurs. */

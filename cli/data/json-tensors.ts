@@ -1,5 +1,12 @@
 import { isRecord } from '../../rewriter/is-record.js';
-import { type ElementType, isElementType, type TensorValue, tensorFrom, toNumbers } from './tensor.js';
+import {
+  type ElementType,
+  isElement,
+  isElementType,
+  type TensorValue,
+  tensorFrom,
+  toNumbers,
+} from './tensor.js';
 
 /** What a number in a JSON file stands for where nothing else says so: the type of the model's input. */
 export type TypeOfInput = (name: string) => ElementType | undefined;
@@ -37,7 +44,7 @@ function decodeOne(value: unknown, inputType: ElementType | undefined): TensorVa
   if (!isRecord(value)) {
     const dims = shapeOf(value);
     const flat = [value].flat(Number.POSITIVE_INFINITY);
-    return tensorFrom(inputType ?? guessType(flat), dims, flat.map(toNumber));
+    return checkedTensor(inputType ?? guessType(flat), dims, flat);
   }
   const { dims, data, type } = value;
   if (!Array.isArray(data)) throw new Error('no array "data"');
@@ -47,7 +54,19 @@ function decodeOne(value: unknown, inputType: ElementType | undefined): TensorVa
   if (type !== undefined && (typeof type !== 'string' || !isElementType(type))) {
     throw new Error(`unknown type ${JSON.stringify(type)}`);
   }
-  return tensorFrom(type ?? inputType ?? guessType(data), dims as number[], data.map(toNumber));
+  return checkedTensor(type ?? inputType ?? guessType(data), dims as number[], data);
+}
+
+/** @throws Error for an element that the type does not have */
+function checkedTensor(
+  type: ElementType,
+  dims: readonly number[],
+  elements: readonly unknown[],
+): TensorValue {
+  const numbers = elements.map(toNumber);
+  const wrong = numbers.findIndex(number => !isElement(type, number));
+  if (wrong >= 0) throw new Error(`${JSON.stringify(elements[wrong])} is not an element of ${type}`);
+  return tensorFrom(type, dims, numbers);
 }
 
 /** @throws Error when the nested arrays are ragged */

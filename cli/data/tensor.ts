@@ -72,6 +72,25 @@ export function isElementType(name: string): name is ElementType {
   return Object.hasOwn(ARRAY_TYPES, name);
 }
 
+/** The integers of a type, as far as a JavaScript number tells them apart. */
+const INTEGERS: Partial<Record<ElementType, readonly [least: number, most: number]>> = {
+  int8: [-(2 ** 7), 2 ** 7 - 1],
+  int16: [-(2 ** 15), 2 ** 15 - 1],
+  int32: [-(2 ** 31), 2 ** 31 - 1],
+  int64: [Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER],
+  uint8: [0, 2 ** 8 - 1],
+  uint16: [0, 2 ** 16 - 1],
+  uint32: [0, 2 ** 32 - 1],
+  uint64: [0, Number.MAX_SAFE_INTEGER],
+  bool: [0, 1],
+};
+
+/** Whether a number that a user wrote is an element of `type`: integers are not rounded and do not wrap around. */
+export function isElement(type: ElementType, value: number): boolean {
+  const range = INTEGERS[type];
+  return range === undefined || (Number.isInteger(value) && value >= range[0] && value <= range[1]);
+}
+
 /**
  * A tensor of `type` whose elements are `values` converted to it: integers and float16 round to nearest,
  * bool is 1 for every nonzero value.

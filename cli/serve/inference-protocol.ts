@@ -7,6 +7,7 @@ import {
   ARRAY_TYPES,
   type ElementType,
   elementTypeOf,
+  isElement,
   type TensorValue,
   tensorFrom,
   toNumbers,
@@ -243,18 +244,11 @@ function fromJson({ name, type }: ModelInput, dims: readonly number[], data: unk
       `input "${name}": shape [${dims.join(', ')}] takes ${count} elements, not ${flat.length}`,
     );
   }
-  const tensor = tensorFrom(type, dims, numbers);
-  if (type !== 'float32' && type !== 'float64') {
-    const kept = toNumbers(tensor);
-    const lost = numbers.findIndex((value, i) => kept[i] !== value || !Number.isSafeInteger(value));
-    if (lost >= 0) {
-      throw new RequestError(
-        400,
-        `input "${name}": ${numbers[lost]} is not an element of ${DATATYPES[type]}`,
-      );
-    }
+  const wrong = numbers.find(number => !isElement(type, number));
+  if (wrong !== undefined) {
+    throw new RequestError(400, `input "${name}": ${wrong} is not an element of ${DATATYPES[type]}`);
   }
-  return tensor;
+  return tensorFrom(type, dims, numbers);
 }
 
 function jsonElements(tensor: TensorValue): unknown[] {

@@ -3,6 +3,7 @@ import { generateInputs } from '../../../cli/data/generate-inputs.js';
 import { generatedSource } from '../../../cli/data/input-source.js';
 import type { ModelInput } from '../../../cli/data/model-inputs.js';
 import { toNumbers } from '../../../cli/data/tensor.js';
+import { InputError } from '../../../rewriter/errors.js';
 
 function input(
   name: string,
@@ -93,5 +94,18 @@ describe('generated inputs', () => {
     assert.deepEqual(source.at(7).get('input_ids')!.dims, [2, 7]);
     assert.deepEqual(generatedSource([ids], 'padded').at(7).get('input_ids')!.dims, [1, 7]);
     assert.equal(generatedSource([input('ids', 'int64', [1, 77])], 'padded').anyLength, false);
+  });
+
+  it('refuses what does not fit in memory, before it is drawn', () => {
+    for (const length of [2 ** 28, Number.MAX_SAFE_INTEGER]) {
+      const inputs = [input('input_ids', 'int64', ['batch', 'sequence'])];
+      assert.throws(
+        () => generateInputs(inputs, { ...OPTIONS, length }),
+        (error: unknown) =>
+          error instanceof InputError &&
+          error.message.includes(`"input_ids" of shape [3, ${length}]`) &&
+          error.details.remedy !== undefined,
+      );
+    }
   });
 });

@@ -28,6 +28,18 @@ describe('JSON tensors', () => {
     assert.throws(decode('{"ids": [["a"]]}'), /input "ids": "a" is not a number/);
     assert.throws(decode('{"ids": {"dims": [2], "data": [1]}}'), /shape \[2\] holds 2 elements, not 1/);
     assert.throws(decode('{"ids": {"dims": [1], "type": "int3", "data": [1]}}'), /unknown type "int3"/);
+    assert.throws(decode('{"ids": [[1, 1.5]]}'), /input "ids": 1.5 is not an element of int64/);
+    assert.throws(decode('{"ids": [null]}'), /input "ids": null is not an element of int64/);
+    assert.throws(decode('{"ids": [9007199254740993]}'), /is not an element of int64/);
+    for (const [type, number] of [
+      ['uint8', -1],
+      ['int8', 128],
+      ['uint32', 2 ** 32],
+      ['bool', 2],
+    ]) {
+      const document = JSON.stringify({ x: { dims: [1], type, data: [number] } });
+      assert.throws(decode(document), new RegExp(`input "x": ${number} is not an element of ${type}`));
+    }
     assert.throws(decode('[1]'), /not an object/);
   });
 });
