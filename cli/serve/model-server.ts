@@ -78,15 +78,17 @@ export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: 
     return null;
   };
   const answer = async (request: IncomingMessage, gone: AbortSignal): Promise<Reply> => {
-    const path = decodeURIComponent(new URL(request.url ?? '/', 'http://host').pathname).replace(/\/$/, '');
+    const path = pathOf(request);
     const infer = /^(.*)\/infer$/.exec(path)?.[1];
     const isInference = infer !== undefined && own.has(infer);
     const found = isInference ? null : get(path);
     if (!isInference && found === null) {
       throw new RequestError(404, `no such path: ${path}; the model is at /v2/models/${model.name}`);
     }
-    const method = isInference ? 'POST' : 'GET';
-    if (request.method !== method) throw new RequestError(405, `${path} takes ${method}`);
+    const methods = isInference ? ['POST'] : ['GET', 'HEAD'];
+    if (!methods.includes(request.method ?? '')) {
+      throw new RequestError(405, `${path} takes ${methods.join(' or ')}`);
+    }
     return found ?? inference(request, gone);
   };
   return createServer(async (request, response) => {
@@ -118,8 +120,16 @@ function json(document: unknown, status = 200): Reply {
 
 function refusalOf(error: unknown): RequestError {
   if (error instanceof RequestError) return error;
-  if (error instanceof URIError || error instanceof TypeError) return new RequestError(400, error.message);
   return new RequestError(500, (error as Error).message);
+}
+
+/** The decoded path of a request, without a slash at its end. */
+function pathOf({ url = '/' }: IncomingMessage): string {
+  try {
+    return decodeURIComponent(new URL(url, 'http://host').pathname).replace(/\/$/, '');
+  } catch {
+    throw new RequestError(400, `no path of this server: ${url}`);
+  }
 }
 
 function lengthHeader(request: IncomingMessage): number | null {

@@ -169,6 +169,9 @@ describe('onnx-rewrite serve', () => {
     assert.equal((await infer(new Uint8Array(2 << 20))).status, 413);
     assert.equal((await fetch(`${url}/infer`)).status, 405);
     assert.equal((await fetch(new URL('/v2/models/none', url))).status, 404);
+    assert.equal((await fetch(new URL('/%ff', url))).status, 400);
+    const probe = await fetch(new URL('/v2/health/live', url), { method: 'HEAD' });
+    assert.deepEqual([probe.status, await probe.text()], [200, '']);
     assert.equal((await infer(JSON.stringify({ inputs: [ids()] }))).status, 200);
   });
 
