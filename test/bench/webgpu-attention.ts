@@ -35,12 +35,12 @@ import {
 
 /**
  * The WebGPU kernels of MultipoleAttention against exact attention, on the queries, keys and values of a trained
- * model, with the defaults and with the preset `fast`: the project's own exact kernel, and
- * com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution provider. Then the whole model, original and
- * rewritten.
+ * model, with the defaults, with the preset `fast`, and with a fixed number of clusters of largest mass: the project's
+ * own exact kernel, and com.microsoft.MultiHeadAttention of ONNX Runtime's WebGPU execution provider. Then the whole
+ * model, original and rewritten.
  *
  *   node dist/test/bench/webgpu-attention.js [--model FILE] [--text FILE] [--length N]... [--windows N]
- *        [--site N] [--segment N] [--dawn OPTION]... [--models]
+ *        [--site N] [--dawn OPTION]... [--models]
  *
  * Heads of `--windows` stretches of the text stand side by side. Prints one line of JSON per measurement, and
  * `done` at last: the process ends by a signal. Errors are relative squared errors against exact attention.
@@ -52,7 +52,7 @@ const { values: options } = parseArgs({
     length: { type: 'string', multiple: true, default: ['8192', '32768'] },
     windows: { type: 'string', default: '2' },
     site: { type: 'string', default: '1' },
-    segment: { type: 'string', default: '256' },
+    segment: { type: 'string', default: '128' },
     dawn: { type: 'string', multiple: true, default: [] },
     models: { type: 'boolean', default: false },
   },
@@ -65,8 +65,9 @@ type Heads = readonly [query: HostTensor, key: HostTensor, value: HostTensor];
 
 /** What is compared, by name. */
 const variants: Readonly<Record<string, Attributes>> = {
-  multipole: { segment: Number(options.segment) },
+  default: {},
   fast: definition.presets.fast!,
+  'by mass': { segment: 256, key_clusters: 8, query_clusters: 64, retrieve: [16], retrieve_error: 0 },
 };
 
 const parametersWith = (settings: Attributes): MultipoleParameters =>

@@ -447,9 +447,10 @@ function tiles(b: GraphBuilder, x: Value, tile: number, sizes: Sizes): Value {
 }
 
 /**
- * Exact attention to what was chosen, one row segment at a time: [B*H,rows,E] and [B*H,rows,1]. Gathered lists
- * are filled up to the longest of them: unions of rows' choices differ much between heads, so that these go one
- * part at a time.
+ * Exact attention to what was chosen: [B*H,rows,E] and [B*H,rows,1]. Gathered lists are filled up to the longest
+ * of those gathered at once. Unions of rows' choices differ much between heads, so that these go one part and row
+ * segment at a time. Lists of pools go several at a time: causal ones by row segment, as what comes later must not
+ * matter, others by length.
  */
 function retrieved(
   b: GraphBuilder,
@@ -466,28 +467,41 @@ function retrieved(
   const segmentQueries = tiles(b, queries, tile, sizes);
   const selected = choice.poolOfRow === null ? tiles(b, choice.selected, tile, sizes) : null;
   const clusterOfColumn = columnClusters(b, chunk.columns, parameters);
-  const allParts = b.range(parts);
-  const firstCluster = b.mul(b.div(allParts, share), b.mul(unitCount(sizes), parameters.keyClusters));
+  const firstCluster = b.mul(b.div(b.range(parts), share), b.mul(unitCount(sizes), parameters.keyClusters));
   const attend = clusterAttention(b, cells);
 
   const { lists } = choice;
+  const absent = b.sub(chunk.segments, chunk.present);
+  let byPart: (x: Value, width: Dim, value: number) => Value;
   let stacked: readonly Value[];
   if (lists) {
-    const width = b.dim(lists.columns, 2);
-    const bySegment = (x: Value) => b.reshape(x, [-1, perSegment, width]);
-    const [columns, valid] = [bySegment(lists.columns), bySegment(lists.valid)];
-    const tilesTotal = times(b, parts, perSegment);
-    const kvCluster = b.reshape(b.expand(b.unsqueeze(firstCluster, 1), [parts, perSegment]), [-1, 1]);
-    ({ stacked } = b.loop(chunk.present, [], (inner, segment) => {
-      const at = inner.add(inner.mul(allParts, chunk.segments), segment);
-      const flat = (x: Value, ...rest: Dim[]) => inner.reshape(inner.gather(x, at), [tilesTotal, ...rest]);
-      const own = { columns: flat(columns, width), valid: flat(valid, width) };
-      const cluster = inner.add(inner.gather(clusterOfColumn, own.columns), kvCluster);
-      const rows = flat(segmentQueries, tile, b.dim(queries, 2));
-      const rowMask = selected && flat(selected, tile, b.dim(selected, 3));
-      const part = attend(inner, rows, cluster, own, rowMask);
+    const [width, perPart] = [b.dim(lists.columns, 2), times(b, chunk.segments, perSegment)];
+    const [columns, valid] = [lists.columns, lists.valid].map(x => b.reshape(x, [-1, width])) as [
+      Value,
+      Value,
+    ];
+    const flat = (x: Value) => b.reshape(x, [-1, tile, b.dim(x, 3)]);
+    const [rows, rowMask] = [flat(segmentQueries), selected && flat(selected)];
+    const all = b.dim(rows, 0);
+    const order = parameters.causal
+      ? b.transpose(b.reshape(b.range(all), [parts, chunk.segments, perSegment]), [1, 0, 2])
+      : b.topK(b.countTrue(valid), all).indices;
+    const batches = b.reshape(order, [chunk.segments, times(b, parts, perSegment)]);
+    ({ stacked } = b.loop(chunk.present, [], (inner, _, __, batch) => {
+      const at = inner.reshape(inner.gather(batches, batch), [-1]);
+      const own = { columns: inner.gather(columns, at), valid: inner.gather(valid, at) };
+      const first = inner.unsqueeze(inner.gather(firstCluster, inner.div(at, perPart)), 1);
+      const cluster = inner.add(inner.gather(clusterOfColumn, own.columns), first);
+      const part = attend(inner, inner.gather(rows, at), cluster, own, rowMask && inner.gather(rowMask, at));
       return { state: [], stacked: [part.output, part.lse] };
     }));
+    const place = b.scatterElements(b.range(all), b.reshape(order, [-1]), b.range(all));
+    byPart = (x, size, value) => {
+      // Of absent segments, or lists without a cluster: either way without a key.
+      const inOrder = b.pad(b.reshape(x, [-1, tile, size]), 3, 0, 0, b.mul(absent, b.dim(batches, 1)), value);
+      const bySegment = b.reshape(b.gather(inOrder, place), [parts, chunk.segments, -1, size]);
+      return b.reshape(b.slice(bySegment, 2, 0, rowSegment), [parts, -1, size]);
+    };
   } else {
     const union = unionLists(b, b.dim(selected!, 3), tile);
     ({ stacked } = b.loop(b.mul(chunk.present, parts), [], (inner, iteration) => {
@@ -501,15 +515,11 @@ function retrieved(
       const result = attend(inner, inner.gather(segmentQueries, at), cluster, own, rowMask);
       return { state: [], stacked: [result.output, result.lse] };
     }));
+    byPart = (x, size, value) => {
+      const bySegment = b.reshape(x, [parts, chunk.present, -1, size]);
+      const rows = b.reshape(b.slice(bySegment, 2, 0, rowSegment), [parts, -1, size]);
+      return b.pad(rows, 3, 1, 0, b.mul(absent, rowSegment), value);
+    };
   }
-  const absent = b.mul(b.sub(chunk.segments, chunk.present), rowSegment);
-  const whole = (x: Value, width: Dim, value: number) => {
-    // [present,parts,...] or [parts,present,...] of tiles to rows.
-    const [first, second] = lists ? [chunk.present, parts] : [parts, chunk.present];
-    const bySegment = b.reshape(x, [first, second, -1, width]);
-    const byPart = lists ? b.transpose(bySegment, [1, 0, 2, 3]) : bySegment;
-    const rows = b.reshape(b.slice(byPart, 2, 0, rowSegment), [parts, -1, width]);
-    return b.pad(rows, 3, 1, 0, absent, value);
-  };
-  return { output: whole(stacked[0]!, valueDim, 0), lse: whole(stacked[1]!, 1, HIDDEN) };
+  return { output: byPart(stacked[0]!, valueDim, 0), lse: byPart(stacked[1]!, 1, HIDDEN) };
 }
