@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     typename Engine::Rows softmax;
     softmax.begin();
     const auto noMeans = [] { commitCopies(); };
-    if (exact)
+    if (Engine::kLongRuns && exact)
       engine.template run<true>(softmax, columns, tiles, own, logit, noMeans);
     else
       engine.template run<false>(softmax, columns, tiles, own, logit, noMeans);

@@ -39,6 +39,8 @@ class MmaEngine {
   static constexpr int kRowBytes = PaddedDim * RowTiles * sizeof(T);
   static constexpr int kBlocksPerMultiprocessor = kRowBytes <= 128 ? 4 : kRowBytes <= 256 ? 2 : 1;
   static constexpr bool kCompiled = true;
+  /** Whether long runs have a form of their own. */
+  static constexpr bool kLongRuns = false;
   using Rows = SoftmaxRows<T, kDim, RowTiles>;
 
   struct Shared {
@@ -131,7 +133,7 @@ class WarpgroupEngine {
   static constexpr int kThreads = Groups * 128, kRows = Groups * 64;
   static constexpr int kBlocksPerMultiprocessor = Groups == 1 ? 3 : 2;
   static constexpr int kStages = Groups == 1 ? 3 : 4;
-  static constexpr bool kCompiled = kHopperCode;
+  static constexpr bool kCompiled = kHopperCode, kLongRuns = true;
   using Rows = SoftmaxRows<T, kDim, 1>;
 
   struct Shared {

@@ -172,9 +172,13 @@ __global__ void __launch_bounds__(128)
       }
       const int local = warp * 16 + g + half * 8, row = rows.begin + step * Plan::kRows + local;
       const bool inside = row < rows.end, finite = best > -INFINITY && best < INFINITY;
-      if (!finite)
-        // Zero times what is not finite would spoil the sums of all clusters: such a point is in no mean.
-        for (int piece = t; piece < kPieces; piece += 4) *reinterpret_cast<uint4*>(tile.piece(local, piece)) = make_uint4(0, 0, 0, 0);
+      // Zero times what is not finite would spoil the sums of all clusters: such a point is in no mean.
+      if (__any_sync(kWholeWarp, !finite)) {
+        __syncwarp();
+        if (!finite)
+          for (int piece = t; piece < kPieces; piece += 4)
+            *reinterpret_cast<uint4*>(tile.piece(local, piece)) = make_uint4(0, 0, 0, 0);
+      }
       if (t != 0) continue;
       const bool taken = inside && set.takesPart(head, row);
       shared.labels[local] = taken && finite ? static_cast<uint16_t>(at) : kNoLabel;

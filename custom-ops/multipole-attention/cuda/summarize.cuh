@@ -206,7 +206,7 @@ size_t summarizeShared(int keys, int stages, int warps) {
  * for all query clusters of all blocks.
  */
 template <class T, int Dim>
-__global__ void __launch_bounds__(kMostSummarizeWarps * 32, Dim == 64 ? 2 : 1)
+__global__ void __launch_bounds__(kMostSummarizeWarps * 32, Dim * sizeof(T) <= 128 ? 2 : 1)
     summarizeTile(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
                   Summaries<T> out, int blockClusters, int tileKeys) {
   const int tilesPerSegment = ceilDiv(g.keyClusters, blockClusters);
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kMostSummarizeWarps * 32, Dim == 64 ? 2 : 1)
 
 /** One block per cluster of any size, streamed through two stages; warps take 16 query clusters each. */
 template <class T, int Dim>
-__global__ void __launch_bounds__(kClusterWarps * 32, Dim == 64 ? 4 : 2)
+__global__ void __launch_bounds__(kClusterWarps * 32, Dim * sizeof(T) <= 128 ? 4 : 2)
     summarizeCluster(Geometry g, KeyClusters clusters, const T* keys, const T* values, Centroids<T> centroids,
                      Summaries<T> out, int tileKeys, int warps) {
   const int cluster = blockIdx.x, head = blockIdx.y, block = blockIdx.z, kvHead = g.kvHeadOf(head), warp = threadIdx.x / 32;
