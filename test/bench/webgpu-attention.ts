@@ -110,16 +110,27 @@ function sideBySide(tensors: readonly Ort.Tensor[]): HostTensor {
 
 /** The operator and both forms of exact attention, in turns. */
 async function measureAttention(ort: typeof Ort, length: number): Promise<void> {
-  const runner = new OperatorRunner(device);
+  const runners: OperatorRunner[] = [];
+  const runnerOn = (given: GPUDevice) => {
+    const runner = new OperatorRunner(given);
+    runners.push(runner);
+    return runner;
+  };
+  const runner = runnerOn(device);
   const heads = await trainedHeads(ort, length);
-  const contender = (name: string, settings: Attributes, on = runner) =>
-    new OperatorContender(name, on, multipoleAttention, attributesOf(parametersWith(settings)), heads);
+  const contender = (name: string, settings: Attributes, on = device) =>
+    new OperatorContender(
+      name,
+      runnerOn(on),
+      multipoleAttention,
+      attributesOf(parametersWith(settings)),
+      heads,
+    );
   const exact = contender('exact', { retrieve: [-1] });
   const own = Object.entries(variants).map(([name, settings]) => contender(name, settings));
   const theirs = await OnnxRuntimeContender.open(ort, runner, heads);
   const [theirTime, exactTime, ...times] = await timeInTurns(device, [theirs, exact, ...own]);
   const expected = await exact.output();
-  const scratch_bytes = runner.scratchBytes;
   print({
     length,
     heads: heads[0].dims[1],
@@ -130,7 +141,6 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
       await theirs.output(),
       tokensFirst({ type: 'float32', dims: heads[0].dims, data: expected }),
     ),
-    scratch_bytes,
   });
   await theirs.close();
   for (const [n, measured] of own.entries()) {
@@ -150,18 +160,17 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
       },
       error: relativeSquaredError(await measured.output(), expected),
       clusters_retrieved_per_row: retrieved,
+      scratch_bytes: measured.scratchBytes,
       gpu_span_ms: spanMs,
       dispatches: kernels.reduce((sum, kernel) => sum + kernel.dispatches, 0),
       kernels: kernelLines(kernels),
     });
   }
-  for (const measured of [exact, ...own]) measured.destroy();
-  runner.destroy();
   await attempt(`attention within default limits at ${length}`, async () => {
-    const small = new OperatorRunner((await openDevice(options.dawn, {}))!);
+    const small = (await openDevice(options.dawn, {}))!;
     const limited = Object.entries(variants).map(([name, settings]) => contender(name, settings, small));
-    const limitedTimes = await timeInTurns(small.device, limited);
-    const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.device.limits;
+    const limitedTimes = await timeInTurns(small, limited);
+    const { maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = small.limits;
     for (const [n, measured] of limited.entries()) {
       print({
         length,
@@ -169,13 +178,14 @@ async function measureAttention(ort: typeof Ort, length: number): Promise<void> 
         maxStorageBufferBindingSize,
         maxComputeWorkgroupStorageSize,
         ...limitedTimes[n]!,
-        scratch_bytes: small.scratchBytes,
+        scratch_bytes: measured.scratchBytes,
         error: relativeSquaredError(await measured.output(), expected),
       });
       measured.destroy();
     }
-    small.destroy();
   });
+  for (const measured of [exact, ...own]) measured.destroy();
+  for (const used of runners) used.destroy();
 }
 
 /** Clusters that a row retrieves on average. */

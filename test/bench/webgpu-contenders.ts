@@ -117,6 +117,11 @@ export class OperatorContender implements Contender {
     return (await this.runner.download(this.#outputs[0]!)).data as Float32Array;
   }
 
+  /** Bytes of scratch memory that its runner holds. */
+  get scratchBytes(): number {
+    return this.runner.scratchBytes;
+  }
+
   destroy(): void {
     this.#call.forget();
     for (const tensor of [...this.#inputs, ...this.#outputs]) tensor?.range.buffer.destroy();
