@@ -12,6 +12,7 @@ import {
   type Subject,
   speedup,
 } from './bench-report.js';
+import { describeFallbacks } from './runtime/describe-runtime.js';
 import { colors, table } from './terminal.js';
 
 /** What people see of a benchmark on a terminal. */
@@ -57,6 +58,9 @@ function renderSetting(subjects: readonly (readonly BenchRun[])[]): string[] {
       .filter(({ failure }) => failure !== null)
       .map(run => `${subjectName(run)} at ${lengthText(run.length)} tokens: ${run.failure}`),
   );
+  const fallbacks = subjects.flatMap(([run]) =>
+    run?.runtime ? describeFallbacks(run.runtime).map(text => `${run.model}: ${text}`) : [],
+  );
   return [
     colors.bold(settingText(base[0]!)),
     table(
@@ -72,7 +76,7 @@ function renderSetting(subjects: readonly (readonly BenchRun[])[]): string[] {
       ],
       rows,
     ),
-    ...failures.map(text => colors.yellow(text)),
+    ...[...failures, ...fallbacks].map(text => colors.yellow(text)),
   ];
 }
 

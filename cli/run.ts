@@ -13,7 +13,7 @@ import {
   withCommonOptions,
 } from './options.js';
 import type { RunResult } from './run-model.js';
-import { describeRuntime } from './runtime/describe-runtime.js';
+import { describeFallbacks, describeRuntime } from './runtime/describe-runtime.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson, table } from './terminal.js';
 
@@ -84,6 +84,7 @@ function renderRun(result: RunResult, saved: string | undefined): string {
       : `, then ${formatDuration(sorted[Math.floor(sorted.length / 2)]!)} (median of ${sorted.length})`;
   return [
     `${result.model} on ${describeRuntime(result.runtime)}`,
+    ...describeFallbacks(result.runtime),
     `inputs: ${result.inputs}${result.length === null ? '' : `, ${result.length} tokens`}`,
     `loaded in ${formatDuration(result.load_ms)}, ran in ${formatDuration(first ?? 0)}${repeated}; ` +
       `peak memory ${formatBytes(result.peak_bytes)}`,

@@ -32,6 +32,8 @@ export interface RuntimeDescription {
   readonly execution_provider: string;
   /** How nodes of our operators are computed; null for a model without any. */
   readonly custom_operators: 'function-body' | 'native-kernels' | 'mixed' | null;
+  /** Our operators that function bodies compute though native kernels were asked for, and why. */
+  readonly without_kernel: readonly { readonly operator: string; readonly reason: string }[];
 }
 
 /** The models compared on inputs of one length. */

@@ -69,6 +69,7 @@ export async function openSession(
       version: env.versions.node ?? 'of unknown version',
       execution_provider: PROVIDERS[provider],
       custom_operators: customOperators(session, 'file' in location ? location.file : location.bytes),
+      without_kernel: withoutKernel(session),
     },
     outputNames: session.outputNames,
     async run(feeds, fetches = session.outputNames) {
@@ -94,6 +95,15 @@ function customOperators(
   if (ways.size > 1) return 'mixed';
   const [way] = ways;
   return way === 'native-kernel' ? 'native-kernels' : (way ?? null);
+}
+
+function withoutKernel(session: OnnxRuntimeSession): RuntimeDescription['without_kernel'] {
+  if (!(session instanceof InferenceSession)) return [];
+  const reasons = new Map<string, string>();
+  for (const { operator, reason } of session.onnxRewrite.placement) {
+    if (reason !== null) reasons.set(operator, reason);
+  }
+  return [...reasons].map(([operator, reason]) => ({ operator, reason }));
 }
 
 function fromRuntime(name: string, value: Tensor | undefined): TensorValue {

@@ -1,5 +1,6 @@
 // MultipoleAttention on the CUDA execution provider.
 #include "../native/cuda/kernel.h"
+#include "../native/cuda/replay.h"
 #include "cuda/pipeline.cuh"
 #include "signature.h"
 
@@ -33,18 +34,31 @@ class CudaKernel {
 
     using Attention = cuda::MultipoleAttention<T>;
     const DeviceScratch memory(context, Attention(shape, parameters_, mask != nullptr, nullptr).bytes());
-    checkCuda(Attention(shape, parameters_, mask != nullptr, memory.data())
-                  .run({tensors.query.as<const T>(), tensors.key.as<const T>(), tensors.value.as<const T>(), mask, past,
-                        output, lse},
-                       computeStream(context), side_));
+    const cuda::Tensors<T> at{tensors.query.as<const T>(), tensors.key.as<const T>(), tensors.value.as<const T>(), mask, past,
+                              output, lse};
+    checkCuda(replay_.run(keyOf(shape, at, memory.data()), computeStream(context), [&](cudaStream_t stream) {
+      return Attention(shape, parameters_, mask != nullptr, memory.data()).run(at, stream, side_);
+    }));
   }
 
  private:
   /** Labels have 16 bits, of which one value means none; counts by label fit shared memory. */
   static constexpr int64_t kMostClusters = 1024;
 
+  template <class T>
+  static onnxrewrite::cuda::Replay::Key keyOf(const Shape& shape, const cuda::Tensors<T>& at, const void* memory) {
+    onnxrewrite::cuda::Replay::Key key{shape.batch, shape.heads, shape.kvHeads, shape.queries,
+                                       shape.past,  shape.keys,  shape.headDim, shape.valueDim};
+    for (const void* address : std::initializer_list<const void*>{at.query, at.key, at.value, at.mask, at.pastQuery, at.output,
+                                                                  at.lse, memory}) {
+      key.push_back(reinterpret_cast<uint64_t>(address));
+    }
+    return key;
+  }
+
   const Parameters parameters_;
   mutable onnxrewrite::cuda::SideStream side_;
+  mutable onnxrewrite::cuda::Replay replay_;
 };
 
 const CudaOperator<CudaKernel> registered("MultipoleAttention", inputs, outputs);

@@ -1,6 +1,6 @@
 // Inference sessions for Node on the ONNX Runtime that onnxruntime-node ships, with our operators registered.
 // runtime/node/binding.ts describes what is exported.
-#include "device_tensors.h"
+#include "graph_runs.h"
 
 #include <atomic>
 #include <chrono>
@@ -316,6 +316,9 @@ class CreateTask : public Task {
       applyExternalData(env, *external, options_.options, *keep_);
     }
     registerOperators(env, operators, *session_, options_.options);
+    if (const auto device = js::property(env, options, "graphDevice")) {
+      graphDevice_ = static_cast<int>(js::toNumber(env, *device));
+    }
   }
 
  protected:
@@ -326,6 +329,7 @@ class CreateTask : public Task {
                                                        &session_->session)
                            : api.CreateSession(runtime.env, path_.c_str(), options_.options, &session_->session));
     readSignature(*session_);
+    if (graphDevice_) session_->graphs = std::make_shared<GraphRuns>(session_->session, *graphDevice_);
   }
 
   napi_value finish(napi_env env) override {
@@ -346,46 +350,11 @@ class CreateTask : public Task {
   SessionOptionsOwner options_;
   std::shared_ptr<js::References> keep_;
   std::shared_ptr<OrtSession> session_;
+  // The GPU whose runs are captured as graphs.
+  std::optional<int> graphDevice_;
 };
 
 // ---- runs ----
-
-size_t bitsOf(ort::ElementType type) {
-  switch (type) {
-    case ort::kUint4:
-    case ort::kInt4:
-      return 4;
-    case ort::kUint8:
-    case ort::kInt8:
-    case ort::kBool:
-      return 8;
-    case ort::kUint16:
-    case ort::kInt16:
-    case ort::kFloat16:
-      return 16;
-    case ort::kFloat:
-    case ort::kInt32:
-    case ort::kUint32:
-      return 32;
-    case ort::kInt64:
-    case ort::kDouble:
-    case ort::kUint64:
-      return 64;
-    default:
-      throw std::runtime_error("tensors of element type " + std::to_string(type) + " are not supported");
-  }
-}
-
-using ValueOwner = std::unique_ptr<ort::Value, void (*)(ort::Value*)>;
-ValueOwner own(ort::Value* value) { return {value, OrtRuntime::get().api.ReleaseValue}; }
-
-size_t countOf(const std::vector<int64_t>& dims) {
-  size_t count = 1;
-  for (const int64_t dim : dims) count *= static_cast<size_t>(dim);
-  return count;
-}
-
-size_t sizeOf(ort::ElementType type, size_t count) { return (count * bitsOf(type) + 7) / 8; }
 
 // A tensor over the memory of a typed array, or with the strings of an array.
 ValueOwner wrapTensor(napi_env env, ort::ElementType type, const std::vector<int64_t>& dims, napi_value data) {
@@ -426,15 +395,15 @@ napi_value readStrings(napi_env env, const ort::Value* value, size_t count) {
   return strings;
 }
 
-void releaseOutput(napi_env, void*, void* value) { OrtRuntime::get().api.ReleaseValue(static_cast<ort::Value*>(value)); }
+void releaseOutput(napi_env, void*, void* value) { delete static_cast<SharedValue*>(value); }
 
 // An ArrayBuffer over the memory of a tensor, which it then owns; a copy where external memory is refused.
-napi_value bufferOf(napi_env env, ValueOwner value, size_t bytes) {
-  void* data;
-  ort::check(OrtRuntime::get().api, OrtRuntime::get().api.GetTensorMutableData(value.get(), &data));
+napi_value bufferOf(napi_env env, SharedValue value, size_t bytes) {
+  void* data = dataOf(value.get());
+  auto holder = std::make_unique<SharedValue>(std::move(value));
   napi_value buffer;
-  if (bytes > 0 && napi_create_external_arraybuffer(env, data, bytes, releaseOutput, value.get(), &buffer) == napi_ok) {
-    value.release();
+  if (bytes > 0 && napi_create_external_arraybuffer(env, data, bytes, releaseOutput, holder.get(), &buffer) == napi_ok) {
+    holder.release();
     return buffer;
   }
   void* copy;
@@ -446,31 +415,23 @@ napi_value bufferOf(napi_env env, ValueOwner value, size_t bytes) {
 enum class Place { host, device };
 
 // [type, dims, and an ArrayBuffer, an array of strings or the handle of a device tensor]
-napi_value unwrapTensor(napi_env env, const std::string& name, ValueOwner value, Place place) {
+napi_value unwrapTensor(napi_env env, const std::string& name, SharedValue value, Place place) {
   const ort::Api& api = OrtRuntime::get().api;
   ort::OnnxType kind;
   ort::check(api, api.GetValueType(value.get(), &kind));
   if (kind != ort::kTypeTensor) throw std::runtime_error("output \"" + name + "\" is not a tensor");
-  ort::TensorTypeAndShapeInfo* info;
-  ort::check(api, api.GetTensorTypeAndShape(value.get(), &info));
-  const std::unique_ptr<ort::TensorTypeAndShapeInfo, void (*)(ort::TensorTypeAndShapeInfo*)> owner(
-      info, api.ReleaseTensorTypeAndShapeInfo);
-  ort::ElementType type;
-  size_t rank, count;
-  ort::check(api, api.GetTensorElementType(info, &type));
-  ort::check(api, api.GetDimensionsCount(info, &rank));
-  ort::check(api, api.GetTensorShapeElementCount(info, &count));
-  std::vector<int64_t> dims(rank);
-  ort::check(api, api.GetDimensions(info, dims.data(), rank));
-  const napi_value shape = js::newArray(env, rank);
-  for (size_t n = 0; n < rank; n++) js::setElement(env, shape, n, js::fromNumber(env, static_cast<double>(dims[n])));
+  const TensorType type = typeOf(value.get());
+  const napi_value shape = js::newArray(env, type.dims.size());
+  for (size_t n = 0; n < type.dims.size(); n++) {
+    js::setElement(env, shape, n, js::fromNumber(env, static_cast<double>(type.dims[n])));
+  }
   const napi_value result = js::newArray(env, 3);
-  js::setElement(env, result, 0, js::fromNumber(env, type));
+  js::setElement(env, result, 0, js::fromNumber(env, type.element));
   js::setElement(env, result, 1, shape);
   js::setElement(env, result, 2,
-                 place == Place::device ? js::newHandle(env, std::move(value))
-                 : type == ort::kString ? readStrings(env, value.get(), count)
-                                        : bufferOf(env, std::move(value), sizeOf(type, count)));
+                 place == Place::device        ? js::newHandle(env, std::move(value))
+                 : type.element == ort::kString ? readStrings(env, value.get(), countOf(type.dims))
+                                                : bufferOf(env, std::move(value), type.bytes()));
   return result;
 }
 
@@ -488,8 +449,8 @@ class Run {
       : session_(std::move(session)) {
     const size_t inputCount = js::length(env, inputs) / 4;
     for (size_t n = 0; n < inputCount; n++) {
-      inputs_.push_back(readTensor(env, inputs, 4 * n, keep));
-      inputNames_.push_back(session_->inputs.at(readIndex(env, js::element(env, inputs, 4 * n))).c_str());
+      const std::string& name = session_->inputs.at(readIndex(env, js::element(env, inputs, 4 * n)));
+      inputs_.push_back({name.c_str(), readTensor(env, inputs, 4 * n, keep)});
     }
     const size_t outputCount = js::length(env, outputs);
     for (size_t n = 0; n < outputCount; n++) outputs_.push_back(readOutput(env, js::element(env, outputs, n), keep));
@@ -502,7 +463,11 @@ class Run {
   Run& operator=(const Run&) = delete;
 
   void execute() {
-    const auto staysOnGpu = [](const Output& output) { return output.device.has_value(); };
+    if (session_->graphs) {
+      if (!options_) ort::check(OrtRuntime::get().api, OrtRuntime::get().api.CreateRunOptions(&options_));
+      return session_->graphs->run(inputs_, outputs_, options_);
+    }
+    const auto staysOnGpu = [](const RunOutput& output) { return output.device.has_value(); };
     std::any_of(outputs_.begin(), outputs_.end(), staysOnGpu) ? runBound() : runPlain();
   }
 
@@ -510,7 +475,7 @@ class Run {
   napi_value results(napi_env env) {
     const napi_value list = js::newArray(env, outputs_.size());
     for (size_t n = 0; n < outputs_.size(); n++) {
-      Output& output = outputs_[n];
+      RunOutput& output = outputs_[n];
       napi_value result;
       if (output.given) {
         check(env, napi_get_null(env, &result));
@@ -523,20 +488,11 @@ class Run {
   }
 
  private:
-  struct Output {
-    const char* name;
-    // Where it is to stay on a GPU: which one.
-    std::optional<int> device;
-    // Memory of the caller's.
-    SharedValue given;
-    ValueOwner made = own(nullptr);
-  };
-
   static size_t readIndex(napi_env env, napi_value value) { return static_cast<size_t>(js::toNumber(env, value)); }
 
-  Output readOutput(napi_env env, napi_value source, js::References* keep) const {
+  RunOutput readOutput(napi_env env, napi_value source, js::References* keep) const {
     const bool list = js::typeOf(env, source) == napi_object;
-    Output output{session_->outputs.at(readIndex(env, list ? js::element(env, source, 0) : source)).c_str(), {}, {}};
+    RunOutput output{session_->outputs.at(readIndex(env, list ? js::element(env, source, 0) : source)).c_str(), {}, {}, {}};
     if (list && js::length(env, source) == 2) {
       output.device = static_cast<int>(js::toNumber(env, js::element(env, source, 1)));
     } else if (list) {
@@ -549,13 +505,16 @@ class Run {
     const ort::Api& api = OrtRuntime::get().api;
     std::vector<const ort::Value*> inputs;
     std::vector<ort::Value*> outputs;
-    std::vector<const char*> outputNames;
-    for (const SharedValue& value : inputs_) inputs.push_back(value.get());
-    for (const Output& output : outputs_) {
+    std::vector<const char*> inputNames, outputNames;
+    for (const RunInput& input : inputs_) {
+      inputs.push_back(input.value.get());
+      inputNames.push_back(input.name);
+    }
+    for (const RunOutput& output : outputs_) {
       outputs.push_back(output.given.get());
       outputNames.push_back(output.name);
     }
-    ort::Status* status = api.Run(session_->session, options_, inputNames_.data(), inputs.data(), inputs.size(),
+    ort::Status* status = api.Run(session_->session, options_, inputNames.data(), inputs.data(), inputs.size(),
                                   outputNames.data(), outputs.size(), outputs.data());
     for (size_t n = 0; n < outputs.size(); n++) {
       if (!outputs_[n].given) outputs_[n].made = own(outputs[n]);
@@ -566,13 +525,11 @@ class Run {
   void runBound() {
     const OrtRuntime& runtime = OrtRuntime::get();
     const ort::Api& api = runtime.api;
-    ort::IoBinding* created;
-    ort::check(api, api.CreateIoBinding(session_->session, &created));
-    const std::unique_ptr<ort::IoBinding, void (*)(ort::IoBinding*)> binding(created, api.ReleaseIoBinding);
-    for (size_t n = 0; n < inputs_.size(); n++) {
-      ort::check(api, api.BindInput(binding.get(), inputNames_[n], inputs_[n].get()));
+    const BindingOwner binding = newBinding(session_->session);
+    for (const RunInput& input : inputs_) {
+      ort::check(api, api.BindInput(binding.get(), input.name, input.value.get()));
     }
-    for (const Output& output : outputs_) {
+    for (const RunOutput& output : outputs_) {
       if (output.given) {
         ort::check(api, api.BindOutput(binding.get(), output.name, output.given.get()));
       } else if (output.device) {
@@ -582,13 +539,8 @@ class Run {
       }
     }
     ort::check(api, api.RunWithBinding(session_->session, options_, binding.get()));
-    ort::Allocator* allocator;
-    ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
-    ort::Value** values = nullptr;
-    size_t count = 0;
-    ort::check(api, api.GetBoundOutputValues(binding.get(), allocator, &values, &count));
-    for (size_t n = 0; n < count; n++) outputs_[n].made = own(values[n]);
-    ort::check(api, api.AllocatorFree(allocator, values));
+    const std::vector<SharedValue> values = boundOutputs(binding.get());
+    for (size_t n = 0; n < values.size(); n++) outputs_[n].made = values[n];
   }
 
   static SharedValue readTensor(napi_env env, napi_value array, size_t at, js::References* keep) {
@@ -620,9 +572,8 @@ class Run {
   }
 
   const std::shared_ptr<OrtSession> session_;
-  std::vector<SharedValue> inputs_;
-  std::vector<const char*> inputNames_;
-  std::vector<Output> outputs_;
+  std::vector<RunInput> inputs_;
+  std::vector<RunOutput> outputs_;
   ort::RunOptions* options_ = nullptr;
 };
 
@@ -655,16 +606,16 @@ class RunTask : public Task {
 // A copy of a tensor in device memory.
 class UploadTask : public Task {
  public:
-  UploadTask(napi_env env, const js::Arguments<5>& arguments) : keep_(env), bytes_(js::bytesOf(env, arguments[4])) {
-    const auto type = static_cast<ort::ElementType>(js::toNumber(env, arguments[2]));
-    const std::vector<int64_t> dims = readDims(env, arguments[3]);
-    if (bytes_.size != sizeOf(type, countOf(dims))) throw std::runtime_error("the data does not fit the shape");
-    value_ = deviceTensor(*sessionOf(env, arguments[0]), static_cast<int>(js::toNumber(env, arguments[1])), type, dims);
-    keep_.keep(arguments[4]);
+  UploadTask(napi_env env, const js::Arguments<4>& arguments) : keep_(env), bytes_(js::bytesOf(env, arguments[3])) {
+    const auto element = static_cast<ort::ElementType>(js::toNumber(env, arguments[1]));
+    const TensorType type{element, readDims(env, arguments[2])};
+    if (bytes_.size != type.bytes()) throw std::runtime_error("the data does not fit the shape");
+    value_ = deviceTensor(static_cast<int>(js::toNumber(env, arguments[0])), type);
+    keep_.keep(arguments[3]);
   }
 
  protected:
-  void execute() override { copyDeviceMemory(dataOf(value_), bytes_.data, bytes_.size); }
+  void execute() override { copyTensor(dataOf(value_.get()), bytes_.data, bytes_.size); }
   napi_value finish(napi_env env) override { return js::newHandle(env, std::move(value_)); }
 
  private:
@@ -682,7 +633,7 @@ class DownloadTask : public Task {
   }
 
  protected:
-  void execute() override { copyDeviceMemory(bytes_.data, dataOf(value_), bytes_.size); }
+  void execute() override { copyTensor(bytes_.data, dataOf(value_.get()), bytes_.size); }
   napi_value finish(napi_env env) override {
     napi_value nothing;
     check(env, napi_get_undefined(env, &nothing));
@@ -751,7 +702,7 @@ napi_value runSync(napi_env env, napi_callback_info info) {
 
 napi_value upload(napi_env env, napi_callback_info info) {
   return js::guarded(env, [&] {
-    return Task::start(env, std::make_unique<UploadTask>(env, js::Arguments<5>(env, info)), "onnx-rewrite.upload");
+    return Task::start(env, std::make_unique<UploadTask>(env, js::Arguments<4>(env, info)), "onnx-rewrite.upload");
   });
 }
 

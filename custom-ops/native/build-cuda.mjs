@@ -53,7 +53,7 @@ const run = spawnSync(
     ...(architectures.includes('90a') ? ['-DONNX_REWRITE_HOPPER'] : []),
     ...code,
     ...positionals,
-    ...['-o', unfinished, join(native, 'operator_list.cc'), join(native, 'cuda', 'copy.cu'), ...sources],
+    ...['-o', unfinished, join(native, 'operator_list.cc'), join(native, 'cuda', 'device-memory.cu'), ...sources],
   ],
   { stdio: 'inherit' },
 );

@@ -1,13 +1,10 @@
 // Tensors in GPU memory that JavaScript holds: made by runs whose outputs stay there, or copied there.
 #pragma once
 
-#include "cuda/copy.h"
 #include "napi_values.h"
-#include "ort_runtime.h"
+#include "tensor_values.h"
 
 namespace onnxrewrite {
-
-using SharedValue = std::shared_ptr<ort::Value>;
 
 using MemoryInfoOwner = std::unique_ptr<ort::MemoryInfo, void (*)(ort::MemoryInfo*)>;
 
@@ -18,30 +15,55 @@ inline MemoryInfoOwner cudaMemory(int device) {
   return {info, api.ReleaseMemoryInfo};
 }
 
-// An uninitialized tensor in the session's device memory, which outlives the session.
-inline SharedValue deviceTensor(const OrtSession& session, int device, ort::ElementType type,
-                                const std::vector<int64_t>& dims) {
+// What the library of CUDA operators does with device memory.
+inline const DeviceMemory& deviceMemory() {
+  const DeviceMemory* memory = OrtRuntime::get().deviceMemory;
+  if (!memory) throw std::runtime_error("no build of the CUDA operators: npm run build:cuda makes one");
+  return *memory;
+}
+
+inline void checkDevice(const char* failure) {
+  if (failure) throw std::runtime_error(std::string("CUDA: ") + failure);
+}
+
+// Copies between host and device, or within a device, and waits for it.
+inline void copyTensor(void* to, const void* from, size_t bytes) { checkDevice(deviceMemory().copy(to, from, bytes)); }
+
+// An uninitialized tensor on a GPU. Its memory is not of a session's arena, where captured graphs go on using what
+// has been given back.
+inline SharedValue deviceTensor(int device, const TensorType& type) {
   const ort::Api& api = OrtRuntime::get().api;
-  ort::Allocator* created;
-  ort::check(api, api.CreateAllocator(session.session, cudaMemory(device).get(), &created));
-  const std::shared_ptr<ort::Allocator> allocator(created, api.ReleaseAllocator);
+  const size_t bytes = type.bytes();
+  void* allocated;
+  checkDevice(deviceMemory().allocate(device, bytes, &allocated));
+  const std::shared_ptr<void> memory(allocated, [device](void* data) { deviceMemory().release(device, data); });
   ort::Value* value;
-  ort::check(api, api.CreateTensorAsOrtValue(created, dims.data(), dims.size(), type, &value));
-  return {value, [allocator](ort::Value* tensor) { OrtRuntime::get().api.ReleaseValue(tensor); }};
+  ort::check(api, api.CreateTensorWithDataAsOrtValue(cudaMemory(device).get(), allocated, bytes, type.dims.data(),
+                                                     type.dims.size(), type.element, &value));
+  return {value, [memory](ort::Value* tensor) { OrtRuntime::get().api.ReleaseValue(tensor); }};
 }
 
-inline void* dataOf(const SharedValue& value) {
+using BindingOwner = std::unique_ptr<ort::IoBinding, void (*)(ort::IoBinding*)>;
+
+inline BindingOwner newBinding(ort::Session* session) {
   const ort::Api& api = OrtRuntime::get().api;
-  void* data;
-  ort::check(api, api.GetTensorMutableData(value.get(), &data));
-  return data;
+  ort::IoBinding* created;
+  ort::check(api, api.CreateIoBinding(session, &created));
+  return {created, api.ReleaseIoBinding};
 }
 
-// Copies between host and device and waits for it, with the library of CUDA operators.
-inline void copyDeviceMemory(void* to, const void* from, size_t bytes) {
-  const CopyDeviceMemory copy = OrtRuntime::get().copyDeviceMemory;
-  if (!copy) throw std::runtime_error("no build of the CUDA operators: npm run build:cuda makes one");
-  if (const char* failure = copy(to, from, bytes)) throw std::runtime_error(std::string("CUDA: ") + failure);
+// Outputs of a run, in the order in which they were bound.
+inline std::vector<SharedValue> boundOutputs(const ort::IoBinding* binding) {
+  const ort::Api& api = OrtRuntime::get().api;
+  ort::Allocator* allocator;
+  ort::check(api, api.GetAllocatorWithDefaultOptions(&allocator));
+  ort::Value** values = nullptr;
+  size_t count = 0;
+  ort::check(api, api.GetBoundOutputValues(binding, allocator, &values, &count));
+  std::vector<SharedValue> result;
+  for (size_t n = 0; n < count; n++) result.push_back(own(values[n]));
+  ort::check(api, api.AllocatorFree(allocator, values));
+  return result;
 }
 
 namespace js {

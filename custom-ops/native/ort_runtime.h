@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/copy.h"
+#include "cuda/device-memory.h"
 #include "operators.h"
 #include "ort_error.h"
 
@@ -35,7 +35,7 @@ class OrtRuntime {
   ort::Env* env = nullptr;
   ort::MemoryInfo* cpu = nullptr;
   // Of the library of CUDA operators; null until that is loaded.
-  CopyDeviceMemory copyDeviceMemory = nullptr;
+  const DeviceMemory* deviceMemory = nullptr;
 
   // Operators of a library, by path; loaded once.
   std::vector<const ort::CustomOp*> operatorsOf(const std::string& path) {
@@ -43,9 +43,7 @@ class OrtRuntime {
     if (!handle) throw std::runtime_error(dlerror());
     const auto list = reinterpret_cast<ListOperators>(dlsym(handle, "OnnxRewriteOperators"));
     if (!list) throw std::runtime_error(path + " is not a library of operators");
-    if (void* copy = dlsym(handle, "OnnxRewriteCopyDeviceMemory")) {
-      copyDeviceMemory = reinterpret_cast<CopyDeviceMemory>(copy);
-    }
+    if (void* get = dlsym(handle, "OnnxRewriteDeviceMemory")) deviceMemory = reinterpret_cast<GetDeviceMemory>(get)();
     size_t count;
     const ort::CustomOp* const* ops = list(&count);
     return {ops, ops + count};
@@ -78,12 +76,15 @@ class OrtRuntime {
   static inline std::unique_ptr<OrtRuntime> instance_;
 };
 
+class GraphRuns;
+
 // A model ready to run, with the domain of its custom operators.
 class OrtSession {
  public:
   OrtSession() = default;
   ~OrtSession() {
     const ort::Api& api = OrtRuntime::get().api;
+    graphs.reset();
     if (session) api.ReleaseSession(session);
     if (domain) api.ReleaseCustomOpDomain(domain);
   }
@@ -93,6 +94,8 @@ class OrtSession {
   ort::Session* session = nullptr;
   ort::CustomOpDomain* domain = nullptr;
   std::vector<std::string> inputs, outputs;
+  // Where the CUDA provider captures runs as graphs.
+  std::shared_ptr<GraphRuns> graphs;
   // Whether the last asynchronous run took next to no time.
   std::atomic<bool> isQuick{false};
 };

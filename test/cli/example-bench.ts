@@ -7,7 +7,7 @@ export function runsOf(model: string, medians: Readonly<Record<number, number | 
     provider: 'CPU',
     threads: null,
     stock: false,
-    runtime: { name: 'runtime', version: '1', execution_provider: 'CPU', custom_operators: null },
+    runtime: { name: 'runtime', version: '1', execution_provider: 'CPU', custom_operators: null, without_kernel: [] },
     length: Number(length),
     batch: 1,
     median_ms: ms,

@@ -85,7 +85,7 @@ describe('the CUDA kernels', () => {
     assert.equal(build.status, 0, build.stdout + build.stderr);
     const exported = run('nm', '-D', '--defined-only', library).stdout;
     assert.match(exported, / T OnnxRewriteOperators$/m);
-    assert.match(exported, / T OnnxRewriteCopyDeviceMemory$/m);
+    assert.match(exported, / T OnnxRewriteDeviceMemory$/m);
     // A second RegisterCustomOps would make a second domain object, and CUDA itself comes from the driver alone.
     assert.doesNotMatch(exported, /RegisterCustomOps/);
     assert.doesNotMatch(run('readelf', '-d', library).stdout, /NEEDED.*(cuda|nvrtc)/);

@@ -32,11 +32,10 @@ export interface Binding {
     options: NativeRunOptions | undefined,
   ): NativeResults;
   /**
-   * Copies a tensor to GPU `device`, into memory of the session, which it outlives.
+   * Copies a tensor to GPU `device`.
    * @throws Error without the CUDA operators
    */
   upload(
-    session: SessionHandle,
     device: number,
     type: number,
     dims: readonly number[],
@@ -87,8 +86,10 @@ export interface NativeSessionOptions {
   disableMemPattern?: true;
   freeDimensions?: (string | number)[];
   config?: string[];
-  providers?: { readonly name: string; readonly settings: readonly string[] }[];
+  providers?: { readonly name: string; readonly settings: string[] }[];
   externalData?: (string | Uint8Array)[];
+  /** The GPU of the CUDA provider, where that captures graphs. */
+  graphDevice?: number;
 }
 
 export interface NativeRunOptions {

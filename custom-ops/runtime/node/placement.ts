@@ -83,7 +83,13 @@ export function chooseKernels(
         ),
       );
     } else {
-      refusals.set(operator, `no ${provider} kernel in the native build`);
+      const any = available.some(({ executionProvider }) => executionProvider === wanted);
+      refusals.set(
+        operator,
+        provider === 'cuda' && !any
+          ? 'the native build has no CUDA kernels; `npm run build:cuda` in the package makes them'
+          : `no ${provider} kernel in the native build`,
+      );
     }
   }
   return { kernels, refusals };

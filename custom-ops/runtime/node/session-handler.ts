@@ -116,7 +116,7 @@ export class NativeSessionHandler implements InferenceSessionHandler {
   }
 
   /**
-   * A copy of a tensor in the memory of the session's GPU, which outlives the session.
+   * A copy of a tensor in the memory of the session's GPU.
    * @throws Error when the session is not on CUDA
    */
   async upload(tensor: Tensor): Promise<Tensor> {
@@ -124,7 +124,7 @@ export class NativeSessionHandler implements InferenceSessionHandler {
     const data = tensor.data;
     if (!ArrayBuffer.isView(data)) throw new TypeError('strings cannot be on the GPU');
     const dataType = dataTypeOf(tensor.type);
-    const handle = await this.binding.upload(this.session.handle, this.#device, dataType, tensor.dims, data);
+    const handle = await this.binding.upload(this.#device, dataType, tensor.dims, data);
     return gpuTensor(this.binding, dataType, tensor.dims, handle);
   }
 

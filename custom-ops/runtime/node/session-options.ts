@@ -35,6 +35,22 @@ export function cudaDevice(options: SessionOptions): number | undefined {
   return (typeof provider === 'object' && 'deviceId' in provider ? provider.deviceId : undefined) ?? 0;
 }
 
+/**
+ * Number of the GPU whose runs are to be captured as CUDA graphs, by `enableGraphCapture` or the provider's own
+ * `enableCudaGraph`; undefined for none.
+ */
+export function graphDevice(options: SessionOptions): number | undefined {
+  const captures = accelerators(options).some(
+    provider =>
+      providerName(provider) === 'cuda' &&
+      (options.enableGraphCapture === true ||
+        (typeof provider === 'object' &&
+          'enableCudaGraph' in provider &&
+          ['true', '1'].includes(String(provider.enableCudaGraph)))),
+  );
+  return captures ? cudaDevice(options) : undefined;
+}
+
 /** Outputs that `preferredOutputLocation` leaves on the GPU. */
 export function outputsOnGpu(options: SessionOptions, outputNames: readonly string[]): ReadonlySet<string> {
   const wanted = options.preferredOutputLocation;
@@ -86,6 +102,12 @@ export function toNative(options: SessionOptions): NativeSessionOptions {
   if (options.extra) native.config = configEntries(options.extra);
   const providers = accelerators(options);
   if (providers.length > 0) native.providers = providers.map(toNativeProvider);
+  const device = graphDevice(options);
+  if (device !== undefined) {
+    native.graphDevice = device;
+    const cuda = native.providers?.find(({ name }) => name === PROVIDERS.cuda);
+    cuda?.settings.push('enable_cuda_graph', '1');
+  }
   const external = externalData(options);
   if (external.length > 0) native.externalData = external;
   return native;
