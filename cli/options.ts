@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { PROVIDERS } from './runtime/providers.js';
 
 /** Options that every verb has. */
 export interface CommonOptions {
@@ -70,6 +71,11 @@ export function tokenizerOption(): Option {
     '--tokenizer <path>',
     'tokenizer.json for texts, or its folder (default: beside the model or one folder up; none: texts are bytes)',
   );
+}
+
+/** The option of verbs that run models on one execution provider. */
+export function providerOption(): Option {
+  return new Option('--provider <name>', 'execution provider').choices(Object.keys(PROVIDERS)).default('cpu');
 }
 
 /** The option `length` of verbs that take several lengths: `--lengths 512,4k`, `--length 512 4k`, or repeated. */

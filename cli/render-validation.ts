@@ -1,7 +1,7 @@
 import { formatError } from '../rewriter/format.js';
 import { errorText, lengthTitle } from '../rewriter/report.js';
 import { type Difference, type Validation, within } from '../rewriter/validation.js';
-import { describeRuntime } from './runtime/describe-runtime.js';
+import { describeFallbacks, describeRuntime } from './runtime/describe-runtime.js';
 import { colors, table } from './terminal.js';
 
 /** A validation for the terminal. */
@@ -48,6 +48,7 @@ export function renderValidation(validation: Validation): string {
   );
   return [
     `Validated on inputs: ${validation.inputs}; ${describeRuntime(validation.runtime)}`,
+    ...describeFallbacks(validation.runtime),
     `Errors are relative squared errors; budgets: site ${budgets.max_error}, output ${budgets.max_output_error}`,
     ...validation.notes.map(text => colors.yellow(`note: ${text}`)),
     '',

@@ -42,7 +42,7 @@ export interface RewriteRequest {
   /** Whether to leave out what exporters write beside the model. */
   readonly stripMetadata: boolean;
   /** How to validate; null to run no model. */
-  readonly validation: Pick<ValidationRequest, 'inputs' | 'tokenizer' | 'lengths' | 'budgets'> | null;
+  readonly validation: Omit<ValidationRequest, 'original' | 'rewritten' | 'label' | 'staged'> | null;
   /** Whether the output stays when it fails validation. */
   readonly keep: boolean;
   /** Report to write, whatever the outcome. */

@@ -8,12 +8,14 @@ import { encodeNpz } from './data/npz.js';
 import { type TensorValue, toNumbers } from './data/tensor.js';
 import { peakMemory } from './peak-memory.js';
 import type { Progress } from './runtime/jobs.js';
+import type { Provider } from './runtime/providers.js';
 import { refusable } from './runtime/refusable.js';
 import { openSession } from './runtime/session.js';
 
 export interface RunRequest extends InputChoice {
   readonly model: string;
   readonly length: number | null;
+  readonly provider: Provider;
   /** Threads of one operator; null for the runtime's choice. */
   readonly threads: number | null;
   /** Runs to time. */
@@ -54,7 +56,8 @@ const DEFAULT_LENGTH = 256;
  * @throws InputError when the model or its inputs are bad, or the runtime refuses them
  */
 export async function runModel(request: RunRequest, progress: Progress): Promise<RunResult> {
-  const opened = openModelFile(request.model);
+  const { model, provider, threads } = request;
+  const opened = openModelFile(model);
   const inputs = modelInputs(opened.model);
   opened.close();
   const source = chosenSource(request, inputs);
@@ -64,7 +67,7 @@ export async function runModel(request: RunRequest, progress: Progress): Promise
   progress(0, total, 'loading the model');
   const loadStart = performance.now();
   const session = await refusable(request.model, () =>
-    openSession({ file: request.model }, request.threads === null ? {} : { threads: request.threads }),
+    openSession({ file: model }, { provider, ...(threads === null ? {} : { threads }) }),
   );
   const loadTime = performance.now() - loadStart;
   const times: number[] = [];

@@ -7,6 +7,7 @@ import {
   type CommonOptions,
   INPUT_FILES,
   positiveInteger,
+  providerOption,
   threadCount,
   tokenizerOption,
   tokens,
@@ -14,6 +15,7 @@ import {
 } from './options.js';
 import type { RunResult } from './run-model.js';
 import { describeFallbacks, describeRuntime } from './runtime/describe-runtime.js';
+import type { Provider } from './runtime/providers.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson, table } from './terminal.js';
 
@@ -22,6 +24,7 @@ interface RunOptions extends CommonOptions {
   readonly tokenizer?: string;
   readonly length?: number;
   readonly output?: SaveTarget;
+  readonly provider: Provider;
   readonly threads?: number;
   readonly repeat: number;
 }
@@ -40,6 +43,7 @@ export function runCommand(): Command {
       .addOption(tokenizerOption())
       .option('--length <n>', 'length of generated inputs, or of the text to take', tokens)
       .option('-o, --output <file>', 'store the outputs as .npz or .json', saveTarget)
+      .addOption(providerOption())
       .option('--threads <n>', 'threads of one operator', threadCount)
       .option('--repeat <n>', 'number of timed runs', positiveInteger, 1),
   ).action(async (model: string, options: RunOptions) => {
@@ -50,9 +54,9 @@ export function runCommand(): Command {
 }
 
 async function runAndSave(model: string, options: RunOptions): Promise<RunResult> {
-  const { inputs = null, length = null, threads = null, repeat, output } = options;
+  const { inputs = null, length = null, provider, threads = null, repeat, output } = options;
   const tokenizer = findTokenizer(model, options.tokenizer);
-  const request = { model, inputs, tokenizer, length, threads, repeat };
+  const request = { model, inputs, tokenizer, length, provider, threads, repeat };
   if (output === undefined) return runJob('run', { ...request, save: null });
   const transaction = new FileTransaction();
   try {

@@ -7,10 +7,12 @@ import {
   errorBudget,
   INPUT_FILES,
   lengthsOption,
+  providerOption,
   tokenizerOption,
   withCommonOptions,
 } from './options.js';
 import { renderValidation } from './render-validation.js';
+import type { Provider } from './runtime/providers.js';
 import { runJob } from './runtime/run-job.js';
 import { print, printJson } from './terminal.js';
 
@@ -19,6 +21,7 @@ export interface ValidationOptions {
   readonly length?: readonly number[];
   readonly inputs?: string;
   readonly tokenizer?: string;
+  readonly provider: Provider;
   readonly maxError: number;
   readonly maxOutputError: number;
 }
@@ -29,6 +32,7 @@ export function withValidationOptions(command: Command): Command {
     .addOption(lengthsOption('validate at these lengths, in tokens'))
     .option('--inputs <file>', `inputs: ${INPUT_FILES}`)
     .addOption(tokenizerOption())
+    .addOption(providerOption())
     .option(
       '--max-error <e>',
       'budget of the isolated error of a site',
@@ -71,6 +75,7 @@ export function validationSettings(model: string, options: ValidationOptions) {
     inputs: options.inputs ?? null,
     tokenizer: findTokenizer(model, options.tokenizer),
     lengths: options.length ?? null,
+    provider: options.provider,
     budgets: { max_error: options.maxError, max_output_error: options.maxOutputError },
   };
 }

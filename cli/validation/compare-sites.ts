@@ -129,13 +129,13 @@ class IsolatedOperators {
 
   /** @throws CheckFailure when the runtime refuses the operator */
   async run(replacement: Replacement, operands: Tensors): Promise<TensorValue> {
-    const { model, folder, label } = this.rewritten;
+    const { model, folder, label, provider } = this.rewritten;
     try {
       let session = this.sessions.get(replacement);
       if (session === undefined) {
         const bytes = isolate(model, replacement, operands);
         // An operator runs once for each length: loading fast matters more than running fast.
-        session = await openSession({ bytes, folder }, { unoptimized: true });
+        session = await openSession({ bytes, folder }, { provider, unoptimized: true });
         this.sessions.set(replacement, session);
       }
       return (await session.run(operands)).get(replacement.output)!;
@@ -155,12 +155,12 @@ class IsolatedOperators {
 
 /** Runs a copy of the model that gives inner `values` too; `use` sees them, one set of inputs at a time. */
 async function runExposed<T>(
-  { model, folder }: OpenModel,
+  { model, folder, provider }: OpenModel,
   values: readonly string[],
   inputs: readonly Tensors[],
   use: (values: Tensors, index: number) => T | Promise<T>,
 ): Promise<T[]> {
-  const session = await openSession({ bytes: expose(model, values), folder });
+  const session = await openSession({ bytes: expose(model, values), folder }, { provider });
   try {
     const results: T[] = [];
     for (const [i, feeds] of inputs.entries()) results.push(await use(await session.run(feeds, values), i));

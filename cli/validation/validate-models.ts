@@ -26,6 +26,7 @@ import { type ModelInput, modelInputs } from '../data/model-inputs.js';
 import type { TensorValue } from '../data/tensor.js';
 import { CheckFailure } from '../errors.js';
 import type { Progress } from '../runtime/jobs.js';
+import type { Provider } from '../runtime/providers.js';
 import { type ModelLocation, openSession } from '../runtime/session.js';
 import { compareSites, type MeasuredSite } from './compare-sites.js';
 import { difference } from './difference.js';
@@ -41,6 +42,7 @@ export interface ValidationRequest extends InputChoice {
   readonly staged: boolean;
   /** Null for a choice that suits the model. */
   readonly lengths: readonly number[] | null;
+  readonly provider: Provider;
   readonly budgets: Budgets;
 }
 
@@ -51,6 +53,7 @@ export interface OpenModel {
   readonly location: ModelLocation;
   /** Folder of its external data. */
   readonly folder: string;
+  readonly provider: Provider;
 }
 
 /** Inputs of one length, and what the original made of them. */
@@ -82,6 +85,7 @@ export async function validateModels(request: ValidationRequest, progress: Progr
         model: originalFile.model,
         location: { file: request.original },
         folder: dirname(request.original),
+        provider: request.provider,
       },
       openRewritten(request, rewrittenFile.model),
       request,
@@ -179,19 +183,21 @@ async function runOriginal(
   advance: (label: string) => void,
 ): Promise<Reference[]> {
   const failed = (error: unknown, what: string) =>
-    new InputError(
-      `${original.label}: the original model itself ${what}: ${(error as Error).message}`,
-      {
-        file: original.label,
-        remedy: 'Give a --length and --inputs that the original takes, or export it again.',
-      },
-      { cause: error },
-    );
+    error instanceof InputError
+      ? error
+      : new InputError(
+          `${original.label}: the original model itself ${what}: ${(error as Error).message}`,
+          {
+            file: original.label,
+            remedy: 'Give a --length and --inputs that the original takes, or export it again.',
+          },
+          { cause: error },
+        );
   const note = (text: string) => {
     if (!notes.includes(text)) notes.push(text);
   };
   advance('loading the original');
-  const session = await openSession(original.location).catch(error => {
+  const session = await openSession(original.location, { provider: original.provider }).catch(error => {
     throw failed(error, 'cannot be loaded');
   });
   const references: Reference[] = [];
@@ -240,7 +246,7 @@ async function runRewritten(
       cause: error,
     });
   advance('loading the rewritten model');
-  const session = await openSession(rewritten.location).catch(error => {
+  const session = await openSession(rewritten.location, { provider: rewritten.provider }).catch(error => {
     throw failed(error, 'cannot be loaded');
   });
   try {
@@ -326,7 +332,7 @@ function openRewritten(request: ValidationRequest, model: ModelInfo): OpenModel 
   const location = inMemory
     ? { bytes: model.source.bytes(0, model.source.length), folder }
     : { file: request.rewritten };
-  return { label: request.label, model, location, folder };
+  return { label: request.label, model, location, folder, provider: request.provider };
 }
 
 function atLength(length: number | null): string {

@@ -43,6 +43,13 @@ describe('onnx-rewrite run', () => {
     assert.match(text, native ? /by native kernels/ : /by their function bodies/);
   });
 
+  it('tells how to get an execution provider that does not load', async function () {
+    const { exitCode, stderr } = await onnxRewrite(['run', path('model.onnx'), '--provider', 'cuda']);
+    if (exitCode === 0) this.skip();
+    assert.equal(exitCode, 2);
+    assert.match(stderr, /CUDA execution provider (does not load|finds no GPU)[\s\S]*leave out "cuda"/);
+  });
+
   it('stores the outputs as .npz and .json', async () => {
     writeFileSync(path('text.txt'), 'words');
     const run = async (output: string) => {

@@ -5,12 +5,16 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import * as ort from 'onnxruntime-node';
 import { DOMAIN } from '../../custom-ops/operator.js';
+import type { NativeOperator } from '../../custom-ops/runtime/node/binding.js';
+import { cudaRefusal } from '../../custom-ops/runtime/node/cuda-provider.js';
 import {
   BACKEND_NAME,
   hookOnnxruntimeNode,
   InferenceSession,
   Tensor,
 } from '../../custom-ops/runtime/node/index.js';
+import { chooseKernels } from '../../custom-ops/runtime/node/placement.js';
+import { toNative } from '../../custom-ops/runtime/node/session-options.js';
 import { InputError } from '../../rewriter/errors.js';
 import { DataType, type NodeSpec, type ValueSpec } from '../../rewriter/onnx/spec.js';
 import { temporaryFolder } from '../temporary-folder.js';
@@ -229,6 +233,21 @@ describe('sessions for Node', () => {
       assert.ok(existsSync(optimized));
     });
 
+    it('let the CUDA provider capture graphs, by either name', () => {
+      const cuda = { name: 'CUDA', settings: ['enable_cuda_graph', '1'] };
+      const captured = toNative({ executionProviders: ['cuda'], enableGraphCapture: true });
+      assert.deepEqual([captured.graphDevice, captured.providers], [0, [cuda]]);
+      const second = { name: 'cuda', deviceId: 1, enableCudaGraph: true };
+      assert.equal(toNative({ executionProviders: [second] }).graphDevice, 1);
+      for (const options of [
+        { executionProviders: ['cuda'] },
+        { executionProviders: ['cpu'], enableGraphCapture: true },
+        { executionProviders: [{ ...second, enableCudaGraph: false }] },
+      ]) {
+        assert.equal(toNative(options).graphDevice, undefined);
+      }
+    });
+
     it('that mean nothing are refused', async () => {
       const bad: readonly ort.InferenceSession.SessionOptions[] = [
         { intraOpNumThreads: -1 },
@@ -264,6 +283,16 @@ describe('sessions for Node', () => {
       }
       console.log('the CUDA execution provider is there: its absence is not tested');
       this.skip();
+    });
+
+    it('of CUDA name what is wrong and the remedy', () => {
+      const remedyFor = (message: string) => cudaRefusal(new Error(message))?.details.remedy ?? '';
+      assert.match(remedyFor('CUDA failure 100: no CUDA-capable device is detected'), /CUDA_VISIBLE_DEVICES/);
+      assert.match(
+        remedyFor('This session cannot use the graph capture feature as requested'),
+        /enableGraphCapture/,
+      );
+      assert.equal(remedyFor('no such file'), '');
     });
 
     it('of tensors for a GPU, without one, say so', async () => {
@@ -305,6 +334,14 @@ describe('sessions for Node', () => {
   });
 
   describe('placement', () => {
+    it('tells a build without CUDA kernels from an operator without one', () => {
+      const reasonFor = (available: readonly NativeOperator[]) =>
+        chooseKernels([{ node: 'n', operator: 'Ours' }], available, 'cuda').refusals.get('Ours') ?? '';
+      assert.match(reasonFor([]), /build:cuda/);
+      const other = { name: 'Other', executionProvider: 'CUDAExecutionProvider', type: DataType.FLOAT };
+      assert.equal(reasonFor([other as NativeOperator]), 'no cuda kernel in the native build');
+    });
+
     it('is native where a kernel covers the operator', async () => {
       await within(markedAttention(DataType.FLOAT), async session => {
         assert.deepEqual(session.onnxRewrite.placement, [

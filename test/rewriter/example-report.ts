@@ -66,7 +66,13 @@ export function exampleReport(error: Difference, overrides: Partial<RewriteRepor
       rewritten: 'b.onnx',
       inputs: 'text.txt, as bytes',
       budgets: { max_error: 0.02, max_output_error: 0.05 },
-      runtime: { name: 'onnxruntime-node', version: '1', execution_provider: 'CPU', custom_operators: null, without_kernel: [] },
+      runtime: {
+        name: 'onnxruntime-node',
+        version: '1',
+        execution_provider: 'CPU',
+        custom_operators: null,
+        without_kernel: [],
+      },
       lengths: [
         {
           length: 4096,

@@ -35,12 +35,7 @@ export interface Binding {
    * Copies a tensor to GPU `device`.
    * @throws Error without the CUDA operators
    */
-  upload(
-    device: number,
-    type: number,
-    dims: readonly number[],
-    data: ArrayBufferView,
-  ): Promise<DeviceHandle>;
+  upload(device: number, type: number, dims: readonly number[], data: ArrayBufferView): Promise<DeviceHandle>;
   /** Fills `data`, which has the size of the tensor. */
   download(tensor: DeviceHandle, data: ArrayBufferView): Promise<void>;
   /** Gives the memory back before the handle is collected. */
