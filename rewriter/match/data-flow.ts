@@ -36,6 +36,11 @@ function sinceProjection(operand: Value): Set<Value> {
   );
 }
 
+/** What the projections nearest before an operand give. */
+export function projectionsBehind(operand: Value): Value[] {
+  return [...sinceProjection(operand)].filter(({ producer }) => producer !== null && isProjection(producer));
+}
+
 function lendsElements({ type }: Node): boolean {
   return type !== 'Shape' && type !== 'Size';
 }
@@ -80,10 +85,8 @@ export function shareSource(query: Value, key: Value): boolean {
 function projectedFrom(values: ReadonlySet<Value>): Set<Value> {
   const sources = new Set<Value>();
   for (const value of values) {
-    for (const near of sinceProjection(value)) {
-      const { producer } = near;
-      if (producer === null || !isProjection(producer)) continue;
-      for (const input of producer.inputs)
+    for (const { producer } of projectionsBehind(value)) {
+      for (const input of producer!.inputs)
         if (input !== null && input.initializer === null) sources.add(input);
     }
   }

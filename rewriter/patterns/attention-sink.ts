@@ -6,7 +6,7 @@ import { upstreamOf } from '../match/operands.js';
 import { any, node, oneOf, type Pattern, through } from '../match/pattern.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { sizeOf, UnknownSample } from '../probe/sample.js';
-import { softmaxOf } from './softmax.js';
+import { LOGITS, softmaxOf } from './softmax.js';
 
 /** A logit that each row of a head has besides those of its keys. */
 export interface FoundSink {
@@ -21,21 +21,30 @@ export interface FoundSink {
  */
 export function softmaxWithSink(logits: Pattern): Pattern {
   const unfit = ({ inputs }: Node) => (inputs.length === 2 ? null : 'joins more than the logits and a sink');
-  const joined = oneOf('sink', {
-    last: node('Concat', [logits, any('sink')], { unfit }),
-    first: node('Concat', [any('sink'), logits], { unfit }),
-  });
+  const joined = oneOf(
+    'sink',
+    {
+      last: node('Concat', [logits, any('sink')], { unfit }),
+      first: node('Concat', [any('sink'), logits], { unfit }),
+      zero: node('Pad', [logits], { more: true, name: 'padded' }),
+    },
+    LOGITS,
+  );
   const softmax = through(softmaxOf(joined), 'a softmax');
   return node('Slice', [softmax], { more: true, name: 'kept' });
 }
 
 /** The sink of a match; null where it has none, and a text where it has something else. */
 export function sinkOf(found: Match, laboratory: Laboratory): FoundSink | string | null {
-  const sink = found.values.get('sink');
-  if (!found.nodes.has('kept') || sink === undefined) return null;
+  if (!found.nodes.has('kept')) return null;
   try {
     if (!laboratory.trials.every(trial => keepsKeys(found, trial))) {
       return 'more or less than the probability of its sink is dropped';
+    }
+    const sink = found.values.get('sink');
+    if (sink === undefined) {
+      const isZero = laboratory.trials.every(trial => addsZero(found, trial));
+      return isZero ? { value: null } : 'its scores are padded by something else than a column of zeros';
     }
     const path = upstreamOf(sink, laboratory).filter(({ factor }) => factor === 1);
     const byHead = path.map(({ value }) => value).filter(value => isByHead(value, sink, laboratory));
@@ -65,6 +74,21 @@ function keepsKeys({ nodes, matched, choices }: Match, trial: Trial): boolean {
   if (column.dims.at(-1) !== left) return false;
   return Array.from({ length: sizeOf(column.dims) }, (_, i) => i).every(
     i => column.at(i) === (i % left) + skipped && row.at(i) === Math.floor(i / left) % ROWS,
+  );
+}
+
+/** Whether padding puts one column of zeros behind the logits. @throws UnknownSample */
+function addsZero({ nodes, values }: Match, trial: Trial): boolean {
+  const [logits, padded] = [values.get('logits')!, nodes.get('padded')!.outputs[0]!];
+  const experiment = new Experiment(trial.probe(PLAIN), new Set([padded]));
+  experiment.set(logits, () => 1);
+  const { dims, at } = experiment.sample(padded);
+  const before = trial.probe(PLAIN).sample(logits).dims;
+  const columns = before.at(-1)! + 1;
+  const places = Array.from({ length: sizeOf(dims) }, (_, i) => i);
+  return (
+    dims.join() === [...before.slice(0, -1), columns].join() &&
+    places.every(i => at(i) === (i % columns === columns - 1 ? 0 : 1))
   );
 }
 

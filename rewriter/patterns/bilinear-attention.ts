@@ -283,6 +283,9 @@ function measured(
     if (level === null) return 'its scores are not those of structured matrices';
     levels.push({ ...level, branch });
   }
+  if (!train && levels.length === 1 && levels[0]!.inputPieces === 1) {
+    return 'its scores are those of plain attention with weights for each head';
+  }
   levels.sort((one, other) => one.inputPieces - other.inputPieces);
   const weights: Record<string, StoredWeight> = {};
   levels.forEach((level, n) => {

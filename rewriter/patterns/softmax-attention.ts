@@ -2,14 +2,15 @@ import type { Node } from '../graph/node.js';
 import { ancestors } from '../graph/slices.js';
 import type { Value } from '../graph/value.js';
 import { ScoreChain } from '../masks/score-chain.js';
-import { isProjection } from '../match/data-flow.js';
+import { isProjection, projectionsBehind } from '../match/data-flow.js';
 import { isMatch, match } from '../match/matcher.js';
 import { isStored, productOperand, upstreamOf } from '../match/operands.js';
 import { any, bound, lazy, node, oneOf, type Pattern } from '../match/pattern.js';
 import { PRODUCTS, productOf } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
 import { sinkOf } from './attention-sink.js';
-import { softmaxOf } from './softmax.js';
+import { mendingOf } from './mended-probabilities.js';
+import { LOGITS, softmaxOf } from './softmax.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
 import { guardsRows, weightedSumOf, weightedValues } from './weighted-sum.js';
 
@@ -44,7 +45,7 @@ const logits: Pattern = oneOf(
     identity: node('Identity', [lazy(() => logits)]),
     reshape: node(['Reshape', 'Unsqueeze', 'Squeeze', 'Flatten'], [lazy(() => logits)], { more: true }),
   },
-  'a product of query and key, scaled or masked',
+  LOGITS,
 );
 
 const softmax = softmaxOf(bound('logits', logits));
@@ -78,7 +79,10 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   }
   const chain = new ScoreChain(scoresNode.outputs[0]!, found.values.get('logits')!, steps, laboratory);
   const own = new Set(
-    [scores.left, scores.right].flatMap(side => upstreamOf(side, laboratory).map(step => step.value)),
+    [scores.left, scores.right].flatMap(side => [
+      ...upstreamOf(side, laboratory).map(step => step.value),
+      ...projectionsBehind(side),
+    ]),
   );
   for (const term of chain.terms) {
     if ([...dataBehind(term)].some(value => own.has(value))) {
@@ -87,6 +91,8 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
       );
     }
   }
+  const mending = mendingOf(found, laboratory);
+  if (typeof mending === 'string') return miss(mending);
   const queryAxes = { value: scores.left, axesOf: scores.axes.left };
   const keyAxes = { value: scores.right, axesOf: scores.axes.right };
   return {
@@ -101,9 +107,9 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
     productFactor: scores.factor,
     logits: chain,
     emptyRow:
-      sink === null
-        ? { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' }
-        : { infinite: 'zeros', equal: 'zeros' },
+      sink !== null
+        ? { infinite: 'zeros', equal: 'zeros' }
+        : (mending ?? { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' }),
     rotary: null,
     cache: null,
     sink,

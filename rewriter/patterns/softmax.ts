@@ -3,6 +3,9 @@ import type { Match } from '../match/matcher.js';
 import { any, bound, node, oneOf, type Pattern, type RankOf, through } from '../match/pattern.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 
+/** What messages say that a softmax is expected to take. */
+export const LOGITS = 'a product of query and key, scaled or masked';
+
 /**
  * The softmax of `logits` over the last axis; the node that gives the probabilities is 'softmax'. It is one operator, or
  * written out as exponentials over their sum, and the largest logit of a row may be subtracted first. What is
@@ -10,10 +13,11 @@ import { type Laboratory, PLAIN } from '../probe/laboratory.js';
  */
 export function softmaxOf(logits: Pattern): Pattern {
   const largest = through(node('ReduceMax', [any('unshifted')], { more: true }), 'the largest logit');
-  const shifted = oneOf('shift', {
-    largest: node('Sub', [bound('unshifted', logits), largest], { name: 'shifted' }),
-    none: logits,
-  });
+  const shifted = oneOf(
+    'shift',
+    { largest: node('Sub', [bound('unshifted', logits), largest], { name: 'shifted' }), none: logits },
+    LOGITS,
+  );
   const sums = through(node('ReduceSum', [any('exponentials')], { more: true }), 'a sum of exponentials');
   return oneOf('softmax', {
     operator: node('Softmax', [shifted], { name: 'softmax', unfit: unfitAxis }),

@@ -10,6 +10,7 @@ import { canonical, identityView, sameRuns } from '../match/view.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { FusionSite } from '../site.js';
 import { softmaxWithSink } from './attention-sink.js';
+import { mended } from './mended-probabilities.js';
 import { softmaxOf, softmaxProblem } from './softmax.js';
 import type { FormContext } from './source-form.js';
 
@@ -25,7 +26,10 @@ export function weightedSumOf(logits: Pattern): Pattern {
     constant('0', value => value === 0),
     bound('unguarded', through(softmax, 'a softmax')),
   ]);
-  const inOrder = through(oneOf('emptyRow', { nan: softmax, zeros: guarded }), 'probabilities of a softmax');
+  const inOrder = through(
+    oneOf('emptyRow', { nan: softmax, zeros: guarded, mended: mended(softmax) }),
+    'probabilities of a softmax',
+  );
   const probabilities = oneOf('turned', { not: inOrder, transposed: node('Transpose', [inOrder]) });
   return node(PRODUCTS, [probabilities, any()], { name: 'sum', commutative: true });
 }
@@ -57,6 +61,9 @@ const sumOfAnything = weightedSumOf(any('logits'));
 export function sumOfProducts(anchor: Node, { laboratory, graph }: FormContext): SumOfProducts | string {
   const found = match(sumOfAnything, anchor.outputs[0]!, graph.constants, value => laboratory.rank(value));
   if (!isMatch(found)) return found.reason;
+  if (found.choices.some(({ alternative }) => alternative === 'mended')) {
+    return 'its probabilities are changed before they weight values';
+  }
   if (found.nodes.has('kept')) return 'only some of its probabilities weight values';
   const sum = weightedValues(anchor, found, laboratory);
   if (typeof sum === 'string') return sum;

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { tensorFrom, toNumbers } from '../../../cli/data/tensor.js';
 import { multipoleAttention } from '../../../custom-ops/multipole-attention/operator.js';
 import { SeededRandom } from '../../../custom-ops/seeded-random.js';
+import { DataType } from '../../../rewriter/onnx/spec.js';
 import { decideUniformly } from '../../../rewriter/plan.js';
 import { rewriteModel } from '../../../rewriter/rewrite-model.js';
 import { FixtureSession } from '../../zoo/run-model.js';
@@ -56,6 +57,11 @@ describe('softmax', () => {
     'of logits less the largest one': (net, scores) => softmax(net, shifted(net, scores)),
     'written out': writtenOut,
     'with sinks behind the keys': withSinks('last', (net, joined) => softmax(net, shifted(net, joined))),
+    'with a sink of zero': (net, scores) => {
+      const pads = net.ints(0, 0, 0, 0, 0, 0, 0, 1);
+      const padded = net.op('Pad', [scores, pads]);
+      return net.op('Slice', [softmax(net, padded), net.ints(0), net.ints(-1), net.ints(-1)]);
+    },
     'with sinks before the keys, written out': withSinks('first', writtenOut),
   };
   for (const [name, probabilities] of Object.entries(forms)) {
@@ -89,6 +95,53 @@ describe('softmax', () => {
     });
   }
 
+  describe('whose probabilities are changed afterwards', () => {
+    const changed = (change: (net: Net, hidden: string, weights: string) => string, fill = -1e9) => {
+      const hide = (net: Net) => {
+        const isPresent = net.nodes.some(({ outputs }) => outputs[0] === 'hidden_pairs');
+        if (isPresent) return 'hidden_pairs';
+        const hidden = net.input('hidden', ['batch', 'sequence'], DataType.BOOL);
+        return net.op('Unsqueeze', [hidden, net.ints(1, 2)], {}, ['hidden_pairs']);
+      };
+      return inspectNet(
+        attentionNet({
+          mask: (net, scores) => net.op('Where', [hide(net), net.scalar(fill), scores]),
+          probabilities: (net, scores) => change(net, hide(net), softmax(net, scores)),
+        }),
+      );
+    };
+
+    it('where keys are hidden: rows without keys become zeros', () => {
+      for (const fill of [-1e9, Number.NEGATIVE_INFINITY]) {
+        const { sites } = changed((net, hidden, p) => net.op('Where', [hidden, net.scalar(0), p]), fill);
+        assert.deepEqual([sites[0]?.replaceable, sites[0]?.emptyRow], [true, 'zeros']);
+      }
+    });
+
+    it('where they are no numbers', () => {
+      const mend = (net: Net, _: string, p: string) => {
+        const numbers = net.op('Where', [net.op('IsNaN', [p]), net.scalar(0), p]);
+        return net.op('Where', [net.op('IsInf', [numbers]), net.scalar(3e38), numbers]);
+      };
+      const { sites } = changed(mend, Number.NEGATIVE_INFINITY);
+      assert.deepEqual([sites[0]?.replaceable, sites[0]?.emptyRow], [true, 'zeros']);
+      assert.equal(changed(mend).sites[0]?.emptyRow, 'mean');
+    });
+
+    it('elsewhere: it is kept', () => {
+      const changes: Parameters<typeof changed>[0][] = [
+        (net, hidden, p) => net.op('Where', [net.op('Not', [hidden]), net.scalar(0), p]),
+        (net, hidden, p) => net.op('Where', [hidden, net.scalar(1), p]),
+        (net, _, p) => net.op('Where', [net.op('Less', [p, net.scalar(0.01)]), net.scalar(0), p]),
+      ];
+      for (const change of changes) {
+        const { sites, nearMisses } = changed(change);
+        assert.equal(sites.length, 0);
+        assert.match(nearMisses[0]!.reason, /probabilities of visible keys are changed/);
+      }
+    });
+  });
+
   it('tells its sinks', () => {
     const sinkOf = (probabilities: Probabilities) =>
       inspectNet(attentionNet({ probabilities })).sites[0]!.sink;
@@ -108,6 +161,13 @@ describe('softmax', () => {
     'that keeps the sink and drops a key': [
       withSinks('last', softmax, net => [net.ints(1), net.ints(2 ** 31)]),
       /more or less than the probability of its sink/,
+    ],
+    'with a sink of another number than zero that no value holds': [
+      (net, scores) => {
+        const padded = net.op('Pad', [scores, net.ints(0, 0, 0, 0, 0, 0, 0, 1), net.scalar(1)]);
+        return net.op('Slice', [softmax(net, padded), net.ints(0), net.ints(-1), net.ints(-1)]);
+      },
+      /padded by something else than a column of zeros/,
     ],
     'with a sink for each row': [
       withSinks('last', softmax, undefined, (net, scores) => reduced(net, 'ReduceMean', scores)),
