@@ -20,6 +20,8 @@ const EMULATED = {
       'acausal cluster, masked [float32]',
       'acausal paper preset [float16]',
       'causal chunk with past [float16]',
+      'acausal random mask, contiguous, not finite [bfloat16]',
+      'causal no retrieval, not finite [float32]',
     ],
   },
   'elementwise-attention': {
