@@ -5,9 +5,9 @@
 #include <deque>
 
 #include "../native/attention_output.h"
-#include "../native/attention_shapes.h"
 #include "../native/visible_keys.h"
 #include "../structured-matmul/level_product.h"
+#include "signature.h"
 
 namespace onnxrewrite::bilinear {
 namespace {
@@ -18,100 +18,17 @@ using structured::kRows;
 using structured::Level;
 using structured::LevelProduct;
 
-constexpr const char* kOpType = "BilinearAttention";
-constexpr size_t kMostLevels = 8;
-
-enum Input { kX, kValue, kKeyMask, kLeft, kRight, kLevels };
-// By level, counted from kLevels + 4 * level.
-enum LevelInput { kQueryWeight, kKeyWeight, kQueryNorm, kKeyNorm, kLevelInputs };
-
-[[noreturn]] void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
-
-// The attributes of a node; operator.ts validates them when a node is made, this checks what a kernel relies on.
-struct Parameters {
-  explicit Parameters(const NodeAttributes& attributes) {
-    const std::string kind = attributes.text("kind").value_or("");
-    train = kind == "block-tensor-train";
-    if (!train && kind != "multi-level-low-rank") refuse("unknown kind \"" + kind + "\"");
-    heads = positive("heads", attributes.integer("heads").value_or(0));
-    features = positive("features", attributes.integer("features").value_or(0));
-    const auto list = [&](const char* name) { return attributes.integers(name).value_or(std::vector<int64_t>{}); };
-    const auto p = list("input_pieces"), q = list("output_pieces"), ranks = list("ranks");
-    const auto scales = attributes.reals("level_scale").value_or(std::vector<float>{});
-    const size_t count = ranks.size();
-    if (count < 1 || count > (train ? 1 : kMostLevels) || p.size() != count || q.size() != count ||
-        scales.size() != count) {
-      refuse("input_pieces, output_pieces, ranks and level_scale have to describe 1 to 8 levels");
-    }
-    for (size_t n = 0; n < count; n++) {
-      levels.push_back({positive("input_pieces", p[n]), positive("output_pieces", q[n]), positive("ranks", ranks[n]),
-                        train, scales[n]});
-      if (features % levels[n].inputPieces != 0 || features % levels[n].outputPieces != 0) {
-        refuse("level " + std::to_string(n + 1) + " does not fit its sizes");
-      }
-    }
-    const std::string normalization = attributes.text("normalisation").value_or("");
-    normalized = normalization != "none";
-    centered = normalization == "layer";
-    if (normalized && !centered && normalization != "root-mean-square") {
-      refuse("unknown normalisation \"" + normalization + "\"");
-    }
-    epsilon = attributes.real("epsilon").value_or(0.f);
-    causal = attributes.integer("causal").value_or(0) != 0;
-  }
-
-  // Dimensions of queries and keys, those of all levels side by side.
-  size_t depth() const {
-    if (train) return features;
-    size_t sum = 0;
-    for (const Level& level : levels) sum += level.inputPieces * level.rank;
-    return sum;
-  }
-
-  bool train, normalized, centered, causal;
-  size_t heads, features;
-  std::vector<Level> levels;
-  float epsilon;
-
- private:
-  static size_t positive(const char* name, int64_t value) {
-    if (value < 1 || value > INT32_MAX) refuse(std::string(name) + " holds " + std::to_string(value));
-    return static_cast<size_t>(value);
-  }
-};
-
-int64_t dim(size_t n) { return static_cast<int64_t>(n); }
-
-// Inputs that hold weights, with the shapes that the attributes ask for.
-template <class Inputs>
-class WeightReader {
- public:
-  explicit WeightReader(const Inputs& inputs) : inputs_(inputs) {}
-
-  TensorView operator()(size_t index, const std::vector<int64_t>& dims) const {
-    const std::optional<TensorView> tensor = inputs_(index);
-    if (!tensor) refuse("input " + std::to_string(index) + " is missing");
-    if (tensor->dims != dims) {
-      refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
-    }
-    return *tensor;
-  }
-  bool has(size_t index) const { return inputs_(index).has_value(); }
-
- private:
-  const Inputs& inputs_;
-};
-
 // Normalization without bias of vectors of one size, by their deviation or their root mean square, or nothing but a
 // factor.
 class Normalization {
  public:
-  template <class Weights>
-  Normalization(const Parameters& parameters, const Weights& weights, size_t index, size_t size, float multiplier)
-      : enabled_(parameters.normalized), centered_(parameters.centered), size_(size), epsilon_(parameters.epsilon), multiplier_(multiplier) {
-    if (!weights.has(index)) return;
-    if (!enabled_) refuse("a gain comes with a normalisation only");
-    gains_ = floatsOf(weights(index, {dim(size)}));
+  Normalization(const Parameters& parameters, size_t level, const std::optional<TensorView>& gains, float multiplier)
+      : enabled_(parameters.normalized),
+        centered_(parameters.centered),
+        size_(parameters.levelSize(level)),
+        epsilon_(parameters.epsilon),
+        multiplier_(multiplier) {
+    if (gains) gains_ = floatsOf(*gains);
   }
 
   void apply(const Simd& simd, float* vectors, size_t stride, size_t count) const {
@@ -139,10 +56,8 @@ struct Image {
       : pieces(parameters.levels[l].inputPieces),
         piece(parameters.features / pieces),
         rank(parameters.levels[l].rank),
-        factor(packed(allocator, floatsOf(weights(at(l, queries ? kQueryWeight : kKeyWeight),
-                                                  {dim(pieces), dim(piece), dim(parameters.heads * rank)})),
-                      parameters.heads * rank)),
-        normalization(parameters, weights, at(l, queries ? kQueryNorm : kKeyNorm), pieces * rank,
+        factor(packed(allocator, floatsOf(weights.weight(l, queries ? kQueryWeight : kKeyWeight)), parameters.heads * rank)),
+        normalization(parameters, l, weights.gains(l, queries ? kQueryNorm : kKeyNorm),
                       queries ? parameters.levels[l].scale : 1.f) {}
 
   const size_t pieces, piece, rank;
@@ -150,7 +65,6 @@ struct Image {
   const Normalization normalization;
 
  private:
-  static size_t at(size_t l, LevelInput input) { return kLevels + kLevelInputs * l + input; }
   Factor packed(Allocator& allocator, const std::vector<float>& weights, size_t columns) const {
     return {allocator, pieces, piece, columns, [&](size_t n, size_t row, size_t column) {
               return weights[(n * piece + row) * columns + column];
@@ -162,7 +76,7 @@ struct Image {
 struct Weights {
   template <class Inputs>
   Weights(Allocator& allocator, const Parameters& parameters, const Inputs& inputs) {
-    const WeightReader<Inputs> weights(inputs);
+    const WeightReader<Inputs> weights(parameters, inputs);
     if (!parameters.train) {
       for (size_t l = 0; l < parameters.levels.size(); l++) {
         queries.emplace_back(allocator, parameters, weights, l, true);
@@ -175,21 +89,8 @@ struct Weights {
     Level level = parameters.levels[0];
     level.outputPieces *= heads;
     level.scale = 1;
-    const int64_t outputPiece = dim(heads * features / level.outputPieces), piece = dim(features / level.inputPieces);
-    const TensorView left =
-        weights(kLeft, {dim(level.outputPieces), dim(level.inputPieces * level.rank), outputPiece});
-    const TensorView right = weights(kRight, {dim(level.inputPieces), piece, dim(level.outputPieces * level.rank)});
-    train = structured::packLevel(allocator, features, heads * features, level, false, heads, left, right);
-    trainNorm.emplace(parameters, weights, kLevels + kKeyNorm, features, 1.f);
-  }
-
-  // Indices of all inputs that hold weights.
-  static std::vector<size_t> inputsOf(const Parameters& parameters) {
-    std::vector<size_t> list{kLeft, kRight, kLevels + kKeyNorm};
-    if (parameters.train) return list;
-    list.resize(kLevelInputs * parameters.levels.size());
-    for (size_t n = 0; n < list.size(); n++) list[n] = kLevels + n;
-    return list;
+    train = structured::packLevel(allocator, features, heads * features, level, false, heads, weights.left(), weights.right());
+    trainNorm.emplace(parameters, 0, weights.gains(0, kKeyNorm), 1.f);
   }
 
   // Keys of a Block Tensor Train.
@@ -199,20 +100,13 @@ struct Weights {
   std::deque<Image> queries, keys;
 };
 
-// What one run works on. Rows of vectors are padded with zeros to multiples of kLanes.
-struct Shape {
-  size_t batch, heads, tokens, depth, valueDim;
-
-  size_t padded() const { return roundUpToLanes(depth); }
-};
-
-// Vectors [batch][heads][tokens][padded] of all tokens, tile by tile: transform(vectors of the first head, x, rows,
-// scratch) writes the first `written` numbers of rows and adds to the others, which are zeros. Rows of one head are
-// `padded` floats apart and heads tokens * padded.
+// Vectors [batch][heads][tokens][padded] of all tokens, padded with zeros to multiples of kLanes, tile by tile:
+// transform(vectors of the first head, x, rows, scratch) writes the first `written` numbers of rows and adds to the others,
+// which are zeros. Rows of one head are `padded` floats apart and heads tokens * padded.
 template <class Transform>
 Buffer<float> vectorsOf(const Environment& environment, const Shape& shape, const float* x, size_t stride,
                         size_t written, size_t scratch, const Transform& transform) {
-  const size_t padded = shape.padded(), tiles = (shape.tokens + kRows - 1) / kRows;
+  const size_t padded = roundUpToLanes(shape.depth), tiles = (shape.tokens + kRows - 1) / kRows;
   Buffer<float> vectors(environment.allocator, shape.batch * shape.heads * shape.tokens * padded);
   PerRunner<Buffer<float>> buffers(shape.batch * tiles);
   environment.parallel.forEach(shape.batch * tiles, [&](size_t item, size_t runner) {
@@ -231,7 +125,7 @@ Buffer<float> vectorsOf(const Environment& environment, const Shape& shape, cons
 
 Buffer<float> trainKeys(const Environment& environment, const Weights& weights, const Shape& shape, const float* x,
                         size_t stride) {
-  const size_t padded = shape.padded(), head = shape.tokens * padded;
+  const size_t padded = roundUpToLanes(shape.depth), head = shape.tokens * padded;
   return vectorsOf(environment, shape, x, stride, 0, weights.train->scratch(),
                    [&](float* keys, const float* tile, size_t rows, float* scratch) {
                      weights.train->add(environment.simd, {keys, padded, head}, tile, stride, rows, scratch);
@@ -251,7 +145,7 @@ inline void copyFew(const float* from, size_t count, float* to) {
 // Queries or keys of all levels side by side.
 Buffer<float> levelVectors(const Environment& environment, const std::deque<Image>& levels, const Shape& shape,
                            const float* x, size_t stride) {
-  const size_t padded = shape.padded();
+  const size_t padded = roundUpToLanes(shape.depth);
   size_t widest = 0;
   for (const Image& level : levels) widest = std::max(widest, level.factor.padded);
   const auto transform = [&](float* vectors, const float* tile, size_t rows, float* image) {
@@ -295,7 +189,7 @@ struct Workspace {
 // `keys` [batch][heads][tokens][padded depth], `values` [batch][heads][tokens][padded valueDim].
 void attend(const Environment& environment, const Shape& shape, bool causal, const Queries& queries, const float* keys,
             const float* values, const bool* keyMask, const AttentionOutput& output) {
-  const size_t tokens = shape.tokens, depth = shape.padded(), size = roundUpToLanes(shape.valueDim);
+  const size_t tokens = shape.tokens, depth = roundUpToLanes(shape.depth), size = roundUpToLanes(shape.valueDim);
   const size_t tiles = (tokens + kTile - 1) / kTile, heads = shape.batch * shape.heads;
   const VisibleKeys visible(keyMask, shape.batch, tokens);
   std::vector<char> finite(heads, 1);
@@ -342,9 +236,9 @@ void attend(const Environment& environment, const Shape& shape, bool causal, con
 class Kernel {
  public:
   Kernel(const ort::Api& api, const NodeAttributes& attributes, const Operator<Kernel>&)
-      : arena_(api), parameters_(attributes) {
+      : arena_(api), parameters_(readParameters(attributes)) {
     bool constant = true;
-    for (const size_t n : Weights::inputsOf(parameters_)) {
+    for (const size_t n : weightInputs(parameters_)) {
       constant = constant && (attributes.constant(n) || !attributes.connects(n));
     }
     if (constant) constant_.emplace(heap_, parameters_, [&](size_t n) { return attributes.constant(n); });
@@ -353,8 +247,7 @@ class Kernel {
   void run(const RunContext& context) const {
     const TensorView x = *context.input(kX), value = *context.input(kValue);
     const auto mask = context.input(kKeyMask);
-    const Shape shape = shapeOf(x, value);
-    if (mask) checkKeyMask(kOpType, *mask, x.dims[0], x.dims[1]);
+    const Shape shape = shapeOf(parameters_, x, value, mask);
     const AttentionOutput output{context.output(0, value.dims), nullptr, x.type == ort::kFloat16};
     if (shape.batch * shape.tokens * shape.valueDim == 0) return;
 
@@ -381,20 +274,6 @@ class Kernel {
   }
 
  private:
-  Shape shapeOf(const TensorView& x, const TensorView& value) const {
-    requireRank(kOpType, x, "x", 3);
-    requireRank(kOpType, value, "value", 4);
-    if (x.dims[2] != dim(parameters_.features)) {
-      refuse("x " + describe(x.dims) + " has not " + std::to_string(parameters_.features) + " channels");
-    }
-    if (value.dims[0] != x.dims[0] || value.dims[1] != dim(parameters_.heads) || value.dims[2] != x.dims[1]) {
-      refuse("value " + describe(value.dims) + " does not fit x " + describe(x.dims));
-    }
-    if (x.dims[1] > INT32_MAX) refuse("more than 2^31 tokens");
-    const auto size = [](int64_t n) { return static_cast<size_t>(n); };
-    return {size(x.dims[0]), parameters_.heads, size(x.dims[1]), parameters_.depth(), size(value.dims[3])};
-  }
-
   const CpuArena arena_;
   const Parameters parameters_;
   HeapMemory heap_;
@@ -402,14 +281,8 @@ class Kernel {
   std::optional<Weights> constant_;
 };
 
-std::vector<Port> inputs(ort::ElementType type) {
-  std::vector<Port> ports{{type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional}};
-  ports.insert(ports.end(), 2 + kLevelInputs * kMostLevels, {type, ort::kOptional});
-  return ports;
-}
-
-const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), {{ort::kFloat, ort::kRequired}});
-const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), {{ort::kFloat16, ort::kRequired}});
+const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
+const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));
 const Registration registrations[] = {Registration(single), Registration(half)};
 
 }  // namespace

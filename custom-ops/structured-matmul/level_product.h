@@ -6,17 +6,12 @@
 #include <vector>
 
 #include "../native/padded_rows.h"
+#include "level.h"
 
 namespace onnxrewrite::structured {
 
 // Rows that go through a product together.
 constexpr size_t kRows = kTile;
-
-struct Level {
-  size_t inputPieces, outputPieces, rank;
-  bool permuted;
-  float scale;
-};
 
 // A tensor of float32 or float16 in float32.
 inline std::vector<float> floatsOf(const TensorView& tensor) {

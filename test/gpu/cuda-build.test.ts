@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.js';
+import { bilinearCases } from './bilinear-cases.js';
 import { elementwiseCases } from './elementwise-cases.js';
 import { localCases } from './local-cases.js';
 import { multiLevelCases } from './multi-level-cases.js';
@@ -47,11 +48,18 @@ const EMULATED = {
   'local-attention': {
     suite: localCases,
     names: [
-      'causal random mask, grouped [float32]',
+      'causal value size one [float32]',
       'acausal many fewer queries [float16]',
-      'acausal head of 64 [bfloat16]',
-      'large, wide heads [float16]',
+      'large, heads wider than values [float16]',
       'large, keys outside windows not finite [bfloat16]',
+    ],
+  },
+  'bilinear-attention': {
+    suite: bilinearCases,
+    names: [
+      'causal tensor train of rank two [float32]',
+      'acausal levels, ragged [bfloat16]',
+      'causal levels by root mean squares [float16]',
     ],
   },
 };

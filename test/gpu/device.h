@@ -87,10 +87,10 @@ inline size_t dimensionOf(const CaseRecord& record, const char* name, size_t axi
   return found == record.tensors.end() || found->second.dims.empty() ? 0 : static_cast<size_t>(found->second.dims.at(axis));
 }
 
-/** Calls visit(tag of the element type) for that of the case's queries. */
+/** Calls visit(tag of the element type) for that of an input of the case. */
 template <class Visit>
-void withType(const CaseRecord& record, Visit visit) {
-  const uint32_t type = record.tensors.at("query").type;
+void withType(const CaseRecord& record, Visit visit, const char* input = "query") {
+  const uint32_t type = record.tensors.at(input).type;
   if (type == kFloat)
     visit(float{});
   else if (type == kFloat16)

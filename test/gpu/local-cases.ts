@@ -1,11 +1,11 @@
 import { caseInputs, LOCAL_CASES, type LocalCase } from '../../custom-ops/local-attention/cases.js';
 import { attributesOf, type LocalParameters } from '../../custom-ops/local-attention/parameters.js';
 import { type LocalInputs, localAttention } from '../../custom-ops/local-attention/reference.js';
-import type { Tensor } from '../../custom-ops/operator.js';
 import { assertClose } from '../comparison.js';
 import { caseTensor } from '../custom-ops/case-file.js';
 import { CaseSuite, problemsOf, resultTensor } from './case-suite.js';
 import { encodedOperands, roundedOperands, TOLERANCE } from './element-types.js';
+import { withSpoiledRows } from './spoiled-rows.js';
 
 interface GpuLocalCase extends LocalCase {
   /** Keys whose numbers are infinite; no row may see them. */
@@ -45,6 +45,8 @@ const LARGE: readonly GpuLocalCase[] = [
   large('small heads', 300, { left: 70, right: 70 }, { headDim: 24, valueDim: 40 }),
   large('wide heads', 400, { left: 150 }, { headDim: 128, valueDim: 72 }),
   large('wide values', 260, { left: 90 }, { headDim: 80, valueDim: 300 }),
+  large('heads wider than values', 300, { left: 90, right: 20 }, { headDim: 200, valueDim: 48 }),
+  large('wide heads and values', 200, { left: null }, { headDim: 256, valueDim: 96 }),
   large('very wide heads', 150, { left: 40, right: 10 }, { headDim: 300, valueDim: 16 }),
   large('chunk', 200, { left: 128 }, { keys: 1000 }),
   large('step', 1, {}, { keys: 3000 }),
@@ -61,15 +63,6 @@ const LARGE: readonly GpuLocalCase[] = [
 
 const CASES: readonly GpuLocalCase[] = [...LOCAL_CASES, ...LARGE];
 
-function withSpoiledKeys({ dims, data }: Tensor, [from, to]: readonly [number, number]): Tensor {
-  const [, , keys, size] = dims as [number, number, number, number];
-  const isSpoiled = (n: number) => {
-    const key = Math.floor(n / size) % keys;
-    return key >= from && key < to;
-  };
-  return { dims, data: data.map((number, n) => (isSpoiled(n) ? Infinity : number)) };
-}
-
 /** Cases of LocalAttention for the CUDA kernels; local-attention-runner.cu runs them. */
 export const localCases = new CaseSuite(
   CASES.map(({ name }) => name),
@@ -77,6 +70,8 @@ export const localCases = new CaseSuite(
   (index, type) => {
     const shared = CASES[index]!;
     const { spoiled } = shared;
+    const isSpoiled = (_: number, key: number) =>
+      spoiled !== undefined && key >= spoiled[0] && key < spoiled[1];
     if (shared.float16 && type !== 'float16') return null;
     const inputs = (): LocalInputs => {
       const given = roundedOperands(caseInputs(shared), type);
@@ -84,8 +79,8 @@ export const localCases = new CaseSuite(
         ? given
         : {
             ...given,
-            key: withSpoiledKeys(given.key, spoiled),
-            value: withSpoiledKeys(given.value, spoiled),
+            key: withSpoiledRows(given.key, isSpoiled),
+            value: withSpoiledRows(given.value, isSpoiled),
           };
     };
     return {

@@ -6,6 +6,7 @@
 
 #include "plain.cuh"
 #include "tiles.cuh"
+#include "wide-engine.cuh"
 
 namespace onnxrewrite::local::cuda {
 
@@ -30,17 +31,30 @@ class LocalAttention {
   explicit LocalAttention(const Geometry& geometry, bool hopper = hasHopper()) : g_(geometry), hopper_(hopper) {}
 
   cudaError_t run(const Tensors<T>& tensors, cudaStream_t stream) const {
-    if constexpr (sizeof(T) == 2) {
-      if (g_.headDim % 8 == 0 && g_.valueDim % 8 == 0) {
-        if (g_.headDim <= 64 && g_.valueDim <= 64) return hopper_ ? runOnHopper(tensors, stream) : runTiles<MmaEngine<T, 64, 2>>(tensors, {}, stream);
-        if (g_.headDim <= 128 && g_.valueDim <= 128) return runTiles<MmaEngine<T, 128, 1>>(tensors, {}, stream);
+    constexpr int kPiece = 16 / sizeof(T);
+    if (g_.headDim % kPiece == 0 && g_.valueDim % kPiece == 0) {
+      if (fits(64, 64)) {
+        if constexpr (kSingle<T>) return runTiles<MmaEngine<T, 64, 1>>(tensors, {}, stream);
+        else return hopper_ ? runOnHopper(tensors, stream) : runTiles<MmaEngine<T, 64, 2>>(tensors, {}, stream);
       }
+      if (fits(128, 128) && hasMemory<MmaEngine<T, 128, 1>>()) return runTiles<MmaEngine<T, 128, 1>>(tensors, {}, stream);
+      if constexpr (!kSingle<T>)
+        if (fits(256, 128) && hasMemory<WideEngine<T, 256, 128>>())
+          return fits(256, 64) ? runTiles<WideEngine<T, 256, 64>>(tensors, {}, stream)
+                               : runTiles<WideEngine<T, 256, 128>>(tensors, {}, stream);
     }
-    return g_.valueDim <= 64 ? runPlain<2>(tensors, stream) : runPlain<4>(tensors, stream);
+    // Queries of wide heads leave less memory for values.
+    return g_.valueDim <= 64 || g_.headDim > 256 ? runPlain<2>(tensors, stream) : runPlain<4>(tensors, stream);
   }
 
  private:
   int tilesOf(int rows) const { return ceilDiv(g_.queries, rows); }
+  bool fits(int headDim, int valueDim) const { return g_.headDim <= headDim && g_.valueDim <= valueDim; }
+  /** Whether the chip has the shared memory. */
+  template <class Engine>
+  static bool hasMemory() {
+    return sizeof(TileShared<Engine>) <= mostSharedBytes();
+  }
 
   cudaError_t runOnHopper(const Tensors<T>& tensors, cudaStream_t stream) const {
     constexpr bool kBfloat16 = std::is_same_v<T, __nv_bfloat16>;

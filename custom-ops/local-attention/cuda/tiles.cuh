@@ -1,4 +1,4 @@
-// Attention over tiles on tensor cores, for 16-bit types: a tile of rows meets the keys that any of its rows sees.
+// Attention over tiles on tensor cores: a tile of rows meets the keys that any of its rows sees.
 #pragma once
 
 #include "../../multipole-attention/cuda/engines.cuh"
