@@ -34,13 +34,17 @@ export function describeSite(
   const dataType = typeOf(attention.output);
   const operands = locateOperands(attention, dataType, laboratory);
   if (typeof operands === 'string') return operands;
+  const { queryHeads, kvHeads, headDim, valueDim } = operands;
+  const uneven = [headDim, valueDim, queryHeads !== null && kvHeads !== null ? queryHeads / kvHeads : null];
+  if (uneven.some(size => size !== null && !Number.isInteger(size))) {
+    return `its channels do not divide into ${queryHeads} heads, and ${kvHeads} of key and value`;
+  }
   const scope = attention.named.graph;
   const facts = context.masks.inspect({
     logits: attention.logits,
     graph: scope,
     extent: trial => operands.extent(trial),
   });
-  const { headDim } = operands;
   const scale = facts.factor === null ? null : facts.factor * attention.productFactor;
   const past = attention.cache?.past != null || readsCache(attention);
   const extents = laboratory.trials.map(trial => operands.extent(trial));
@@ -54,10 +58,10 @@ export function describeSite(
     key: operands.key,
     value: operands.value,
     output: operands.output,
-    queryHeads: operands.queryHeads,
-    kvHeads: operands.kvHeads,
+    queryHeads,
+    kvHeads,
     headDim,
-    valueDim: operands.valueDim,
+    valueDim,
     scale: scale === null ? null : unrounded(scale * operands.carried * operands.missing, headDim),
     operatorScale: scale === null ? null : unrounded(scale * operands.missing, headDim),
     mask: maskKind(facts),
