@@ -51,7 +51,7 @@ export class FileTransaction {
   rollback(): void {
     if (!open.delete(this)) return;
     for (const { name } of this.staged) rmSync(name, { force: true });
-    for (const folder of this.folders) rmdirSync(folder);
+    for (const folder of this.folders) removeIfEmpty(folder);
   }
 
   private makeFolder(folder: string): void {
@@ -60,5 +60,15 @@ export class FileTransaction {
     const made = [folder];
     while (made.at(-1) !== first) made.push(dirname(made.at(-1)!));
     this.folders.unshift(...made);
+  }
+}
+
+/** Another program may have come to use a folder that was made here; then it stays. */
+function removeIfEmpty(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'ENOTEMPTY' && code !== 'EEXIST' && code !== 'ENOENT') throw error;
   }
 }

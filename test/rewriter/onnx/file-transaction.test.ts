@@ -41,6 +41,14 @@ describe('FileTransaction', () => {
     assert.deepEqual(readdirSync(folder()), ['second']);
   });
 
+  it('leaves a folder that it made to the files that others put there', () => {
+    const transaction = new FileTransaction();
+    stage(transaction, path('new', 'deep', 'mine'));
+    writeFileSync(path('new', 'theirs'), 'theirs');
+    transaction.rollback();
+    assert.deepEqual(readdirSync(path('new')), ['theirs']);
+  });
+
   it('is undone together with all others when a run is interrupted', () => {
     for (const name of ['a', 'b']) stage(new FileTransaction(), path(name));
     rollbackAll();
