@@ -17,7 +17,7 @@ function summary(comparison: Comparison): Markup {
   const rewritten = ran(comparison.rewritten);
   const replaced = sites.filter(({ operator }) => operator !== null).length;
   return html`<section aria-labelledby="summary-title">
-<h2 id="summary-title">${name}, ${length} tokens</h2>
+<h2 id="summary-title">${name}, ${length.toLocaleString('en')} tokens</h2>
 ${executionNotices(comparison)}
 <dl class="facts">
 ${timeFact(original, rewritten)}
@@ -42,7 +42,7 @@ const kernelsNote = ({ provider, kernels, functionBodies }: Measurement['executi
 
 const runsNote = (original: Measurement, rewritten: Measurement) =>
   html`Times are medians of ${Math.min(original.runs, rewritten.runs)} runs, inputs and outputs in main memory; the first
-runs, which compile kernels, took ${formatDuration(original.firstMs)} and ${formatDuration(rewritten.firstMs)}.`;
+runs${rewritten.execution.provider === 'webgpu' ? ', which compile kernels,' : ''} took ${formatDuration(original.firstMs)} and ${formatDuration(rewritten.firstMs)}.`;
 
 /** Why models did not run as they should have. */
 function executionNotices({ original, rewritten }: Comparison): Markup {
