@@ -53,7 +53,13 @@ const run = spawnSync(
     ...(architectures.includes('90a') ? ['-DONNX_REWRITE_HOPPER'] : []),
     ...code,
     ...positionals,
-    ...['-o', unfinished, join(native, 'operator_list.cc'), join(native, 'cuda', 'device-memory.cu'), ...sources],
+    ...[
+      '-o',
+      unfinished,
+      join(native, 'operator_list.cc'),
+      join(native, 'cuda', 'device-memory.cu'),
+      ...sources,
+    ],
   ],
   { stdio: 'inherit' },
 );

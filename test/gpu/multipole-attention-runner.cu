@@ -2,9 +2,13 @@
 //   multipole-attention-runner CASES RESULTS [PATH [SEED]]
 // PATH `mma` keeps to the kernels of chips before Hopper. Compiled by nvcc for a GPU, or by a C++ compiler against
 // the emulation, whose thread schedule SEED changes.
-// Outputs and scratch memory are poisoned before every run, and every case runs twice: the bytes must agree.
+// Outputs and scratch memory are poisoned before every run, and every case runs twice: the bytes must agree. On a GPU the
+// second run is a CUDA graph of the first one.
 #include "../../custom-ops/multipole-attention/cuda/pipeline.cuh"
 #include "device.h"
+#ifndef ONNX_REWRITE_EMULATE_CUDA
+#include "../../custom-ops/native/cuda/replay.h"
+#endif
 
 namespace {
 
@@ -115,12 +119,21 @@ void runCase(CaseRecord& record, bool hopper, SideStream& side, CaseRecord& resu
                            past.getIfAny(), output.get(), lse.get()};
   Device<char> memory(MultipoleAttention<T>(shape, parameters, tensors.mask, nullptr, hopper).bytes());
   MultipoleAttention<T> attention(shape, parameters, tensors.mask, memory.get(), hopper);
+  const auto enqueue = [&](cudaStream_t stream) { return attention.run(tensors, stream, side); };
+#ifndef ONNX_REWRITE_EMULATE_CUDA
+  Replay replay;
+#endif
   test::Repeated repeated(record.name);
   for (int repeat = 0; repeat < 2; repeat++) {
     output.poison();
     lse.poison();
     memory.poison();
-    check(attention.run(tensors, nullptr, side), "run");
+#ifdef ONNX_REWRITE_EMULATE_CUDA
+    check(enqueue(nullptr), "run");
+#else
+    check(replay.run({}, nullptr, enqueue), "run");
+    if (replay.graphs() != static_cast<size_t>(repeat)) throw std::runtime_error(record.name + ": no graph was recorded");
+#endif
     check(cudaDeviceSynchronize(), "synchronize");
     repeated.add(output);
     repeated.compare();

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 #include <mutex>
@@ -48,6 +49,12 @@ class Replay {
     recordings_.splice(recordings_.begin(), recordings_, found);
     if (!found->graph && !found->refused) found->refused = record(enqueue, found->graph) != cudaSuccess;
     return found->refused ? enqueue(stream) : cudaGraphLaunch(found->graph, stream);
+  }
+
+  /** How many graphs there are. */
+  size_t graphs() const {
+    return static_cast<size_t>(std::count_if(recordings_.begin(), recordings_.end(),
+                                             [](const Recording& recording) { return recording.graph != nullptr; }));
   }
 
  private:
