@@ -1,61 +1,9 @@
 // StructuredMatMul on the CPU execution provider.
-#include <algorithm>
-#include <optional>
-#include <string>
-#include <vector>
-
-#include "../native/attention_shapes.h"
 #include "level_product.h"
+#include "signature.h"
 
 namespace onnxrewrite::structured {
 namespace {
-
-constexpr const char* kOpType = "StructuredMatMul";
-constexpr size_t kMostLevels = 8;
-
-[[noreturn]] void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
-
-// The attributes of a node; operator.ts validates them when a node is made, this checks what a kernel relies on.
-struct Structure {
-  explicit Structure(const NodeAttributes& attributes) {
-    const std::string kind = attributes.text("kind").value_or("");
-    butterfly = kind == "butterfly";
-    tied = kind == "kronecker";
-    in = positive("in_features", attributes.integer("in_features").value_or(0));
-    out = positive("out_features", attributes.integer("out_features").value_or(0));
-    if (butterfly) {
-      if (in != out || in < 2 || (in & (in - 1)) != 0) refuse("a butterfly is square, its size a power of two");
-      return;
-    }
-    const auto list = [&](const char* name) { return attributes.integers(name).value_or(std::vector<int64_t>{}); };
-    const auto p = list("input_pieces"), q = list("output_pieces"), ranks = list("ranks"), permuted = list("permuted");
-    const auto scales = attributes.reals("level_scale").value_or(std::vector<float>(ranks.size(), 1.f));
-    const size_t count = ranks.size();
-    if (count < 1 || count > (tied ? 1 : kMostLevels) || p.size() != count || q.size() != count ||
-        permuted.size() != count || scales.size() != count) {
-      refuse("input_pieces, output_pieces, ranks, permuted and level_scale have to describe 1 to 8 levels");
-    }
-    for (size_t n = 0; n < count; n++) {
-      const Level level{positive("input_pieces", p[n]), positive("output_pieces", q[n]), positive("ranks", ranks[n]),
-                        permuted[n] != 0, scales[n]};
-      if (in % level.inputPieces != 0 || out % level.outputPieces != 0 ||
-          (!level.permuted && level.inputPieces != level.outputPieces) || (tied && level.rank != 1)) {
-        refuse("level " + std::to_string(n + 1) + " does not fit its sizes");
-      }
-      levels.push_back(level);
-    }
-  }
-
-  bool butterfly, tied;
-  size_t in, out;
-  std::vector<Level> levels;
-
- private:
-  static size_t positive(const char* name, int64_t value) {
-    if (value < 1 || value > INT32_MAX) refuse(std::string(name) + " holds " + std::to_string(value));
-    return static_cast<size_t>(value);
-  }
-};
 
 // The stages of a butterfly on one row; weights are kept as four planes, so that neighbours share vectors.
 class Butterfly {
@@ -96,15 +44,6 @@ class Butterfly {
   Buffer<float> planes_;
 };
 
-using Dims = std::vector<int64_t>;
-
-int64_t dim(size_t n) { return static_cast<int64_t>(n); }
-
-Dims stageDims(const Structure& structure) {
-  int64_t stages = 0;
-  while ((size_t{1} << stages) < structure.in) stages++;
-  return {stages, dim(structure.in / 2), 2, 2};
-}
 Dims leftDims(const Structure& structure, const Level& level) {
   const size_t outputPiece = structure.out / level.outputPieces;
   if (structure.tied) return {dim(outputPiece), dim(level.inputPieces)};
@@ -124,19 +63,14 @@ class Matrix {
   Matrix(Allocator& allocator, const Structure& structure, const Factors& factors)
       : in_(structure.in), out_(structure.out) {
     const auto factor = [&](size_t index, const Dims& dims) {
-      const std::optional<TensorView> tensor = factors(index);
-      if (!tensor) refuse("input " + std::to_string(index) + " is missing");
-      if (tensor->dims != dims) {
-        refuse("input " + std::to_string(index) + " has shape " + describe(tensor->dims) + ", not " + describe(dims));
-      }
-      return *tensor;
+      return checkedFactor(index, factors(index), dims);
     };
-    if (structure.butterfly) butterfly_.emplace(allocator, in_, factor(1, stageDims(structure)));
+    if (structure.butterfly) butterfly_.emplace(allocator, in_, factor(kFactors, stageDims(structure)));
     for (size_t n = 0; n < structure.levels.size(); n++) {
       const Level& level = structure.levels[n];
       levels_.push_back(packLevel(allocator, in_, out_, level, structure.tied, 1,
-                                  factor(1 + 2 * n, leftDims(structure, level)),
-                                  factor(2 + 2 * n, rightDims(structure, level))));
+                                  factor(kFactors + 2 * n, leftDims(structure, level)),
+                                  factor(kFactors + 2 * n + 1, rightDims(structure, level))));
     }
   }
 
@@ -174,15 +108,9 @@ class Kernel {
   }
 
   void run(const RunContext& context) const {
-    const TensorView x = *context.input(0);
-    if (x.dims.empty() || x.dims.back() != dim(structure_.in)) {
-      refuse("x " + describe(x.dims) + " has not " + std::to_string(structure_.in) + " columns");
-    }
-    size_t rows = 1;
-    for (size_t axis = 0; axis + 1 < x.dims.size(); axis++) rows *= static_cast<size_t>(x.dims[axis]);
-    Dims dims = x.dims;
-    dims.back() = dim(structure_.out);
-    void* output = context.output(0, dims);
+    const TensorView x = *context.input(kX);
+    const size_t rows = rowsOf(structure_, x);
+    void* output = context.output(0, outputDims(structure_, x));
     if (rows == 0) return;
 
     SessionMemory memory(context, arena_);
@@ -226,14 +154,8 @@ class Kernel {
   std::optional<Matrix> constant_;
 };
 
-std::vector<Port> inputs(ort::ElementType type) {
-  std::vector<Port> ports{{type, ort::kRequired}, {type, ort::kRequired}};
-  ports.insert(ports.end(), 2 * kMostLevels - 1, {type, ort::kOptional});
-  return ports;
-}
-
-const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), {{ort::kFloat, ort::kRequired}});
-const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), {{ort::kFloat16, ort::kRequired}});
+const Operator<Kernel> single(kOpType, nullptr, inputs(ort::kFloat), outputs(ort::kFloat));
+const Operator<Kernel> half(kOpType, nullptr, inputs(ort::kFloat16), outputs(ort::kFloat16));
 const Registration registrations[] = {Registration(single), Registration(half)};
 
 }  // namespace

@@ -8,6 +8,7 @@ import { elementwiseCases } from './elementwise-cases.js';
 import { localCases } from './local-cases.js';
 import { multiLevelCases } from './multi-level-cases.js';
 import { multipoleCases } from './multipole-cases.js';
+import { structuredCases } from './structured-cases.js';
 
 /**
  * By operator, whose runner is named after it: the cases, and names of one case of each path through the kernels; on a
@@ -61,6 +62,10 @@ const EMULATED = {
       'acausal levels, ragged [bfloat16]',
       'causal levels by root mean squares [float16]',
     ],
+  },
+  'structured-matmul': {
+    suite: structuredCases,
+    names: ['butterfly of two [float32]', 'butterfly of 128 [bfloat16]', 'butterfly of 512 [float16]'],
   },
 };
 
