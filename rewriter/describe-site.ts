@@ -177,6 +177,8 @@ function refusal(
   if (site.mask === 'sliding-window' && site.window === null)
     reasons.push('its window does not start or end at the position of a row, or that position is not known');
   if (facts.padding && site.keyMask === null)
-    reasons.push('no value [batch, keys] of the graph says which keys are hidden');
+    reasons.push(
+      'no value [batch, keys] of the graph says which keys are hidden: export it with such a mask as input',
+    );
   return reasons.length === 0 ? null : reasons.join('; ');
 }

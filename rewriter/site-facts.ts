@@ -37,9 +37,13 @@ export function refusalsOfPlace(
   }
   for (const { value, holds } of interior) {
     const use = value.uses.find(({ node }) => !nodes.includes(node) && !own.has(node));
-    if (value.outputOf.length > 0) reasons.push(`the ${holds} are an output ('${value.name}')`);
+    if (value.outputOf.length > 0)
+      reasons.push(`the ${holds} are an output ('${value.name}'): export the model without it`);
     else if (use !== undefined) reasons.push(`the ${holds} are used by ${use.node.label} too`);
   }
-  if (dtype === null || dtype === 'float64') reasons.push(`it computes in ${dtype ?? 'an unknown type'}`);
+  if (dtype === null || dtype === 'float64')
+    reasons.push(
+      `it computes in ${dtype === null ? 'an unknown type' : `${dtype}: convert the model to float32`}`,
+    );
   return reasons;
 }

@@ -58,6 +58,9 @@ const NO_FACTS: MaskFacts = {
   emptyRow: 'unknown',
 };
 
+const PAIRS_BY_DATA =
+  'which pairs of query and key are visible depends on data: a mask that is given has to be one of keys, [batch, keys]';
+
 /** Finds out about the masks of a model's sites, about equal ones once. */
 export class MaskInspector {
   private readonly structure: Structure;
@@ -162,8 +165,7 @@ class Investigation {
     if (![...this.slice].some(value => value.fed)) return { ...placed, emptyRow: 'never' };
     const tokens = this.tellingTokens(present, tables[0]!);
     const padded = this.padded([...tokens, present], tables);
-    if (padded === null)
-      return { ...placed, unclear: 'which pairs of query and key are visible depends on data' };
+    if (padded === null) return { ...placed, unclear: PAIRS_BY_DATA };
     if (!padded.some(({ keys }) => keys.some(({ hidden }) => hidden)))
       return { ...placed, emptyRow: 'never' };
     const extents = new Map(this.trials.map((trial, t) => [trial, tables[t]!.extent]));

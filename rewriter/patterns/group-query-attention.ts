@@ -120,8 +120,10 @@ function refusalsOf(node: Node): string[] {
   const refusals: string[] = [];
   if ((node.graph.opsets.get('') ?? OLDEST_OPSET) < OLDEST_OPSET)
     refusals.push(`its cache takes opset ${OLDEST_OPSET} or newer to be joined outside the operator`);
-  if (keyScale != null || valueScale != null) refusals.push('its cache is quantized');
+  if (keyScale != null || valueScale != null)
+    refusals.push('its cache is quantized: build the model with one of floating-point numbers');
   if (queryNorm != null || keyNorm != null) refusals.push('it normalizes query and key inside the operator');
-  if (node.int('sliding_window_cache', 0) === 1) refusals.push('its cache holds a sliding window only');
+  if (node.int('sliding_window_cache', 0) === 1)
+    refusals.push('its cache holds a sliding window only: build the model without sliding_window_cache');
   return refusals;
 }

@@ -30,7 +30,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   if (query == null || output == null) return miss('it lacks its query or its output');
   const keyRank = key == null ? 5 : laboratory.rank(key);
   if (key == null || value == null || keyRank === 5)
-    return miss('query, key and value are packed into one tensor');
+    return miss('query, key and value are packed into one tensor: optimize the model without packing them');
   if (bias != null && keyRank !== 3) return miss('it adds a bias to keys that come with their heads apart');
   const heads = node.int('num_heads', 1);
   const masks = contribMasks(node, paddingMask ?? null, attentionBias ?? null, laboratory);
@@ -67,7 +67,9 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     interior: scoresOutput(node),
     nodes: new Set([node]),
     refusals: [
-      ...(shared == null ? [] : ['it writes its keys into a buffer of fixed length']),
+      ...(shared == null
+        ? []
+        : ['it writes its keys into a buffer of fixed length: export the model for caches that grow']),
       ...(beams == null ? [] : ['its keys are those of several beams']),
     ],
   };

@@ -60,7 +60,9 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     refusals: [
       ...(node.int('do_rotary', 0) === 1 ? ['it applies rotary positions inside the operator'] : []),
       ...(node.int('past_present_share_buffer', 0) === 1
-        ? ['it writes its keys into a buffer of fixed length']
+        ? [
+            'it writes its keys into a buffer of fixed length: build the model without past_present_share_buffer',
+          ]
         : []),
     ],
   };

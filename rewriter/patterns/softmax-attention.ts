@@ -12,7 +12,7 @@ import { sinkOf } from './attention-sink.js';
 import { mendingOf } from './mended-probabilities.js';
 import { LOGITS, softmaxOf } from './softmax.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
-import { guardsRows, weightedSumOf, weightedValues } from './weighted-sum.js';
+import { guardsRows, noProduct, weightedSumOf, weightedValues } from './weighted-sum.js';
 
 /**
  * softmax(logits(Q K^T)) V written out in standard operators, as exporters do below opset 23: eager attention
@@ -65,7 +65,7 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
   const softmaxNode = found.nodes.get('softmax')!;
   const scores = productOf(scoresNode);
   const sum = weightedValues(anchor, found, laboratory);
-  if (scores === null) return miss('one of its products is no product of query, key and value');
+  if (scores === null) return miss(noProduct(scoresNode));
   if (typeof sum === 'string') return miss(sum);
   const sink = sinkOf(found, laboratory);
   if (typeof sink === 'string') return miss(sink);

@@ -1,12 +1,15 @@
 import type { Miss, SourceForm } from './source-form.js';
 
+const PACKED =
+  'its sequences are packed one behind the other, without a batch: rewrite the model before padding is removed';
+
 /** Operators of com.microsoft that compute attention in a way that no replacement fits, with why. */
 const REASONS: Readonly<Record<string, string>> = {
   DecoderMaskedMultiHeadAttention: 'it takes one query a step, where there is nothing to gain',
   DecoderMaskedSelfAttention: 'it takes one query a step, where there is nothing to gain',
   DecoderAttention: 'it switches between self- and cross-attention and their caches as the model runs',
-  PackedAttention: 'its sequences are packed one behind the other, without a batch',
-  PackedMultiHeadAttention: 'its sequences are packed one behind the other, without a batch',
+  PackedAttention: PACKED,
+  PackedMultiHeadAttention: PACKED,
   PagedAttention: 'its cache is kept in pages',
   QAttention: 'it computes with quantized numbers inside: rewrite the model before it is quantized',
   QOrderedAttention: 'it computes with quantized numbers inside: rewrite the model before it is quantized',

@@ -34,13 +34,18 @@ export function weightedSumOf(logits: Pattern): Pattern {
   return node(PRODUCTS, [probabilities, any()], { name: 'sum', commutative: true });
 }
 
+/** Why a node that multiplies is none of the products of attention. */
+export function noProduct({ label }: Node): string {
+  return `${label} is no product of two batches of matrices`;
+}
+
 /** The product of probabilities and values that {@link weightedSumOf} matched at `anchor`, or why it is none. */
 export function weightedValues(anchor: Node, found: Match, laboratory: Laboratory): Product | string {
   const probabilities = found.nodes.get('kept') ?? found.nodes.get('softmax')!;
   const problem = softmaxProblem(found, laboratory);
   if (problem !== null) return problem;
   const sum = productOf(anchor);
-  if (sum === null) return 'one of its products is no product of query, key and value';
+  if (sum === null) return noProduct(anchor);
   const weighted = comesFrom(sum.left, probabilities, found.matched) ? sum : transposedProduct(sum);
   const behind = found.matched.slice(1, found.matched.indexOf(probabilities));
   if (weightsByRow(weighted, probabilities.outputs[0]!, behind, laboratory)) return weighted;
