@@ -49,39 +49,12 @@ export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: 
       throw refusal;
     }
   };
-  const own = new Set(
-    ['', `/versions/${MODEL_VERSION}`].map(version => `/v2/models/${model.name}${version}`),
-  );
-  const get = (path: string): Reply | null => {
-    if (path === '/v2') {
-      return json({ name: 'onnx-rewrite', version: VERSION, extensions: ['binary_tensor_data'] });
-    }
-    if (path === '/v2/health/live') return json({ live: true });
-    if (path === '/v2/health/ready') return json({ ready: thread.accepts }, thread.accepts ? 200 : 503);
-    if (path === '/metrics') {
-      const headers = { 'content-type': 'text/plain; version=0.0.4' };
-      return { status: 200, headers, body: metrics.render(model.name, thread.waiting) };
-    }
-    if (own.has(path)) {
-      return json({
-        name: model.name,
-        versions: [MODEL_VERSION],
-        platform: 'onnx_onnxv1',
-        inputs: model.inputs.map(tensorMetadata),
-        outputs: model.outputs.map(tensorMetadata),
-      });
-    }
-    const ready = /^(.*)\/ready$/.exec(path)?.[1];
-    if (ready !== undefined && own.has(ready)) {
-      return json({ name: model.name, ready: thread.accepts }, thread.accepts ? 200 : 503);
-    }
-    return null;
-  };
+  const own = pathsOf(model);
   const answer = async (request: IncomingMessage, gone: AbortSignal): Promise<Reply> => {
     const path = pathOf(request);
     const infer = /^(.*)\/infer$/.exec(path)?.[1];
     const isInference = infer !== undefined && own.has(infer);
-    const found = isInference ? null : get(path);
+    const found = isInference ? null : describe(path, model, thread, metrics);
     if (!isInference && found === null) {
       throw new RequestError(404, `no such path: ${path}; the model is at /v2/models/${model.name}`);
     }
@@ -107,6 +80,38 @@ export function modelServer(model: ServedModel, thread: ModelThread, bodyLimit: 
       send(response, { status, headers, body: errorDocument(message) });
     }
   });
+}
+
+/** What a GET of this path shows; null where there is nothing. */
+function describe(path: string, model: ServedModel, thread: ModelThread, metrics: Metrics): Reply | null {
+  const readiness = (document: Readonly<Record<string, unknown>>): Reply =>
+    json({ ...document, ready: thread.accepts }, thread.accepts ? 200 : 503);
+  if (path === '/v2') {
+    return json({ name: 'onnx-rewrite', version: VERSION, extensions: ['binary_tensor_data'] });
+  }
+  if (path === '/v2/health/live') return json({ live: true });
+  if (path === '/v2/health/ready') return readiness({});
+  if (path === '/metrics') {
+    const headers = { 'content-type': 'text/plain; version=0.0.4' };
+    return { status: 200, headers, body: metrics.render(model.name, thread.waiting) };
+  }
+  const own = pathsOf(model);
+  if (own.has(path)) {
+    return json({
+      name: model.name,
+      versions: [MODEL_VERSION],
+      platform: 'onnx_onnxv1',
+      inputs: model.inputs.map(tensorMetadata),
+      outputs: model.outputs.map(tensorMetadata),
+    });
+  }
+  const ready = /^(.*)\/ready$/.exec(path)?.[1];
+  return ready !== undefined && own.has(ready) ? readiness({ name: model.name }) : null;
+}
+
+/** The paths of a model: without a version, and with that of the only one. */
+function pathsOf({ name }: ServedModel): ReadonlySet<string> {
+  return new Set(['', `/versions/${MODEL_VERSION}`].map(version => `/v2/models/${name}${version}`));
 }
 
 function send(response: ServerResponse, { status, headers, body }: Reply): void {

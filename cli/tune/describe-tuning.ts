@@ -36,36 +36,9 @@ interface Findings {
 
 /** A tuning as documents show it: times of sites as times of the model, divergences as changes of the metric. */
 export function describeTuning(findings: Findings): Tuning {
-  const { request, context, runtime, studies, plans, chosen, expectedTime, times, metricValue, notes } =
-    findings;
+  const { request, context, runtime, plans, chosen, times, metricValue, notes } = findings;
   const { model, data, metric } = context;
-  // Machines drift: a plan is foretold in parts of the time of exact attention, measured beside everything else.
-  const attention = sum(Object.values(times.sites));
-  const attentionMs = Math.min(attention, LARGEST_SHARE * times.exact);
-  const summedMs = (plan: PlanEstimate) =>
-    times.exact -
-    (attentionMs / attention) *
-      sum(studies.map(({ id, exactMs }) => (1 - plan.sites.get(id)!.ms / exactMs) * times.sites[id]!));
-  const approximated = ({ sites }: PlanEstimate) => [...sites.values()].filter(({ exact }) => !exact).length;
-  // In the model, sites take longer than by themselves: as much for each as for those of the chosen plan.
-  const chosenMs = expectedTime * times.exact;
-  const overheadMs = chosen.plan.exact ? 0 : (chosenMs - summedMs(chosen.plan)) / approximated(chosen.plan);
-  const foretoldMs = (plan: PlanEstimate) => summedMs(plan) + overheadMs * approximated(plan);
-  const outcome = (lossIncrease: number, ms: number): Outcome => {
-    const rest = attentionMs - times.exact + ms;
-    return {
-      loss_increase: lossIncrease,
-      ms,
-      speed: times.original / ms,
-      attention_speed: rest > 0 ? attentionMs / rest : null,
-    };
-  };
-  const ceiling = (plan: PlanEstimate) =>
-    operationCeiling(
-      model.sites.map(site => ({ site, form: plan.sites.get(site.site.id)!.form })),
-      data.length,
-    );
-  const shown = thinned(plans, chosen.plan);
+  const forecast = new ModelForecast(findings);
   return {
     model: request.model,
     data: {
@@ -83,53 +56,118 @@ export function describeTuning(findings: Findings): Tuning {
       metric: metricValue,
       original_ms: times.original,
       exact_ms: times.exact,
-      attention_ms: attentionMs,
+      attention_ms: forecast.attentionMs,
     },
-    plan: {
-      version: PLAN_VERSION,
-      sites: [...formsIn(chosen.plan)].map(([id, form]) => ({ id, ...form })),
-      tuning: {
-        predicted: {
-          ...outcome(chosen.expected.mean, foretoldMs(chosen.plan)),
-          standard_error: chosen.expected.error,
-        },
-        measured: {
-          ...outcome(chosen.heldOut.mean, times.plan),
-          standard_error: data.heldOut.length > 1 ? chosen.heldOut.error : null,
-          rejected: chosen.rejected,
-        },
-        expected: { loss_increase: chosen.elsewhere.mean, standard_error: chosen.elsewhere.error },
-        operation_ceiling: ceiling(chosen.plan),
-      },
-    },
-    frontier: shown.map(
+    plan: describePlan(findings, forecast),
+    frontier: thinned(plans, chosen.plan).map(
       (plan): FrontierPoint => ({
-        ...outcome(chosen.correction * plan.cost, foretoldMs(plan)),
-        operation_ceiling: ceiling(plan),
+        ...forecast.outcome(chosen.correction * plan.cost, forecast.ms(plan)),
+        operation_ceiling: ceilingOf(plan, context),
         chosen: plan === chosen.plan,
       }),
     ),
     tried: chosen.tried.map(({ plan, expected }) => ({
-      ...outcome(expected.mean, foretoldMs(plan)),
+      ...forecast.outcome(expected.mean, forecast.ms(plan)),
       standard_error: expected.error,
     })),
     correction: chosen.correction * context.unit,
-    sites: studies.map((study, s) => {
-      const { form, ms, cost, exact } = chosen.plan.sites.get(study.id)!;
-      const ceilingHere = operationCeiling([{ site: model.sites[s]!, form }], data.length);
-      return {
-        ...describeSite(study, chosen.correction),
-        causal: model.sites[s]!.site.causal,
-        ...form,
-        exact,
-        ms,
-        loss_increase: chosen.correction * cost,
-        operation_ceiling: ceilingHere,
-      };
-    }),
+    sites: describeSites(findings),
     skipped: model.skipped,
     notes,
   };
+}
+
+/**
+ * What plans make of the time of the model. Machines drift: a plan is foretold in parts of the time of exact
+ * attention, measured beside everything else.
+ */
+class ModelForecast {
+  /** Time of exact attention in the model. */
+  readonly attentionMs: number;
+  /** What a site takes longer in the model than by itself: as much for each as for those of the chosen plan. */
+  private readonly overheadMs: number;
+
+  constructor(private readonly findings: Findings) {
+    const { chosen, expectedTime, times } = findings;
+    this.attentionMs = Math.min(sum(Object.values(times.sites)), LARGEST_SHARE * times.exact);
+    this.overheadMs = chosen.plan.exact
+      ? 0
+      : (expectedTime * times.exact - this.summedMs(chosen.plan)) / approximatedSites(chosen.plan);
+  }
+
+  /** Time of the model with a plan. */
+  ms(plan: PlanEstimate): number {
+    return this.summedMs(plan) + this.overheadMs * approximatedSites(plan);
+  }
+
+  /** A growth of the metric and a time of the model as documents show them. */
+  outcome(lossIncrease: number, ms: number): Outcome {
+    const { times } = this.findings;
+    const rest = this.attentionMs - times.exact + ms;
+    return {
+      loss_increase: lossIncrease,
+      ms,
+      speed: times.original / ms,
+      attention_speed: rest > 0 ? this.attentionMs / rest : null,
+    };
+  }
+
+  /** Time of the model if sites took as long in it as by themselves. */
+  private summedMs(plan: PlanEstimate): number {
+    const { studies, times } = this.findings;
+    const saved = sum(
+      studies.map(({ id, exactMs }) => (1 - plan.sites.get(id)!.ms / exactMs) * times.sites[id]!),
+    );
+    return times.exact - (this.attentionMs / sum(Object.values(times.sites))) * saved;
+  }
+}
+
+function approximatedSites({ sites }: PlanEstimate): number {
+  return [...sites.values()].filter(({ exact }) => !exact).length;
+}
+
+function ceilingOf(plan: PlanEstimate, { model, data }: TuningContext): number | null {
+  return operationCeiling(
+    model.sites.map(site => ({ site, form: plan.sites.get(site.site.id)!.form })),
+    data.length,
+  );
+}
+
+/** The chosen plan as `rewrite --plan` takes it, with what it was found to cost and gain. */
+function describePlan({ context, chosen, times }: Findings, forecast: ModelForecast): Tuning['plan'] {
+  return {
+    version: PLAN_VERSION,
+    sites: [...formsIn(chosen.plan)].map(([id, form]) => ({ id, ...form })),
+    tuning: {
+      predicted: {
+        ...forecast.outcome(chosen.expected.mean, forecast.ms(chosen.plan)),
+        standard_error: chosen.expected.error,
+      },
+      measured: {
+        ...forecast.outcome(chosen.heldOut.mean, times.plan),
+        standard_error: context.data.heldOut.length > 1 ? chosen.heldOut.error : null,
+        rejected: chosen.rejected,
+      },
+      expected: { loss_increase: chosen.elsewhere.mean, standard_error: chosen.elsewhere.error },
+      operation_ceiling: ceilingOf(chosen.plan, context),
+    },
+  };
+}
+
+/** Sites with what was chosen for them. */
+function describeSites({ context: { model, data }, studies, chosen }: Findings): TunedSite[] {
+  return studies.map((study, s) => {
+    const { form, ms, cost, exact } = chosen.plan.sites.get(study.id)!;
+    return {
+      ...describeSite(study, chosen.correction),
+      causal: model.sites[s]!.site.causal,
+      ...form,
+      exact,
+      ms,
+      loss_increase: chosen.correction * cost,
+      operation_ceiling: operationCeiling([{ site: model.sites[s]!, form }], data.length),
+    };
+  });
 }
 
 /** What holds for a site whatever was chosen for it. */

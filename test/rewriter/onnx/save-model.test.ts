@@ -147,9 +147,17 @@ describe('model files', () => {
         () => openModelFile(writeExternal(folder())),
         /tensor 'w': 'weights.bin' has 75 bytes where 76 are needed/,
       );
+      writeFileSync(path('weights.bin'), weights());
+      for (const length of [8, 11]) {
+        refuses(
+          () => openModelFile(writeExternal(folder(), 'weights.bin', length)),
+          new RegExp(`${length} bytes for a shape that needs 12`),
+        );
+      }
+      writeFileSync(path('long.bin'), new Uint8Array(80));
       refuses(
-        () => openModelFile(writeExternal(folder(), 'weights.bin', 8)),
-        /8 bytes for a shape that needs 12/,
+        () => openModelFile(writeExternal(folder(), 'long.bin', 16)),
+        /16 bytes for a shape that needs 12/,
       );
       mkdirSync(path('folder.bin'));
       refuses(() => openModelFile(writeExternal(folder(), 'folder.bin')), /a directory/);
