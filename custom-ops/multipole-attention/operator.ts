@@ -109,8 +109,8 @@ const ATTRIBUTES: readonly AttributeDefinition[] = [
 ];
 
 /**
- * Shortest sequence at which the function body beats exported attention in stock ONNX Runtime (README,
- * "Measured").
+ * Shortest sequence at which the function body beats exported attention in stock ONNX Runtime (README, "From
+ * which length on").
  */
 const MIN_LENGTH = 3072;
 
@@ -119,7 +119,7 @@ const MIN_LENGTH = 3072;
  */
 const FEWEST_ROWS = 512;
 
-/** Coarser summaries, and twice the expected error that they may have (README, "Presets and plans"). */
+/** Coarser summaries, and twice the expected error that they may have (README, "Which settings"). */
 const FAST: Attributes = { query_clusters: 16, retrieve_error: 0.001 };
 
 /** Multipole semantic attention (operator specification, section 1). */

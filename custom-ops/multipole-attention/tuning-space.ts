@@ -24,9 +24,9 @@ const LADDERS = {
 const RETRIEVED = [0, 4, 8, 16, 32, 64] as const;
 /**
  * Expected errors from which on clusters are retrieved, at most as many as the most of RETRIEVED. At equal loss that
- * takes a fraction of the keys of any fixed number (README, "Measured").
+ * takes a fraction of the keys of any fixed number (README, "Why expected error").
  */
-const ERRORS = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016] as const;
+const ERRORS = [0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016] as const;
 const BY_ERROR = { retrieve: 64, retrieve_error: 0.002 } as const;
 const GROUPINGS = ['contiguous', 'kmeans'] as const;
 /** Neighboring queries that choose together. */
