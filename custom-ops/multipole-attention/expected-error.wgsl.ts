@@ -1,7 +1,7 @@
 import { kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
 import { CHUNK, type ClusterShape } from './cluster.wgsl.js';
-import { clusterMembers, geometry, geometryParameters, logitQuads } from './geometry.wgsl.js';
-import type { HeadShape } from './summarize.wgsl.js';
+import { clusterMembers, geometry, logitQuads } from './geometry.wgsl.js';
+import { type HeadShape, summaryParameters } from './summarize.wgsl.js';
 
 /** What choosing by expected error needs to know of queries and keys (README, steps 5 and 8). */
 
@@ -100,16 +100,7 @@ export const spreads = variants((shape: Pick<HeadShape, 'type' | 'headDim'>) => 
   return kernel({
     label: 'cluster spreads',
     threads,
-    parameters: {
-      ...geometryParameters,
-      scale: 'f32',
-      /** Sets of centroids by head, and the one to use. */
-      sets: 'u32',
-      centroid_set: 'u32',
-      /** Clusters of a head, of which the first `clusters` are summarized. */
-      all_clusters: 'u32',
-      clusters: 'u32',
-    },
+    parameters: summaryParameters,
     bindings: {
       centroids: storage('read', 'vec4<f32>'),
       key: tensorRows(shape.type, shape.headDim),

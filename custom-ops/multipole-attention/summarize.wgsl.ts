@@ -21,6 +21,17 @@ export interface HeadShape extends QueryShape {
   readonly lowTile: TileShape;
 }
 
+export const summaryParameters = {
+  ...geometryParameters,
+  scale: 'f32',
+  /** Sets of centroids by head, and the one to use. */
+  sets: 'u32',
+  centroid_set: 'u32',
+  /** Clusters of a head, of which the first `clusters` are summarized. */
+  all_clusters: 'u32',
+  clusters: 'u32',
+} as const;
+
 /**
  * Stage 1 (README, step 5): for every query centroid and key cluster the log-weight and the tilted means of
  * keys and values, [heads, query clusters, clusters] and as many rows of columns padded to fours. A cluster
@@ -35,16 +46,7 @@ export const summarize = variants((shape: HeadShape) => {
   return kernel({
     label: 'cluster summaries',
     threads: tile.threads,
-    parameters: {
-      ...geometryParameters,
-      scale: 'f32',
-      /** Sets of centroids by head, and the one to use. */
-      sets: 'u32',
-      centroid_set: 'u32',
-      /** Clusters of a head, of which the first `clusters` are summarized. */
-      all_clusters: 'u32',
-      clusters: 'u32',
-    },
+    parameters: summaryParameters,
     bindings: {
       centroids: storage('read', 'vec4<f32>'),
       key: tensorRows(shape.type, headDim),

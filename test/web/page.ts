@@ -46,7 +46,12 @@ async function keepDevice(
   options: Pick<ort.InferenceSession.SessionOptions, 'externalData'> = {},
 ): Promise<void> {
   opened ??= InferenceSession.create(model, { ...options, onNotice: () => {} });
-  await opened;
+  try {
+    await opened;
+  } catch (error) {
+    opened = null;
+    throw error;
+  }
 }
 
 /** Runs a model once for each of the feeds, all at the same time when `together`. */

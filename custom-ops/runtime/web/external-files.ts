@@ -66,14 +66,11 @@ function missingFiles(missing: readonly string[], given: readonly string[]): Inp
   const names = missing.map(name => `'${name}'`).join(', ');
   const have =
     given.length === 0 ? 'none was given' : `given were ${given.map(name => `'${name}'`).join(', ')}`;
-  return new InputError(
-    `the model keeps weights in external data, ${names}: ${have}. Give the session option externalData: ` +
-      `[{ path: '${missing[0]}', data: its address or its bytes }]`,
-    {
-      file: missing[0]!,
-      remedy: 'Put the file beside the model on the server, and name it in the session option externalData.',
-    },
-  );
+  const remedy = `Give the session option externalData: [{ path: '${missing[0]}', data: its address or its bytes }].`;
+  return new InputError(`the model keeps weights in external data, ${names}: ${have}. ${remedy}`, {
+    file: missing[0]!,
+    remedy,
+  });
 }
 
 async function bytesOf(content: Content): Promise<Uint8Array> {
