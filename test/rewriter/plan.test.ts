@@ -103,10 +103,7 @@ describe('decisions', () => {
     );
 
     const forced = { ...choice, operator: fusion, settings: {} };
-    assert.match(
-      String(summary(decideUniformly(both, forced, null))[0]![0]),
-      /trained with it.*--retrain/s,
-    );
+    assert.match(String(summary(decideUniformly(both, forced, null))[0]![0]), /trained with it.*--retrain/s);
     assert.throws(
       () => decideUniformly([fused], { ...forced, settings: { rank: 4 } }, null),
       (error: InputError) => error instanceof InputError && /the graph has rank 3/.test(error.message),
@@ -135,6 +132,17 @@ describe('decisions', () => {
     assert.equal(decide({}, 0), 0);
   });
 
+  it('keep sites of a fixed length below the minimum', () => {
+    const decide = (keys: number) => {
+      const graph = { opsets: new Map(), resolve: () => ({ declared: { dims: [1, 4, keys, 64] } }) };
+      const fixed = site('a', { nodes: [{ graph }] as unknown as AttentionSite['nodes'] });
+      return decideUniformly([fixed], { operator: OPERATOR, settings: {}, selects: () => true }, 512)[0]!;
+    };
+    assert.match(decide(511).reason, /its 511 keys are fewer than the minimum length, 512/);
+    assert.equal(decide(511).replacement, null);
+    assert.notEqual(decide(512).replacement, null);
+  });
+
   it('refuse a minimum length for an operator without one', () => {
     const operator = { ...OPERATOR, attributes: [] };
     const choice = { operator, settings: {}, selects: () => true };
@@ -159,6 +167,13 @@ describe('decisions', () => {
         [null, 'not in the plan'],
       ],
     );
+  });
+
+  it('keep a site that a plan keeps, whatever operator it names', () => {
+    const entry = { id: 'a', operator: 'causal-only', decision: 'kept' };
+    const plan = parsePlan(JSON.stringify({ version: 1, sites: [entry] }), 'plan.json');
+    const [decision] = decideByPlan(SITES, plan, [OPERATOR], null);
+    assert.deepEqual([decision!.replacement, decision!.reason], [null, 'kept by the plan']);
   });
 
   it('refuse a plan that cannot be followed', () => {
