@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../../native/cuda/hopper.cuh"
+#include "../../native/cuda/key-by-key.cuh"
 #include "../../native/cuda/row-tiles.cuh"
 #include "../../native/cuda/softmax-rows.cuh"
 #include "geometry.cuh"
@@ -445,45 +446,6 @@ class WarpgroupTiles {
   Shared& shared_;
 };
 
-/**
- * One row by one warp, key by key, into `output` (valueDim numbers, at most 128): products of tiles let a value that is not
- * finite into rows that do not see it, as zero times itself.
- */
-template <class T>
-__device__ __noinline__ void attendKeyByKey(const Geometry& g, const KeyTiles<T>& from, const bool* mask, const T* query, int row, T* output) {
-  const int lane = threadIdx.x % 32, end = g.visibleEnd(row), rowBlock = g.blockOf(g.position(row));
-  float sum[4] = {}, peak = -INFINITY, total = 0;
-  for (int first = 0; first < end; first += 32) {
-    const int key = first + lane;
-    float logit = -INFINITY;
-    if (key < end && (!mask || mask[key])) {
-      const int level = g.shared(rowBlock, g.blockOf(key)) - 1;
-      const T* const numbers = rowOf(from.key, key, g.headDim);
-      float product = 0;
-      for (int d = 0; d < g.ends[level]; d++)
-        product += static_cast<float>(query[d]) * g.weightOf(d) * static_cast<float>(numbers[d]);
-      logit = product * g.factors[level];
-    }
-    float top = fmaxf(peak, logit);
-    for (int distance = 16; distance > 0; distance /= 2) top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, distance));
-    const float base = top == -INFINITY ? 0 : top, shrink = exp2Fast(peak - base), weight = exp2Fast(logit - base);
-    peak = top;
-    total = total * shrink + weight;
-    for (float& part : sum) part *= shrink;
-    for (int k = 0; k < 32; k++) {
-      const float own = __shfl_sync(kWholeWarp, weight, k);
-      // Not a number passes: only hidden keys weigh nothing.
-      if (own == 0) continue;
-      const T* const numbers = rowOf(from.value, first + k, g.valueDim);
-      for (int i = 0; i < 4; i++)
-        if (lane + 32 * i < g.valueDim) sum[i] += own * static_cast<float>(numbers[lane + 32 * i]);
-    }
-  }
-  for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(kWholeWarp, total, distance);
-  for (int i = 0; i < 4; i++)
-    if (lane + 32 * i < g.valueDim) output[lane + 32 * i] = static_cast<T>(total == 0 ? 0.f : sum[i] / total);
-}
-
 /** Row tiles begin at multiples of their size in position, so that they lie within blocks where blocks are long. */
 __host__ __device__ inline int rowsBeforeFirst(const Geometry& g, int tileRows) {
   const int ahead = g.offset % tileRows;
@@ -540,8 +502,19 @@ __global__ void __launch_bounds__(Tiles::kThreads, 2)
     softmax.store(tiles.warpRows());
     T* const output = out.output + firstRow * g.valueDim;
     if (__any_sync(kWholeWarp, !softmax.finite()))
-      for (int row = warpRows.begin; row < warpRows.end; row++)
-        attendKeyByKey(g, from, mask, rowOf(in.query + firstRow * g.headDim, row, g.headDim), row, rowOf(output, row, g.valueDim));
+      for (int row = warpRows.begin; row < warpRows.end; row++) {
+        const T* const query = rowOf(in.query + firstRow * g.headDim, row, g.headDim);
+        const int rowBlock = g.blockOf(g.position(row));
+        attendKeyByKey(Range{0, g.visibleEnd(row)}, from.value, g.valueDim, rowOf(output, row, g.valueDim), [&](int key) {
+          if (mask && !mask[key]) return -INFINITY;
+          const int level = g.shared(rowBlock, g.blockOf(key)) - 1;
+          const T* const numbers = rowOf(from.key, key, g.headDim);
+          float product = 0;
+          for (int d = 0; d < g.ends[level]; d++)
+            product += static_cast<float>(query[d]) * g.weightOf(d) * static_cast<float>(numbers[d]);
+          return product * g.factors[level];
+        });
+      }
     else
       storeRows(tiles.warpRows(), Tiles::kWarpRows, output, g.valueDim, rowAt);
     if (out.lse && thread % 4 == 0)

@@ -3,6 +3,7 @@
 // set of summaries); and, by rows in order again, the members of retrieved clusters (attend-retrieved.cuh).
 #pragma once
 
+#include "../../native/cuda/range-logit.cuh"
 #include "engines.cuh"
 #include "row.cuh"
 
@@ -69,46 +70,6 @@ __device__ void attendSpoiledRows(const Geometry& g, const RetrieveCounts& retri
 struct ColumnMaps {
   static constexpr int kMost = 16;
   TensorMap key[kMost], value[kMost];
-};
-
-/** Keys from `first` on that each of a thread's rows sees: a run, those of the mask. */
-template <class Engine>
-struct NearLogit {
-  static constexpr int kHeadroom = 8;
-  float scale;
-  const bool* mask;
-  int first;
-  /** Keys that every row of the block sees, and the end of those that some row sees. */
-  Range all;
-  int end;
-  Range near[Engine::kRowTiles][2];
-  VisibleColumns<Engine::kRowTiles> visible;
-  /** Whether every row of the block sees all of the tile that was prepared. */
-  bool whole;
-
-  __device__ void prepare(int tile) {
-    const int key = first + tile * kColumns;
-    whole = !mask && key >= all.begin && key + kColumns <= all.end;
-    if (whole) return;
-    const int own = key + static_cast<int>(threadIdx.x) % 32;
-    const uint2 shown = mask ? make_uint2(__ballot_sync(kWholeWarp, own < end && mask[own]),
-                                          __ballot_sync(kWholeWarp, own + 32 < end && mask[own + 32]))
-                             : make_uint2(~0u, ~0u);
-    Engine::Rows::eachRow(
-        [&](int m, int half) { visible.set(m, half, near[m][half].begin - key, near[m][half].end - key, shown); });
-  }
-  /** Tiles from the first one on that are plain. */
-  __device__ int leadingPlain() const {
-    return mask || first < all.begin || scale <= 0 ? 0 : Range{first, all.end}.size() / kColumns;
-  }
-  __device__ bool plain(int) const { return whole && scale > 0; }
-  __device__ bool biased(int) const { return whole; }
-  __device__ float bias(int, int) const { return 0; }
-  __device__ float operator()(int, int m, int half, int column, float product) const {
-    return visible.at(m, half, column) ? product * scale : -INFINITY;
-  }
-  template <class Products, class Peaks>
-  __device__ void keep(int, const Products&, const Peaks&) const {}
 };
 
 /** First row of the tiles of attendNear, which begin at multiples of their size in position. */
@@ -182,10 +143,10 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
                         ? 0
                         : ceilDiv(Range{seen.begin, shared.keys[lastOfGroup - firstTileRow].end}.size(), kColumns);
     const bool placed = tileRows.begin >= g.firstRow;
-    NearLogit<Engine> logit{g.scale * kLog2E, in.mask ? in.mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
-                            placed ? Range{most.begin, least.end} : Range{0, 0}, seen.end, {}, {}, false};
+    RangeLogit<Engine> logit{g.scale * kLog2E, in.mask ? in.mask + static_cast<size_t>(head / g.heads) * g.keys : nullptr, seen.begin,
+                             placed ? Range{most.begin, least.end} : Range{0, 0}, seen.end, {}, {}, false};
     Engine::Rows::eachRow([&](int m, int half) {
-      logit.near[m][half] = shared.keys[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
+      logit.seen[m][half] = shared.keys[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
     });
     typename Engine::Rows softmax;
     softmax.begin();
