@@ -58,10 +58,12 @@ export function productOperand(
     runs: (view, trial) => {
       const axes = axesOf(view.length);
       const otherDims = trial.probe(PLAIN).sample(other.value).dims;
-      const otherLead = other.axesOf(otherDims.length).lead.map(axis => otherDims[axis]!);
+      const sizesOf = ({ lead }: FactorAxes, sizes: readonly number[]) =>
+        lead.map(axis => (axis === null ? 1 : sizes[axis]!));
+      const otherLead = sizesOf(other.axesOf(otherDims.length), otherDims);
       const dims = trial.probe(PLAIN).sample(value).dims;
-      const lead = axes.lead.map(axis => view[axis]!);
-      const shape = broadcastDims([axes.lead.map(axis => dims[axis]!), otherLead], value.name);
+      const lead = axes.lead.map(axis => (axis === null ? [] : view[axis]!));
+      const shape = broadcastDims([sizesOf(axes, dims), otherLead], value.name);
       return {
         lead: canonical(expandView(lead, shape).flat()),
         rows: view[rows === 'outer' ? axes.outer : axes.inner]!,

@@ -7,8 +7,8 @@ export const PRODUCTS = ['MatMul', 'Einsum', 'com.microsoft::FusedMatMul'] as co
 
 /** Axes of one factor of a batched matrix product, for a factor of a given rank. */
 export interface FactorAxes {
-  /** Batch axes, outermost first. */
-  readonly lead: readonly number[];
+  /** Batch axes, outermost first; null for one of the other factor alone, along which this one is repeated. */
+  readonly lead: readonly (number | null)[];
   /** The axis that the result keeps. */
   readonly outer: number;
   /** The axis that is summed over. */
@@ -72,24 +72,35 @@ function range(count: number): number[] {
   return Array.from({ length: count }, (_, axis) => axis);
 }
 
-/** A product of two operands that share one summed letter, each with one letter of its own; the rest is batch. */
+/**
+ * A product of two operands that share one summed letter, each with one letter of its own; the rest is batch. Where one
+ * has more letters of its own, as queries have that share the keys of one head, they are batch axes of it alone but for
+ * the one beside the other's letter in the result.
+ */
 function einsumProduct(equation: string, first: Value, second: Value): Product | null {
   const terms = parseEinsum(equation);
   if (terms?.operands.length !== 2) return null;
   const { result } = terms;
   const [a, b] = terms.operands as [string, string];
   const summed = [...a].filter(letter => b.includes(letter) && !result.includes(letter));
+  const isLost = (letter: string) => !result.includes(letter) && letter !== summed[0];
   const ownOf = (one: string, other: string) => [...one].filter(letter => !other.includes(letter));
-  const [ownA, ownB] = [ownOf(a, b), ownOf(b, a)];
-  const batch = [...result].filter(letter => a.includes(letter) && b.includes(letter));
+  const [allOfA, allOfB] = [ownOf(a, b), ownOf(b, a)];
+  const beside = (own: readonly string[], other: readonly string[]) =>
+    own.length === 1 || other.length !== 1
+      ? own
+      : own.filter(letter => Math.abs(result.indexOf(letter) - result.indexOf(other[0]!)) === 1);
+  const [ownA, ownB] = [beside(allOfA, allOfB), beside(allOfB, allOfA)];
   if (summed.length !== 1 || ownA.length !== 1 || ownB.length !== 1) return null;
-  if (result.length !== batch.length + 2) return null;
+  const [letterA, letterB] = [ownA[0]!, ownB[0]!];
+  const batch = [...result].filter(letter => letter !== letterA && letter !== letterB);
+  if (result.length !== batch.length + 2 || [...a, ...b].some(isLost)) return null;
   // The factor whose own letter comes first in the result gives the rows.
-  const swapped = result.indexOf(ownA[0]!) > result.indexOf(ownB[0]!);
+  const swapped = result.indexOf(letterA) > result.indexOf(letterB);
   const [leftTerm, rightTerm] = swapped ? [b, a] : [a, b];
-  const [rows, columns] = swapped ? [ownB[0]!, ownA[0]!] : [ownA[0]!, ownB[0]!];
+  const [rows, columns] = swapped ? [letterB, letterA] : [letterA, letterB];
   const axesOf = (term: string, own: string) => () => ({
-    lead: batch.map(letter => term.indexOf(letter)),
+    lead: batch.map(letter => (term.includes(letter) ? term.indexOf(letter) : null)),
     outer: term.indexOf(own),
     inner: term.indexOf(summed[0]!),
   });

@@ -84,7 +84,8 @@ export interface SumLayout {
 
 /** The layout of a weighted sum of this rank; null where it is scaled or has other batch axes. */
 export function sumLayout(sum: Product, rank: number): SumLayout | null {
-  const { lead, inner, outer } = sum.axes.right(rank);
+  const { lead: axes, inner, outer } = sum.axes.right(rank);
+  const lead = axes.filter(axis => axis !== null);
   const { lead: outputLead, rows, columns } = sum.result(rank);
   if (sum.factor !== 1 || lead.length !== rank - 2 || outputLead.length !== rank - 2) return null;
   return { valueOrder: [...lead, inner, outer], outputOrder: [...outputLead, rows, columns] };
@@ -143,7 +144,10 @@ function weightsByRow(
     return (
       sameRuns(view[outer]!, rows!) &&
       sameRuns(view[inner]!, columns!) &&
-      sameRuns(canonical(lead.flatMap(axis => view[axis]!)), canonical(source.slice(0, -2).flat()))
+      sameRuns(
+        canonical(lead.flatMap(axis => (axis === null ? [] : view[axis]!))),
+        canonical(source.slice(0, -2).flat()),
+      )
     );
   });
 }

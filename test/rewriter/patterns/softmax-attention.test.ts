@@ -213,6 +213,23 @@ describe('softmax attention', () => {
   });
 
   describe('grouped queries', () => {
+    it('1 key head that has no axis, by letters', () => {
+      const net = new Net();
+      net.input('x', ['batch', 'sequence', WIDTH]);
+      const heads = net.op('Reshape', [net.linear('x', WIDTH, WIDTH), net.ints(0, 0, HEADS, SIZE)]);
+      const query = net.op('Transpose', [heads], { perm: [0, 2, 1, 3] });
+      const [key, value] = [net.linear('x', WIDTH, SIZE), net.linear('x', WIDTH, SIZE)];
+      const scores = net.op('Einsum', [query, key], { equation: 'bhid,bjd->bhij' });
+      const weights = net.op('Softmax', [scores], { axis: -1 });
+      net.op('Einsum', [weights, value], { equation: 'bhij,bjd->bhid' }, ['y']);
+      net.output('y');
+      const [site] = inspectNet(net).sites;
+      assert.deepEqual(
+        [site?.queryHeads, site?.kvHeads, site?.headDim, site?.key.value, site?.replaceable],
+        [HEADS, 1, SIZE, key, true],
+      );
+    });
+
     for (const kvHeads of [1, 2]) {
       it(`${kvHeads} key heads, found behind Expand`, () => {
         const site = siteOf({ kvHeads, repeat: 'expand' });
