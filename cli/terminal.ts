@@ -3,19 +3,27 @@ import pc from 'picocolors';
 /** Colors for text on stdout; plain text when it is no terminal or NO_COLOR is set. */
 export const colors = pc.createColors(process.stdout.isTTY === true && pc.isColorSupported);
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what a terminal would act on.
+const CONTROLS = /\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g;
+
+/** Text as terminals show it: names in models may hold anything, control sequences too. Colors stay. */
+export function printable(text: string): string {
+  return text.replace(CONTROLS, '\ufffd');
+}
+
 /** Prints `text` and a line feed on stdout. */
 export function print(text: string): void {
-  process.stdout.write(`${text}\n`);
+  process.stdout.write(`${printable(text)}\n`);
 }
 
 /** Prints a note for people on stderr, where it cannot disturb a JSON document. */
 export function note(text: string): void {
-  process.stderr.write(`${text}\n`);
+  process.stderr.write(`${printable(text)}\n`);
 }
 
 /** Prints one JSON document on one line. Numbers that JSON lacks (NaN, infinities) become null. */
 export function printJson(document: unknown): void {
-  print(JSON.stringify(document));
+  process.stdout.write(`${JSON.stringify(document)}\n`);
 }
 
 export interface Column {
@@ -69,7 +77,7 @@ export class ProgressBar {
     const filled = Math.round(fraction * BAR_WIDTH);
     const bar = '█'.repeat(filled) + '░'.repeat(BAR_WIDTH - filled);
     const line = `${bar} ${Math.floor(100 * fraction)}% ${label}`;
-    this.stream.write(`\r\x1b[2K${line.slice(0, (this.stream.columns || 80) - 1)}`);
+    this.stream.write(`\r\x1b[2K${printable(line).slice(0, (this.stream.columns || 80) - 1)}`);
     this.drawn = { at, label };
   }
 
