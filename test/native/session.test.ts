@@ -287,6 +287,10 @@ describe('sessions for Node', () => {
 
     it('of CUDA name what is wrong and the remedy', () => {
       const remedyFor = (message: string) => cudaRefusal(new Error(message))?.details.remedy ?? '';
+      assert.match(
+        remedyFor('OrtSessionOptionsAppendExecutionProvider_Cuda: Failed to load shared library'),
+        /onnxruntime-node-install/,
+      );
       assert.match(remedyFor('CUDA failure 100: no CUDA-capable device is detected'), /CUDA_VISIBLE_DEVICES/);
       assert.match(
         remedyFor('This session cannot use the graph capture feature as requested'),

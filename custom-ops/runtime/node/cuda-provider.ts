@@ -8,7 +8,8 @@ interface Refusal {
 
 const REFUSALS: readonly Refusal[] = [
   {
-    pattern: /onnxruntime_providers_(cuda|shared)|CUDA execution provider is not enabled/,
+    pattern:
+      /onnxruntime_providers_(cuda|shared)|CUDA execution provider is not enabled|AppendExecutionProvider_Cuda/,
     problem: 'the CUDA execution provider does not load',
     remedy:
       'Fetch it with `npm rebuild onnxruntime-node --ignore-scripts=false --onnxruntime-node-install=cuda12`, and ' +

@@ -6,6 +6,7 @@ import {
 } from 'onnxruntime-node';
 import { createHandler } from './backend.js';
 import { nativeParts } from './binding.js';
+import { cudaRefusal } from './cuda-provider.js';
 import { customNodes, type NodePlacement, placementsOf } from './placement.js';
 import type { NativeSessionHandler } from './session-handler.js';
 
@@ -67,10 +68,13 @@ export class InferenceSession implements Session {
         placement: handler.placement,
       });
     }
-    const session =
+    const created =
       typeof source === 'string'
-        ? await SessionFactory.create(source, options)
-        : await SessionFactory.create(source, options);
+        ? SessionFactory.create(source, options)
+        : SessionFactory.create(source, options);
+    const session = await created.catch((error: unknown) => {
+      throw cudaRefusal(error) ?? error;
+    });
     const nodes = customNodes(source);
     const { reason } = parts;
     const placement = placementsOf(nodes, new Map(nodes.map(({ operator }) => [operator, reason])));
