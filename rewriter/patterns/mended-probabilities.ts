@@ -81,16 +81,14 @@ function effectOf({ nodes, values, matched }: Match, trial: Trial, feed: Feed): 
   const places = Array.from({ length: count }, (_, i) => i);
   const hidden = places.filter(i => logits.at(i) <= HIDDEN_AT_MOST);
   const isHidden = new Set(hidden);
-  const [usual, ...others] = ORDINARY.map(probability => ({ probability, at: resultOf(probability) }));
+  const results = ORDINARY.map(probability => ({ probability, at: resultOf(probability) }));
   const changes = places.some(i =>
-    [usual!, ...others].some(
-      ({ probability, at }) => at(i) !== probability && !(isHidden.has(i) && at(i) === 0),
-    ),
+    results.some(({ probability, at }) => at(i) !== probability && !(isHidden.has(i) && at(i) === 0)),
   );
   const ofNaN = resultOf(Number.NaN);
   return {
     changes,
     clearsNaN: hidden.every(i => ofNaN(i) === 0),
-    clearsHidden: hidden.every(i => usual!.at(i) === 0),
+    clearsHidden: hidden.every(i => results[0]!.at(i) === 0),
   };
 }

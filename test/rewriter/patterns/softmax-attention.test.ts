@@ -75,6 +75,25 @@ describe('softmax attention', () => {
     for (const packed of [undefined, 'split', 'gather', 'slice'] as const) {
       it(packed ?? 'separate', () => assertPlain(siteOf(packed === undefined ? {} : { packed })));
     }
+
+    it('by letters, with weights for each head', () => {
+      const net = new Net();
+      net.input('x', ['batch', 'sequence', WIDTH]);
+      const projected = (seed: number) => {
+        const numbers = Array.from({ length: HEADS * WIDTH * SIZE }, (_, i) => Math.sin(seed + i));
+        const weights = net.tensor([HEADS, WIDTH, SIZE], numbers);
+        return net.op('Einsum', ['x', weights], { equation: 'bnc,hcd->bhnd' });
+      };
+      const scores = net.op('Einsum', [projected(1), projected(2)], { equation: 'bhid,bhjd->bhij' });
+      const weights = net.op('Softmax', [scores], { axis: -1 });
+      net.op('Einsum', [weights, projected(3)], { equation: 'bhij,bhjd->bhid' }, ['y']);
+      net.output('y');
+      const { sites, nearMisses } = inspectNet(net);
+      assert.deepEqual(
+        [sites.map(({ pattern, queryHeads }) => [pattern, queryHeads]), nearMisses],
+        [[['softmax-attention', HEADS]], []],
+      );
+    });
   });
 
   describe('keys transposed', () => {
