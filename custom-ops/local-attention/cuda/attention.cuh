@@ -6,7 +6,6 @@
 
 #include "plain.cuh"
 #include "tiles.cuh"
-#include "wide-engine.cuh"
 
 namespace onnxrewrite::local::cuda {
 
@@ -39,15 +38,18 @@ class LocalAttention {
       }
       if (fits(128, 128) && hasMemory<MmaEngine<T, 128, 1>>()) return runTiles<MmaEngine<T, 128, 1>>(tensors, {}, stream);
       if constexpr (!kSingle<T>)
-        if (fits(256, 128) && hasMemory<WideEngine<T, 256, 128>>())
-          return fits(256, 64) ? runTiles<WideEngine<T, 256, 64>>(tensors, {}, stream)
-                               : runTiles<WideEngine<T, 256, 128>>(tensors, {}, stream);
+        if (fits(256, 128) && hasMemory<WideEngine<128>>())
+          return fits(256, 64) ? runTiles<WideEngine<64>>(tensors, {}, stream) : runTiles<WideEngine<128>>(tensors, {}, stream);
     }
     // Queries of wide heads leave less memory for values.
     return g_.valueDim <= 64 || g_.headDim > 256 ? runPlain<2>(tensors, stream) : runPlain<4>(tensors, stream);
   }
 
  private:
+  /** One block of eight warps to a multiprocessor: its queries fill the registers. */
+  template <int ValueDim>
+  using WideEngine = MmaEngine<T, 256, 1, ValueDim, 8>;
+
   int tilesOf(int rows) const { return ceilDiv(g_.queries, rows); }
   bool fits(int headDim, int valueDim) const { return g_.headDim <= headDim && g_.valueDim <= valueDim; }
   /** Whether the chip has the shared memory. */

@@ -27,27 +27,27 @@ struct Columns {
   int mapRow, mapPart;
 };
 
-/** Four warps of RowTiles * 16 rows each, two stages of columns. */
-template <class Element, int PaddedDim, int RowTiles>
+/** Warps of RowTiles * 16 rows each, two stages of columns, whose values may be shorter than their keys. */
+template <class Element, int PaddedDim, int RowTiles, int PaddedValueDim = PaddedDim, int Warps = 4>
 class MmaEngine {
  public:
   using T = Element;
-  static constexpr int kDim = PaddedDim, kRowTiles = RowTiles, kWarpRows = RowTiles * 16;
+  static constexpr int kDim = PaddedDim, kValueDim = PaddedValueDim, kRowTiles = RowTiles, kWarpRows = RowTiles * 16;
   /** Threads that take columns together, and their rows. */
   static constexpr int kGroupThreads = 32, kGroupRows = kWarpRows;
-  static constexpr int kThreads = 128, kRows = 4 * kWarpRows;
+  static constexpr int kThreads = Warps * 32, kRows = Warps * kWarpRows;
   static constexpr int kRowBytes = PaddedDim * RowTiles * sizeof(T);
   static constexpr int kBlocksPerMultiprocessor = kRowBytes <= 128 ? 4 : kRowBytes <= 256 ? 2 : 1;
   static constexpr bool kCompiled = true;
   /** Whether long runs have a form of their own. */
   static constexpr bool kLongRuns = false;
-  using Rows = SoftmaxRows<T, kDim, RowTiles>;
+  using Rows = SoftmaxRows<T, kValueDim, RowTiles>;
 
   struct Shared {
     T rows[kRows * kDim];
     struct Stage {
       T key[kColumns * kDim];
-      T value[kColumns * kDim];
+      T value[kColumns * kValueDim];
       float bias[kColumns];
     } stage[2];
   };
@@ -56,7 +56,7 @@ class MmaEngine {
 
   /** The warp's own rows: for queries before run(), for means to join in its loadMeans, for results after it. */
   __device__ SharedMatrix<T, kDim> queryRows() { return {shared_.rows + threadIdx.x / 32 * kWarpRows * kDim}; }
-  __device__ SharedMatrix<T, kDim> meanRows() { return queryRows(); }
+  __device__ SharedMatrix<T, kValueDim> meanRows() { return {queryRows().data}; }
   /** Bias of a column of a tile that run() is at. */
   __device__ float bias(int tile, int column) const { return shared_.stage[tile % 2].bias[column]; }
 
@@ -98,7 +98,8 @@ class MmaEngine {
       if (!columns.value) continue;
       softmax.template rescale<Logit::kHeadroom>(shrink);
       Rows::pack(s, weights);
-      multiplyValues<T, kDim, RowTiles, kColumns>(softmax.sum, weights, SharedMatrix<T, kDim>{shared_.stage[tile % 2].value});
+      multiplyValues<T, kValueDim, RowTiles, kColumns>(softmax.sum, weights,
+                                                       SharedMatrix<T, kValueDim>{shared_.stage[tile % 2].value});
     }
   }
 
@@ -109,7 +110,7 @@ class MmaEngine {
     const auto column = [&](int local) { return from + local < columns.count ? from + local : -1; };
     loadRows(SharedMatrix<T, kDim>{stage.key}, kColumns, columns.key, columns.keyDim, thread, kThreads, column);
     if (columns.value)
-      loadRows(SharedMatrix<T, kDim>{stage.value}, kColumns, columns.value, columns.valueDim, thread, kThreads, column);
+      loadRows(SharedMatrix<T, kValueDim>{stage.value}, kColumns, columns.value, columns.valueDim, thread, kThreads, column);
     if (columns.bias && thread < kColumns) {
       const bool valid = from + thread < columns.count;
       copyWordAsync(&stage.bias[thread], columns.bias + (valid ? from + thread : 0), valid);
