@@ -476,10 +476,8 @@ function retrieved(
   let stacked: readonly Value[];
   if (lists) {
     const [width, perPart] = [b.dim(lists.columns, 2), times(b, chunk.segments, perSegment)];
-    const [columns, valid] = [lists.columns, lists.valid].map(x => b.reshape(x, [-1, width])) as [
-      Value,
-      Value,
-    ];
+    const list = (x: Value) => b.reshape(x, [-1, width]);
+    const [columns, valid] = [list(lists.columns), list(lists.valid)];
     const flat = (x: Value) => b.reshape(x, [-1, tile, b.dim(x, 3)]);
     const [rows, rowMask] = [flat(segmentQueries), selected && flat(selected)];
     const all = b.dim(rows, 0);
