@@ -15,7 +15,6 @@ class CudaKernel {
     };
     if (parameters_.order != 0) lacks("order 1 and 2");
     if (parameters_.dyadic) lacks("a dyadic hierarchy");
-    if (parameters_.retrieveError > 0) lacks("retrieve_error");
     if (parameters_.retrieve.size() > cuda::RetrieveCounts::kMost) lacks("that many numbers in retrieve");
     if (parameters_.keyClusters > kMostClusters || parameters_.queryClusters > kMostClusters) {
       lacks("that many clusters");

@@ -28,7 +28,7 @@ SELECTIONS = {"tile": 0, "sliding": 1, "cluster": 2}
 ELEMENT_TYPES = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}
 MOST_HEADS = 64
 DEFAULTS = dict(segment=256, window=1, key_clusters=8, key_grouping="contiguous", query_clusters=64, iterations=3,
-                retrieve=16, selection="tile", group=64)
+                retrieve=16, retrieve_error=0, selection="tile", group=64)
 CAUSAL_DEFAULTS = dict(DEFAULTS, window=0, retrieve=32, selection="sliding", group=16)
 VARIANTS = (
     "encoder segment=0 window=0 key_clusters=64 key_grouping=kmeans retrieve=0",
@@ -45,7 +45,8 @@ VARIANTS = (
 class Call(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in (
         "type batch heads kv_heads queries keys head_dim value_dim causal segment window key_clusters contiguous "
-        "query_clusters iterations selection group retrieve_count").split()] + [("retrieve", ctypes.c_int64 * MOST_HEADS)]
+        "query_clusters iterations selection group retrieve_count").split()] + [("retrieve", ctypes.c_int64 * MOST_HEADS),
+                                                                             ("retrieve_error", ctypes.c_double)]
 
 
 class Variant:

@@ -8,6 +8,7 @@ struct Call {
   int64_t type, batch, heads, kvHeads, queries, keys, headDim, valueDim;
   int64_t causal, segment, window, keyClusters, contiguous, queryClusters, iterations, selection, group;
   int64_t retrieveCount, retrieve[64];
+  double retrieveError;
 };
 
 namespace {
@@ -26,6 +27,7 @@ cuda::MultipoleAttention<T> attentionOf(const Call& call, void* memory) {
   p.queryClusters = call.queryClusters;
   p.iterations = call.iterations;
   p.retrieve.assign(call.retrieve, call.retrieve + call.retrieveCount);
+  p.retrieveError = static_cast<float>(call.retrieveError);
   p.selection = static_cast<Selection>(call.selection);
   p.group = call.group;
   return {shape, p, false, memory};

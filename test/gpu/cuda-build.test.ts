@@ -24,6 +24,8 @@ const EMULATED = {
       'causal chunk with past [float16]',
       'acausal random mask, contiguous, not finite [bfloat16]',
       'causal no retrieval, not finite [float32]',
+      'causal retrieve error per head [bfloat16]',
+      'acausal sliding, error, most [float32]',
     ],
   },
   'elementwise-attention': {

@@ -40,6 +40,7 @@ Parameters parametersOf(CaseRecord& record) {
   p.iterations = integer("iterations");
   p.retrieve = record.attributes.at("retrieve").ints;
   p.retrieveMass = static_cast<float>(record.attributes.at("retrieve_mass").floats.at(0));
+  p.retrieveError = static_cast<float>(record.attributes.at("retrieve_error").floats.at(0));
   const std::string selection = text("selection");
   p.selection = selection == "tile" ? Selection::tile : selection == "sliding" ? Selection::sliding : Selection::cluster;
   p.group = integer("group");

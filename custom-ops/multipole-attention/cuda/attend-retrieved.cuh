@@ -1,14 +1,22 @@
-// Last pass: the members of retrieved clusters, exactly. A block takes 64 neighboring rows and streams the union of
-// what their pools chose; each warp skips the columns that none of its 16 rows chose.
+// Last pass: the members of retrieved clusters, exactly. A block takes 64 or 128 neighboring rows and streams the union
+// of what their pools chose; each warp skips the columns that none of its 16 rows chose.
 #pragma once
 
 #include "attend.cuh"
 
 namespace onnxrewrite::multipole::cuda {
 
-template <class T, int Dim>
+/** Which of a block's rows chose a cluster: a bit for each of 16 rows, by warp. */
+template <int Warps>
+struct alignas(2 * Warps) ClusterUsers {
+  uint16_t ofWarp[Warps];
+};
+
+template <class T, int Dim, int Warps>
 struct RetrievedPass {
-  static constexpr int kWarps = 4, kThreads = kWarps * 32, kRows = kWarps * 16;
+  static constexpr int kWarps = Warps, kThreads = kWarps * 32, kRows = kWarps * 16;
+  /** As many warps as hold the registers of a multiprocessor. */
+  static constexpr int kBlocksPerMultiprocessor = (Dim * sizeof(T) <= 128 ? 16 : Dim * sizeof(T) <= 256 ? 8 : 4) / kWarps;
   /** Columns per stage, and per step of a warp. */
   static constexpr int kStage = 128 / sizeof(T), kStep = 32;
   /** Clusters of the union that are listed at a time. */
@@ -22,13 +30,13 @@ struct RetrievedPass {
       T key[kStage * Dim];
       T value[kStage * Dim];
     } stage[2];
-    /** Which of the block's rows chose the cluster of each column, by warp; of the stages' columns and the next. */
-    alignas(8) uint16_t users[3][kStage][kWarps];
+    /** Of the cluster of each column; of the stages' columns and the next. */
+    ClusterUsers<kWarps> users[3][kStage];
     int keys[3][kStage];
     /** Listed clusters: their first place in the order of keys, where their columns begin, who uses them. */
     int first[kListed];
     int begin[kListed + 1];
-    alignas(8) uint16_t listed[kListed][kWarps];
+    ClusterUsers<kWarps> listed[kListed];
   };
   /** Bytes with what follows: the rows' sets by word, their union, and the columns of each word's clusters. */
   static size_t sharedBytes(int words) { return sizeof(Shared) + static_cast<size_t>(kRows + 2) * words * sizeof(uint32_t); }
@@ -39,7 +47,7 @@ template <int Warps>
 struct RetrievedLogit {
   static constexpr int kHeadroom = 8;
   float scale;
-  const uint16_t (*users)[Warps];
+  const ClusterUsers<Warps>* users;
   unsigned same;
   bool uniform;
   __device__ static bool has(unsigned users, int half) { return users >> (threadIdx.x % 32 / 4 + 8 * half) & 1; }
@@ -56,16 +64,16 @@ struct RetrievedLogit {
   __device__ bool biased(int) const { return false; }
   __device__ float bias(int, int) const { return 0; }
   __device__ float operator()(int, int, int half, int column, float product) const {
-    return has(users[column][threadIdx.x / 32], half) ? product * scale : -INFINITY;
+    return has(users[column].ofWarp[threadIdx.x / 32], half) ? product * scale : -INFINITY;
   }
 };
 
-template <class T, int Dim>
-__global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof(T) <= 256 ? 2 : 1)
+template <class T, int Dim, int Warps>
+__global__ void __launch_bounds__(Warps * 32, RetrievedPass<T, Dim, Warps>::kBlocksPerMultiprocessor)
     attendRetrieved(const __grid_constant__ Geometry g, const __grid_constant__ RetrieveCounts retrieve,
                     const __grid_constant__ Pools pools, const __grid_constant__ ChosenClusters chosen,
                     const __grid_constant__ RowInputs<T, T> in, const __grid_constant__ AttentionOutputs<T> out) {
-  using Pass = RetrievedPass<T, Dim>;
+  using Pass = RetrievedPass<T, Dim, Warps>;
   const KeyClusters& clusters = in.clusters;
   const int head = blockIdx.y, kvHead = g.kvHeadOf(head), thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   if (retrieve.of(g, head) <= 0) return;
@@ -74,7 +82,9 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
   uint32_t* sets = reinterpret_cast<uint32_t*>(dynamicShared() + sizeof(typename Pass::Shared));
   uint32_t* all = sets + Pass::kRows * chosen.words;
   int* columnsOf = reinterpret_cast<int*>(all + chosen.words);
-  const int firstTileRow = nearTilesBegin(g, g.past, Pass::kRows) + static_cast<int>(blockIdx.x) * Pass::kRows;
+  // Late tiles retrieve most where attention is causal: they come first.
+  const int tile = static_cast<int>(g.causal ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+  const int firstTileRow = nearTilesBegin(g, g.past, Pass::kRows) + tile * Pass::kRows;
   auto rowAt = [&](int local) {
     const int row = firstTileRow + local;
     return row < g.past || row >= g.rows ? -1 : row;
@@ -100,7 +110,10 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
   }
   __syncthreads();
   for (int word = warp; word < chosen.words; word += Pass::kWarps) {
-    const uint32_t bits = __reduce_or_sync(kWholeWarp, sets[word * Pass::kRows + lane] | sets[word * Pass::kRows + 32 + lane]);
+    uint32_t bits = 0;
+#pragma unroll
+    for (int row = lane; row < Pass::kRows; row += 32) bits |= sets[word * Pass::kRows + row];
+    bits = __reduce_or_sync(kWholeWarp, bits);
     const int own = bits >> lane & 1 ? clusters.members(g, kvHead, word * 32 + lane).size() : 0;
     const int columns = static_cast<int>(__reduce_add_sync(kWholeWarp, static_cast<unsigned>(own)));
     if (lane == 0) {
@@ -110,6 +123,10 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
   }
   waitForCopies<0>();
   __syncthreads();
+  // Where pools choose from the far field of all of their rows, those that end here have something to retrieve.
+  bool any = pools.selection == Selection::sliding && !g.causal;
+  for (int word = lane; word < chosen.words; word += 32) any = any || all[word] != 0;
+  if (!__any_sync(kWholeWarp, any)) return;
   OperandPart<T> query[1][Dim / 16];
 #pragma unroll
   for (int k = 0; k < Dim / 16; k++) loadLeft(query[0][k], own, 0, k);
@@ -148,21 +165,22 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
       const Range members = listed ? clusters.members(g, kvHead, (nextWord + i) * 32 + lane) : Range{0, 0};
       const int column = firstColumn + warpScan(members.size(), total), slot = firstSlot + __popc(bits & ((1u << lane) - 1));
       // Bit `lane` of every row's word, by warp.
-      uint32_t users[Pass::kWarps];
+      ClusterUsers<Warps> users;
 #pragma unroll
       for (int w = 0; w < Pass::kWarps; w++) {
-        users[w] = 0;
+        uint32_t own = 0;
 #pragma unroll
         for (int four = 0; four < 4; four++) {
           const uint4 rows = *reinterpret_cast<const uint4*>(&sets[(nextWord + i) * Pass::kRows + w * 16 + 4 * four]);
-          users[w] |= ((rows.x >> lane & 1) | (rows.y >> lane & 1) << 1 | (rows.z >> lane & 1) << 2 | (rows.w >> lane & 1) << 3)
-                      << 4 * four;
+          own |= ((rows.x >> lane & 1) | (rows.y >> lane & 1) << 1 | (rows.z >> lane & 1) << 2 | (rows.w >> lane & 1) << 3)
+                 << 4 * four;
         }
+        users.ofWarp[w] = static_cast<uint16_t>(own);
       }
       if (!listed) continue;
       shared.first[slot] = members.begin;
       shared.begin[slot] = column;
-      *reinterpret_cast<uint2*>(shared.listed[slot]) = make_uint2(users[0] | users[1] << 16, users[2] | users[3] << 16);
+      shared.listed[slot] = users;
     }
     if (thread == 0) shared.begin[count] = columns;
     nextWord += wordsNow;
@@ -177,8 +195,7 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
       while (slot + 1 < count && shared.begin[slot + 1] <= column) slot++;
       const bool inside = column < columns;
       shared.keys[table][thread] = inside ? clusters.key(g, kvHead, shared.first[slot] + column - shared.begin[slot]) : -1;
-      *reinterpret_cast<uint2*>(shared.users[table][thread]) =
-          inside ? *reinterpret_cast<const uint2*>(shared.listed[slot]) : make_uint2(0, 0);
+      shared.users[table][thread] = inside ? shared.listed[slot] : ClusterUsers<Warps>{};
     };
     auto load = [&](int index) {
       auto& stage = shared.stage[index % 2];
@@ -204,7 +221,7 @@ __global__ void __launch_bounds__(128, Dim * sizeof(T) <= 128 ? 4 : Dim * sizeof
       locate(index + 2);
       for (int step = 0; step < Pass::kStage; step += Pass::kStep) {
         const auto* users = shared.users[index % 3] + step;
-        const unsigned own = users[lane][warp], same = __shfl_sync(kWholeWarp, own, 0);
+        const unsigned own = users[lane].ofWarp[warp], same = __shfl_sync(kWholeWarp, own, 0);
         if (!__any_sync(kWholeWarp, own != 0)) continue;
         const bool uniform = !__any_sync(kWholeWarp, own != same) && g.scale > 0;
         const RetrievedLogit<Pass::kWarps> logit{g.scale * kLog2E, users, same, uniform};

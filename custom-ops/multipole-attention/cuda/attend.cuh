@@ -178,24 +178,28 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
 enum class FarPass {
   /** All of it, nothing being retrieved. */
   all,
-  /** The masses of clusters, to choose from. */
+  /** The masses of clusters, to choose from, or their expected errors. */
   masses,
+  errors,
   /** What is left without the chosen clusters. */
   rest,
 };
 
+/** Whether a pass leaves what clusters are chosen by, and no values. */
+__host__ __device__ constexpr bool isForChoice(FarPass pass) { return pass == FarPass::masses || pass == FarPass::errors; }
+
 /**
- * Masses of clusters before they are normalized, for the heads from `firstHead` on. A weight w in [0, 1], against the
- * peak that its row had at that tile of 64 clusters, is kept in 8 bits: w + kZero as 4 bits of exponent and 4 of
- * mantissa, which code 0 makes exactly 0. In a tile, byte t * 16 + 2 n + i belongs to column 8 n + 2 t + i: what one
- * thread holds lies together.
+ * Masses of clusters, or their expected errors, before they are normalized, for the heads from `firstHead` on. A weight w
+ * in [0, 1], against the peak that its row had at that tile of 64 clusters (of errors: the largest one of the tile), is
+ * kept in 8 bits: w + kZero as 4 bits of exponent and 4 of mantissa, which code 0 makes exactly 0. In a tile, byte
+ * t * 16 + 2 n + i belongs to column 8 n + 2 t + i: what one thread holds lies together.
  */
 struct Masses {
   /** [heads, rows, tiles, 64] */
   uint8_t* codes;
   /** [heads, rows, tiles] */
   float* peaks;
-  /** [B*H, rows]: base-2 log-sum-exp of near keys and far field. */
+  /** [B*H, rows]: base-2 log-sum-exp of near keys and far field; of errors, less the log of s^2 |q - c_i|^2 / 2. */
   float* norms;
   int tiles, firstHead;
 
@@ -227,11 +231,25 @@ struct FarLogit {
   Range near[Engine::kRowTiles][2];
   int row[Engine::kRowTiles][2];
   const uint32_t* chosen[Engine::kRowTiles][2];
+  /** What is chosen of the tile to be prepared next, of `tiles`. */
+  uint2 ahead[Engine::kRowTiles][2];
+  int tiles;
+  /** Of the thread's rows, those whose pools chose something so far: bit 2 m + half. */
+  unsigned retrieving;
   VisibleColumns<Engine::kRowTiles> visible;
   /** Whether all rows of the warp use all clusters of the tile that was prepared. */
   bool whole;
+  /** For errors: spreads of the clusters, and those of the thread's columns of the tile that was prepared. */
+  const float* spread;
+  float spreads[Pass == FarPass::errors ? kColumns / 4 : 1];
 
   __device__ void prepare(int tile) {
+    if constexpr (Pass == FarPass::errors)
+#pragma unroll
+      for (int i = 0; i < kColumns / 4; i++) {
+        const int cluster = tile * kColumns + i / 2 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+        spreads[i] = cluster < width ? spread[cluster] : 0;
+      }
     const int from = tile * kColumns, to = from + kColumns;
     bool all = to <= width;
     uint2 left[Engine::kRowTiles][2];
@@ -240,9 +258,11 @@ struct FarLogit {
       left[m][half] = make_uint2(~0u, ~0u);
       if constexpr (Pass == FarPass::rest) {
         if (!chosen[m][half]) return;
-        const uint2 taken = reinterpret_cast<const uint2*>(chosen[m][half])[tile];
+        const uint2 taken = ahead[m][half];
         left[m][half] = make_uint2(~taken.x, ~taken.y);
         all = all && (taken.x | taken.y) == 0;
+        if ((taken.x | taken.y) != 0) retrieving |= 1u << (2 * m + half);
+        if (tile + 1 < tiles) ahead[m][half] = reinterpret_cast<const uint2*>(chosen[m][half])[tile + 1];
       }
     });
     whole = !__any_sync(kWholeWarp, !all);
@@ -263,21 +283,33 @@ struct FarLogit {
   }
   template <class Products, class Peaks>
   __device__ void keep(int tile, const Products& weights, const Peaks& peak) const {
-    if constexpr (Pass == FarPass::masses)
+    if constexpr (isForChoice(Pass))
       Engine::Rows::eachRow([&](int m, int half) {
+        // Of the thread's column i.
+        auto weight = [&](int i) { return weights[m][i / 2][2 * half + i % 2]; };
+        float top = peak[m][half], inverse = 1;
+        if constexpr (Pass == FarPass::errors) {
+          float largest = 0;
+#pragma unroll
+          for (int i = 0; i < kColumns / 4; i++) largest = fmaxf(largest, weight(i) * spreads[i]);
+          largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, 1));
+          largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, 2));
+          top += log2f(largest);
+          inverse = largest > 0 ? 1 / largest : 0;
+        }
+        auto code = [&](int i) {
+          if constexpr (Pass == FarPass::masses) return Masses::encode(weight(i));
+          return Masses::encode(fminf(weight(i) * spreads[i] * inverse, 1.f));
+        };
         if (row[m][half] < 0) return;
         unsigned words[4];
 #pragma unroll
-        for (int word = 0; word < 4; word++) {
-          const float* low = &weights[m][2 * word][2 * half];
-          const float* high = &weights[m][2 * word + 1][2 * half];
-          words[word] = Masses::encode(low[0]) | Masses::encode(low[1]) << 8 | Masses::encode(high[0]) << 16 |
-                        Masses::encode(high[1]) << 24;
-        }
+        for (int word = 0; word < 4; word++)
+          words[word] = code(4 * word) | code(4 * word + 1) << 8 | code(4 * word + 2) << 16 | code(4 * word + 3) << 24;
         const size_t at = masses.at(g, head, row[m][half], tile);
         reinterpret_cast<uint4*>(masses.codes + at * kColumns)[threadIdx.x % 4] =
             make_uint4(words[0], words[1], words[2], words[3]);
-        if (threadIdx.x % 4 == 0) masses.peaks[at] = peak[m][half];
+        if (threadIdx.x % 4 == 0) masses.peaks[at] = top;
       });
   }
 };
@@ -301,10 +333,10 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
               const __grid_constant__ ChosenClusters chosen, const __grid_constant__ AttentionOutputs<typename Engine::T> out) {
   if constexpr (Engine::kCompiled) {
     using T = typename Engine::T;
-    const int head = blockIdx.y + (Pass == FarPass::masses ? masses.firstHead : 0), thread = threadIdx.x;
+    const int head = blockIdx.y + (isForChoice(Pass) ? masses.firstHead : 0), thread = threadIdx.x;
     const RowTile tile = sorted.tiles[static_cast<size_t>(head) * gridDim.x + blockIdx.x];
     const int count = retrieve.of(g, head), tileRows = tile.to - tile.from;
-    if (tileRows == 0 || count < 0 || (Pass == FarPass::masses && count == 0)) return;
+    if (tileRows == 0 || count < 0 || (isForChoice(Pass) && count == 0)) return;
     auto& shared = *reinterpret_cast<FarShared<Engine>*>(dynamicShared());
     Engine engine(dynamicShared());
     const int width = g.blockClusters(tile.problem);
@@ -324,7 +356,7 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     const int tiles = seenBy(tileRows - 1);
     const size_t first = g.summaryIndex(tile.problem, head, tile.cluster);
     const Columns<T> columns{in.summaries.key + first * g.headDim,
-                             Pass == FarPass::masses ? nullptr : in.summaries.value + first * g.valueDim,
+                             isForChoice(Pass) ? nullptr : in.summaries.value + first * g.valueDim,
                              g.headDim,
                              g.valueDim,
                              in.summaries.bias + first,
@@ -337,13 +369,17 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     const int group = thread / Engine::kGroupThreads * Engine::kGroupRows;
     const int own = group < tileRows ? seenBy(min(group + Engine::kGroupRows, tileRows) - 1) : 0;
 
-    FarLogit<Engine, Pass> logit{engine, g, g.scale * kLog2E, width, head, masses, {}, {}, {}, {}, false};
+    FarLogit<Engine, Pass> logit{engine, g, g.scale * kLog2E, width, head, masses, {}, {}, {}, {}, tiles, 0, {}, false,
+                                 Pass == FarPass::errors ? in.summaries.spread + first : nullptr, {}};
     Engine::Rows::eachRow([&](int m, int half) {
       const int row = rows[warpRow(m, half)];
       logit.near[m][half] = shared.near[thread / 32 * Engine::kWarpRows + warpRow(m, half)];
       logit.row[m][half] = row;
-      if constexpr (Pass == FarPass::rest)
-        logit.chosen[m][half] = row < 0 || count == 0 ? nullptr : chosen.of(pools, head, pools.of(head, row, 0));
+      if constexpr (Pass == FarPass::rest) {
+        const uint32_t* set = row < 0 || count == 0 || tiles == 0 ? nullptr : chosen.of(pools, head, pools.of(head, row, 0));
+        logit.chosen[m][half] = set;
+        if (set) logit.ahead[m][half] = *reinterpret_cast<const uint2*>(set);
+      }
     });
     typename Engine::Rows softmax;
     softmax.begin();
@@ -354,7 +390,7 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
           const int row = rows[thread % 32];
           copyWordAsync(&shared.part[thread / 32 * Engine::kWarpRows + thread % 32], &out.part(g, head, max(row, 0)), row >= 0);
         }
-        if constexpr (Pass != FarPass::masses)
+        if constexpr (!isForChoice(Pass))
           loadRows(engine.meanRows(), Engine::kWarpRows, static_cast<const T*>(out.ofHead(g, head)), g.valueDim, thread % 32, 32,
                    outputRow);
       }
@@ -367,15 +403,26 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
     const auto nearLse = [&](int m, int half) {
       return g.local ? shared.part[thread / 32 * Engine::kWarpRows + warpRow(m, half)] : -INFINITY;
     };
-    if constexpr (Pass == FarPass::masses) {
-      if (thread % 4 == 0)
-        softmax.eachRow([&](int m, int half) {
-          const int row = rows[warpRow(m, half)];
-          if (row < 0) return;
-          const float far = softmax.lse(m, half), near = nearLse(m, half), top = fmaxf(near, far);
-          masses.norms[static_cast<size_t>(head) * g.rows + row] =
-              top == -INFINITY ? top : top + log2f(exp2f(near - top) + exp2f(far - top));
-        });
+    if constexpr (isForChoice(Pass)) {
+      softmax.eachRow([&](int m, int half) {
+        float distance = 0;
+        if constexpr (Pass == FarPass::errors) {
+          const T* center =
+              in.centroids + ((static_cast<size_t>(head) * g.blocks + tile.problem) * g.queryClusters + tile.cluster) * g.headDim;
+          constexpr int kPiece = SharedMatrix<T, Engine::kDim>::kPiece;
+          for (int piece = thread % 4; piece * kPiece < g.headDim; piece += 4)
+            eachDifference(engine.queryRows().piece(warpRow(m, half), piece), center + piece * kPiece,
+                           [&](int, float difference) { distance += difference * difference; });
+          distance = quadSum(distance);
+        }
+        const int row = rows[warpRow(m, half)];
+        if (thread % 4 > 0 || row < 0) return;
+        const float far = softmax.lse(m, half), near = nearLse(m, half), top = fmaxf(near, far);
+        float norm = top == -INFINITY ? top : top + log2f(exp2f(near - top) + exp2f(far - top));
+        if constexpr (Pass == FarPass::errors)
+          if (norm > -INFINITY) norm -= log2f(g.scale * g.scale * distance / 2);
+        masses.norms[static_cast<size_t>(head) * g.rows + row] = norm;
+      });
       return;
     }
     if (g.local) softmax.join(engine.meanRows(), nearLse);
@@ -389,9 +436,11 @@ __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocksPerMultiproce
         if constexpr (Pass == FarPass::rest) out.part(g, head, row) = softmax.lse(m, half);
         out.storeLse(g, head, row, softmax.lse(m, half));
       });
-    if (Pass == FarPass::all || count == 0)
-      attendSpoiledRows(g, retrieve, pools, in, chosen, out, head, softmax, Engine::kWarpRows,
-                        [&](int local) { return rows[local]; });
+    // The others end where their clusters are retrieved.
+    attendSpoiledRows(g, retrieve, pools, in, chosen, out, head, softmax, Engine::kWarpRows, [&](int local) {
+      const unsigned flags = __shfl_sync(kWholeWarp, logit.retrieving, local % 8 * 4);
+      return flags >> (local / 16 * 2 + local % 16 / 8) & 1 ? -1 : rows[local];
+    });
   }
 }
 

@@ -1,5 +1,5 @@
-// The choice of retrieved clusters for pools of neighboring rows: their mean masses, then the largest ones of every
-// pool. Pools that overlap (`sliding`) take their sums from tensor cores, as the product of a 0/1 band (which rows a
+// The choice of retrieved clusters for pools of neighboring rows: their mean masses or expected errors, then the largest
+// ones of every pool. Pools that overlap (`sliding`) take their sums from tensor cores, as the product of a 0/1 band (which rows a
 // pool averages, times each row's norm) with the rows' masses.
 #pragma once
 
@@ -8,12 +8,14 @@
 namespace onnxrewrite::multipole::cuda {
 
 /** Most clusters per pool that chooseSliding finds. */
-constexpr int kMostChosen = 64;
+constexpr int kMostChosen = 192;
 /** Candidates beyond the wanted ones that may stay until the last tile. */
 constexpr int kSlack = 16;
 /** Sums of masses below this are nothing but rounding; the least float16 above 0. */
 constexpr float kLeastMass = 1.f / (1 << 24);
 constexpr uint32_t kLeastMassBits = 1;
+/** The largest float16 number. */
+constexpr float kMostMass = 65504;
 
 /** One warp's work: 16 pools and the largest sums found for each so far, as bits of float16, which have their order. */
 struct ChooseShared {
@@ -43,12 +45,6 @@ __device__ inline int countAtLeast(const uint32_t (&pairs)[Words], uint32_t boun
   const float2 counts = Pair<__half>::unpack(found);
   return static_cast<int>(counts.x + counts.y);
 #endif
-}
-
-/** Sum of `value` over the four lanes that share a pool. */
-__device__ inline int quadSum(int value) {
-  value += __shfl_xor_sync(kWholeWarp, value, 1);
-  return value + __shfl_xor_sync(kWholeWarp, value, 2);
 }
 
 /** Sum of `value` over the lanes before this one of the four that share a pool. */
@@ -84,7 +80,7 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
     highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 1));
     highest = max(highest, __shfl_xor_sync(kWholeWarp, highest, 2));
     // `low` has at least `wanted` masses at or above it, `high` fewer; a pool with few candidates keeps all.
-    uint32_t low = kLeastMassBits, high = highest + 1;
+    uint32_t low = least[half], high = highest + 1;
     const bool choosing = count > most;
     int atLow = choosing ? count : wanted;
     while (__any_sync(kWholeWarp, atLow > most && high - low > 1)) {
@@ -98,9 +94,6 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
         high = middle;
       }
     }
-    uint32_t cluster[kWords];
-#pragma unroll
-    for (int i = 0; i < kWords; i++) cluster[i] = word(shared.cluster[pool], i);
     // More than that only if equal masses straddle the bound: among those the lowest clusters stay.
     int lastTie = 0xffff;
     if (__any_sync(kWholeWarp, atLow > most)) {
@@ -113,7 +106,7 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
         for (int i = 0; i < kWords; i++)
 #pragma unroll
           for (int which = 0; which < 2; which++)
-            found += bits(mass[i], which) == low && static_cast<int>(bits(cluster[i], which)) <= middle;
+            found += bits(mass[i], which) == low && static_cast<int>(bits(word(shared.cluster[pool], i), which)) <= middle;
         found = quadSum(found);
         if (end - first <= 1) continue;
         if (above + found >= wanted)
@@ -123,101 +116,114 @@ __device__ inline void keepLargest(ChooseShared& shared, int wanted, int most, u
       }
       if (atLow > most) lastTie = end;
     }
-    auto stays = [&](int i, int which) {
-      const uint32_t own = bits(mass[i], which);
-      return own > low || (own == low && static_cast<int>(bits(cluster[i], which)) <= lastTie);
-    };
-    int kept = 0;
+    if (__any_sync(kWholeWarp, choosing)) {
+      // In order: what is kept moves to places that have been read.
+      int end = 0;
 #pragma unroll
-    for (int i = 0; i < kWords; i++) kept += stays(i, 0) + stays(i, 1);
-    int at = quadBefore(kept);
-    kept = quadSum(kept);
-    __syncwarp();
-    if (choosing) {
-#pragma unroll
-      for (int i = 0; i < kWords; i++)
+      for (int i = 0; i < kWords; i++) {
+        const uint32_t cluster = word(shared.cluster[pool], i);
+        auto stays = [&](int which) {
+          const uint32_t own = bits(mass[i], which);
+          return own > low || (own == low && static_cast<int>(bits(cluster, which)) <= lastTie);
+        };
+        const int kept = stays(0) + stays(1);
+        __syncwarp();
+        int at = end + quadBefore(kept);
+        end += quadSum(kept);
+        if (!choosing) continue;
 #pragma unroll
         for (int which = 0; which < 2; which++)
-          if (stays(i, which)) {
+          if (stays(which)) {
             shared.mass[pool][at] = static_cast<uint16_t>(bits(mass[i], which));
-            shared.cluster[pool][at++] = static_cast<uint16_t>(bits(cluster[i], which));
+            shared.cluster[pool][at++] = static_cast<uint16_t>(bits(cluster, which));
           }
-      if (t == 0) shared.count[pool] = kept;
-      least[half] = low;
+      }
+      if (choosing) {
+        if (t == 0) shared.count[pool] = end;
+        least[half] = low;
+      }
     }
     __syncwarp();
   }
 }
 
-/** Words of shared memory for the bits of 16 pools. */
-__host__ __device__ inline size_t chooseSharedBytes(int words) {
-  return ChooseShared::kWarps * (sizeof(ChooseShared) + static_cast<size_t>(ChooseShared::kPools) * words * sizeof(uint32_t));
-}
+/** Sums over the rows of 16 neighboring `sliding` pools, for a tile of clusters at a time; of a whole warp. */
+class SlidingSums {
+ public:
+  using Sums = float[kColumns / 8][4];
 
-/** Choices of 16 `sliding` pools per warp, for the heads of `masses`. */
-__global__ void __launch_bounds__(128)
-    chooseSliding(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
-  const int head = masses.firstHead + blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = lane / 4, t = lane % 4;
-  const int firstPool = (blockIdx.x * ChooseShared::kWarps + warp) * ChooseShared::kPools, poolCount = pools.count();
-  const int wanted = retrieve.of(g, head);
-  if (firstPool >= poolCount) return;
-  auto& shared = reinterpret_cast<ChooseShared*>(dynamicShared())[warp];
-  uint32_t* bits = reinterpret_cast<uint32_t*>(dynamicShared() + ChooseShared::kWarps * sizeof(ChooseShared)) +
-                   warp * ChooseShared::kPools * chosen.words;
-  for (int i = lane; i < ChooseShared::kPools * chosen.words; i += 32) bits[i] = 0;
-  if (lane < ChooseShared::kPools) shared.count[lane] = 0;
-  __syncwarp();
-
-  // Rows of the pools that this lane's products belong to, and of all 16.
-  Range own[2];
-  int from = g.rows, to = 0;
+  __device__ SlidingSums(const Geometry& g, const Pools& pools, const Masses& masses, int head, int firstPool)
+      : g_(g), masses_(masses), head_(head), from_(g.rows), to_(0) {
+    const int poolCount = pools.count();
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int pool = firstPool + row8 + 8 * half;
-    own[half] = pool < poolCount ? pools.rows(pool) : Range{0, 0};
-    if (own[half].size() > 0) {
-      from = min(from, own[half].begin);
-      to = max(to, own[half].end);
+    for (int half = 0; half < 2; half++) {
+      const int pool = firstPool + static_cast<int>(threadIdx.x) % 32 / 4 + 8 * half;
+      own_[half] = pool < poolCount ? pools.rows(pool) : Range{0, 0};
+      if (own_[half].size() > 0) {
+        from_ = min(from_, own_[half].begin);
+        to_ = max(to_, own_[half].end);
+      }
     }
+    from_ = static_cast<int>(__reduce_min_sync(kWholeWarp, static_cast<unsigned>(from_)));
+    to_ = static_cast<int>(__reduce_max_sync(kWholeWarp, static_cast<unsigned>(to_)));
+    firstSegment_ = from_ < to_ ? g.segmentOf(from_) : 0;
+    firstEnd_ = (firstSegment_ + 1) * g.segment - g.offset;
+    norm_ = from_ + static_cast<int>(threadIdx.x) % 32 < to_ ? norm(from_ + static_cast<int>(threadIdx.x) % 32) : 0;
   }
-  from = static_cast<int>(__reduce_min_sync(kWholeWarp, static_cast<unsigned>(from)));
-  to = static_cast<int>(__reduce_max_sync(kWholeWarp, static_cast<unsigned>(to)));
 
-  // Where the far field of one of these rows ends when causal; their segments without a division each.
-  const int firstSegment = from < to ? g.segmentOf(from) : 0, firstEnd = (firstSegment + 1) * g.segment - g.offset;
-  auto farEnd = [&](int row) {
-    int segment = firstSegment;
-    if (row >= firstEnd) segment += row - firstEnd < g.segment ? 1 : 1 + (row - firstEnd) / g.segment;
-    return (segment - g.window) * g.keyClusters;
-  };
-  uint32_t least[2] = {kLeastMassBits, kLeastMassBits};
-  // Clusters that some row uses by summary; nearest ones first, which are likely to be large.
-  const int seen = wanted <= 0 || from >= to ? 0 : g.causal ? g.nearClusters(to - 1).begin : g.clusters();
-  for (int tile = ceilDiv(seen, kColumns) - 1; tile >= 0; tile--) {
-    float sum[kColumns / 8][4] = {}, zero[4] = {};
-    for (int base = from; base < to; base += 16) {
-      float weight[4];
+  /** Rows of the pools that this lane's sums belong to: threadIdx.x % 32 / 4 and the eighth after it. */
+  __device__ int members(int half) const { return own_[half].size(); }
+  /** Tiles of the clusters that some row uses by summary. */
+  __device__ int tiles() const {
+    if (from_ >= to_) return 0;
+    return ceilDiv(g_.causal ? g_.nearClusters(to_ - 1).begin : g_.clusters(), kColumns);
+  }
+
+  /** What codes of a tile count in row 32 `chunk` + lane of all rows; 0 beyond the last, and without the tile in its far field. */
+  __device__ float weight(int tile, int chunk = 0) const {
+    const int row = from_ + 32 * chunk + static_cast<int>(threadIdx.x) % 32;
+    if (row >= to_ || !isFar(row, tile)) return 0;
+    const float norm = chunk == 0 ? norm_ : this->norm(row);
+    return norm == -INFINITY ? 0 : exp2Fast(masses_.peaks[masses_.at(g_, head_, row, tile)] - norm);
+  }
+
+  /** No sum of the tile is above this; `first` is its weight(). */
+  __device__ float bound(int tile, float first) const {
+    float total = first;
+    for (int chunk = 1; from_ + 32 * chunk < to_; chunk++) total += weight(tile, chunk);
+    return warpSum(total);
+  }
+
+  /** sum[n][2 half + i] is that of cluster column(n, i) of the tile, whose weight() is `first`. */
+  __device__ void take(int tile, float first, Sums& sum) const {
+    const int lane = threadIdx.x % 32, row8 = lane / 4, t = lane % 4;
+    float zero[4] = {}, ofLane = first;
+#pragma unroll
+    for (auto& four : sum)
+#pragma unroll
+      for (float& one : four) one = 0;
+#pragma unroll 2
+    for (int base = from_; base < to_; base += 16) {
+      const int offset = (base - from_) % 32;
+      if (offset == 0 && base > from_) ofLane = weight(tile, (base - from_) / 32);
+      float weights[4];
       uint2 codes[4];
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int row = base + 2 * t + i % 2 + i / 2 * 8;
-        // Rows without this tile in their far field have no masses there.
-        const bool far = row < to && (!g.causal || tile * kColumns < farEnd(row));
-        weight[i] = 0;
-        codes[i] = make_uint2(0, 0);
-        if (!far) continue;
-        const size_t at = masses.at(g, head, row, tile);
-        const float norm = masses.norms[static_cast<size_t>(head) * g.rows + row];
-        weight[i] = norm == -INFINITY ? 0.f : exp2Fast(masses.peaks[at] - norm);
-        codes[i] = reinterpret_cast<const uint2*>(masses.codes + at * kColumns)[row8];
+        const int local = 2 * t + i % 2 + i / 2 * 8;
+        weights[i] = __shfl_sync(kWholeWarp, ofLane, offset + local);
+        // What is read without need, or was never written, is finite, and its weight 0.
+        const size_t at = masses_.at(g_, head_, min(base + local, to_ - 1), tile);
+        codes[i] = reinterpret_cast<const uint2*>(masses_.codes + at * kColumns)[row8];
       }
       uint32_t band[4];
 #pragma unroll
       for (int word = 0; word < 4; word++) {
-        const int row = base + 2 * t + word / 2 * 8, half = word % 2, i = word / 2 * 2;
-        const bool low = row >= own[half].begin && row < own[half].end;
-        const bool high = row + 1 >= own[half].begin && row + 1 < own[half].end;
-        band[word] = Pair<__nv_bfloat16>::pack(low ? weight[i] : 0.f, high ? weight[i + 1] : 0.f);
+        const int row = base + 2 * t + word / 2 * 8, i = word / 2 * 2;
+        const Range& own = own_[word % 2];
+        const bool low = row >= own.begin && row < own.end;
+        const bool high = row + 1 >= own.begin && row + 1 < own.end;
+        band[word] = Pair<__nv_bfloat16>::pack(low ? weights[i] : 0.f, high ? weights[i + 1] : 0.f);
       }
 #pragma unroll
       for (int n = 0; n < kColumns / 8; n++) {
@@ -235,7 +241,131 @@ __global__ void __launch_bounds__(128)
       const uint32_t zeros = Pair<__nv_bfloat16>::pack(Masses::kZero, Masses::kZero);
       multiplyAdd<__nv_bfloat16>(zero, band, zeros, zeros);
     }
+#pragma unroll
+    for (auto& four : sum)
+#pragma unroll
+      for (int i = 0; i < 4; i++) four[i] -= zero[i];
+  }
 
+  /** See Masses: product column 2 t + i of tile n is byte 8 (2 t + i) + n. */
+  __device__ static int column(int n, int i) { return (i * 4 + n / 2) * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + n % 2; }
+
+ private:
+  /** Rows without a tile in their far field have no masses there; their segments without a division each. */
+  __device__ bool isFar(int row, int tile) const {
+    if (!g_.causal) return true;
+    int segment = firstSegment_;
+    if (row >= firstEnd_) segment += row - firstEnd_ < g_.segment ? 1 : 1 + (row - firstEnd_) / g_.segment;
+    return tile * kColumns < (segment - g_.window) * g_.keyClusters;
+  }
+  /** Of a row that has masses. */
+  __device__ float norm(int row) const { return masses_.norms[static_cast<size_t>(head_) * g_.rows + row]; }
+
+  const Geometry& g_;
+  const Masses& masses_;
+  const int head_;
+  /** Rows of the pools of this lane's sums, and of all 16. */
+  Range own_[2];
+  int from_, to_, firstSegment_, firstEnd_;
+  /** Of the row of this lane among the first 32. */
+  float norm_;
+};
+
+/** Which groups of 16 `sliding` pools hold one that more clusters reach the bound in than are wanted: [B*H, groups]. */
+struct CrowdedPools {
+  uint8_t* flags;
+  int groups;
+
+  __device__ uint8_t& of(int head, int group) const { return flags[static_cast<size_t>(head) * groups + group]; }
+};
+
+/**
+ * Of 16 `sliding` pools per warp, the clusters whose mean expected error is at least `least`, for the heads of `masses`;
+ * where these are too many, chooseSliding follows.
+ */
+__global__ void __launch_bounds__(128) chooseReaching(Geometry g, RetrieveCounts retrieve, float least, Pools pools, Masses masses,
+                                                      ChosenClusters chosen, CrowdedPools crowded) {
+  const int head = masses.firstHead + blockIdx.y, lane = threadIdx.x % 32;
+  const int group = blockIdx.x * 4 + threadIdx.x / 32, firstPool = group * 16, poolCount = pools.count();
+  if (firstPool >= poolCount) return;
+  const SlidingSums sums(g, pools, masses, head, firstPool);
+  const int wanted = retrieve.of(g, head), tiles = wanted <= 0 ? 0 : sums.tiles();
+  float bound[2];
+  int count[2] = {0, 0};
+#pragma unroll
+  for (int half = 0; half < 2; half++) bound[half] = least * static_cast<float>(max(1, sums.members(half)));
+  const float lowest = __uint_as_float(__reduce_min_sync(kWholeWarp, __float_as_uint(fminf(bound[0], bound[1]))));
+  float next = sums.weight(0);
+  for (int tile = 0; 2 * tile < chosen.words; tile++) {
+    uint32_t bits[2][2] = {};
+    // Of the next tile already, while this one's are waited for.
+    const float first = next;
+    next = tile + 1 < tiles ? sums.weight(tile + 1) : 0;
+    if (tile < tiles && sums.bound(tile, first) >= lowest) {
+      SlidingSums::Sums sum;
+      sums.take(tile, first, sum);
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+#pragma unroll
+          for (int n = 0; n < kColumns / 8; n++)
+            bits[half][i] |= sum[n][2 * half + i] >= bound[half] ? 1u << (n / 2 * 8 + n % 2) : 0;
+          bits[half][i] <<= lane % 4 * 2;
+          bits[half][i] |= __shfl_xor_sync(kWholeWarp, bits[half][i], 1);
+          bits[half][i] |= __shfl_xor_sync(kWholeWarp, bits[half][i], 2);
+          count[half] += __popc(bits[half][i]);
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int pool = firstPool + lane / 4 + 8 * half;
+      if (lane % 4 == 0 && pool < poolCount)
+        reinterpret_cast<uint2*>(chosen.of(pools, head, pool))[tile] = make_uint2(bits[half][0], bits[half][1]);
+    }
+  }
+  const bool any = __any_sync(kWholeWarp, max(count[0], count[1]) > wanted);
+  if (lane == 0) crowded.of(head, group) = wanted > 0 && any;
+}
+
+/** Words of shared memory for the bits of 16 pools. */
+__host__ __device__ inline size_t chooseSharedBytes(int words) {
+  return ChooseShared::kWarps * (sizeof(ChooseShared) + static_cast<size_t>(ChooseShared::kPools) * words * sizeof(uint32_t));
+}
+
+/**
+ * Choices of 16 `sliding` pools per warp, for the heads of `masses`: the largest masses or, with `leastError` above 0 and in
+ * crowded groups alone, the largest expected errors of at least that.
+ */
+__global__ void __launch_bounds__(128) chooseSliding(Geometry g, RetrieveCounts retrieve, float leastError, CrowdedPools crowded,
+                                                     Pools pools, Masses masses, ChosenClusters chosen) {
+  const int head = masses.firstHead + blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = lane / 4, t = lane % 4;
+  const int group = blockIdx.x * ChooseShared::kWarps + warp, firstPool = group * ChooseShared::kPools;
+  const int poolCount = pools.count(), wanted = retrieve.of(g, head);
+  if (firstPool >= poolCount || (leastError > 0 && !crowded.of(head, group))) return;
+  auto& shared = reinterpret_cast<ChooseShared*>(dynamicShared())[warp];
+  uint32_t* bits = reinterpret_cast<uint32_t*>(dynamicShared() + ChooseShared::kWarps * sizeof(ChooseShared)) +
+                   warp * ChooseShared::kPools * chosen.words;
+  for (int i = lane; i < ChooseShared::kPools * chosen.words; i += 32) bits[i] = 0;
+  if (lane < ChooseShared::kPools) shared.count[lane] = 0;
+  __syncwarp();
+
+  const SlidingSums sums(g, pools, masses, head, firstPool);
+  uint32_t least[2] = {kLeastMassBits, kLeastMassBits};
+  float factor[2] = {1, 1};
+  if (leastError > 0) {
+    // Errors have no upper bound: units in which the least one is small, but float16.
+    const float unit = fminf(kLeastMass * 1024 / leastError, 64.f);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      least[half] = max(kLeastMassBits, Pair<__half>::pack(leastError * unit, 0.f));
+      factor[half] = unit / static_cast<float>(max(1, sums.members(half)));
+    }
+  }
+  // Nearest clusters first, which are likely to be large.
+  for (int tile = (wanted <= 0 ? 0 : sums.tiles()) - 1; tile >= 0; tile--) {
+    SlidingSums::Sums sum;
+    sums.take(tile, sums.weight(tile), sum);
     int most = 0;
 #pragma unroll
     for (int half = 0; half < 2; half++) most = max(most, shared.count[row8 + 8 * half]);
@@ -246,7 +376,7 @@ __global__ void __launch_bounds__(128)
     for (int half = 0; half < 2; half++) {
       const int pool = row8 + 8 * half;
       auto bits = [&](int n, int i) {
-        return Pair<__half>::pack(fmaxf(sum[n][2 * half + i] - zero[2 * half + i], 0.f), 0.f);
+        return Pair<__half>::pack(fminf(fmaxf(sum[n][2 * half + i] * factor[half], 0.f), kMostMass), 0.f);
       };
       int added = 0;
 #pragma unroll
@@ -259,10 +389,8 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
           if (bits(n, i) < least[half]) continue;
-          // See Masses: product column 2 t + i of tile n is byte 8 (2 t + i) + n.
-          const int column = (i * 4 + n / 2) * 8 + 2 * t + n % 2;
           shared.mass[pool][at] = static_cast<uint16_t>(bits(n, i));
-          shared.cluster[pool][at++] = static_cast<uint16_t>(tile * kColumns + column);
+          shared.cluster[pool][at++] = static_cast<uint16_t>(tile * kColumns + SlidingSums::column(n, i));
         }
       __syncwarp();
       if (t == 0) shared.count[pool] = before + added;
@@ -284,9 +412,12 @@ __global__ void __launch_bounds__(128)
 /** Shared memory of chooseTiles: the masses of all clusters. */
 __host__ __device__ inline size_t chooseTilesSharedBytes(int tiles) { return static_cast<size_t>(tiles) * kColumns * sizeof(uint32_t); }
 
-/** Choices of one `tile` pool per block, for the heads of `masses`. The rows of a pool have the same far field. */
-__global__ void __launch_bounds__(128)
-    chooseTiles(Geometry g, RetrieveCounts retrieve, Pools pools, Masses masses, ChosenClusters chosen) {
+/**
+ * Choices of one `tile` pool per block, for the heads of `masses`: the largest masses or, with `leastError` above 0, the
+ * largest expected errors of at least that. The rows of a pool have the same far field.
+ */
+__global__ void __launch_bounds__(128) chooseTiles(Geometry g, RetrieveCounts retrieve, float leastError, Pools pools, Masses masses,
+                                                   ChosenClusters chosen) {
   constexpr int kWarps = 4, kRowsAtATime = 8, kOwn = 16;
   const int head = masses.firstHead + blockIdx.y, pool = blockIdx.x, thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int wanted = retrieve.of(g, head);
@@ -321,7 +452,9 @@ __global__ void __launch_bounds__(128)
   __syncthreads();
 
   // The largest bound that `wanted` masses reach, or the least mass that counts.
-  uint32_t bound = __float_as_uint(kLeastMass), end = __float_as_uint(2.f * static_cast<float>(rows.size() + 1));
+  const float size = static_cast<float>(rows.size());
+  uint32_t bound = __float_as_uint(leastError > 0 ? leastError * size : kLeastMass);
+  uint32_t end = __float_as_uint(leastError > 0 ? INFINITY : 2 * size + 2);
   auto atLeast = [&](uint32_t least) {
     int found = 0;
     for (int c = thread; c < tiles * kColumns; c += 128) found += mass[c] >= least;

@@ -11,6 +11,13 @@ __device__ inline float warpSum(float value) {
   return value;
 }
 
+/** Over the four lanes that share rows of a product. */
+template <class V>
+__device__ V quadSum(V value) {
+  value += __shfl_xor_sync(kWholeWarp, value, 1);
+  return value + __shfl_xor_sync(kWholeWarp, value, 2);
+}
+
 /** Rounded copy and half squared length of one centroid; called by a whole warp after `mean` is written. */
 template <class T>
 __device__ void finishCentroid(const Centroids<T>& centroids, size_t centroid, int dim, int lane) {

@@ -11,6 +11,7 @@
 #include "attend-retrieved.cuh"
 #include "choose.cuh"
 #include "plain.cuh"
+#include "query-shares.cuh"
 
 namespace onnxrewrite::multipole::cuda {
 
@@ -116,6 +117,7 @@ class MultipoleAttention {
     }
     approximate_ = anyMultipole && shape_.keys > 0 && shape_.keys >= p.exactBelow && shape_.queries >= p.exactBelowRows;
     retrieves_ = approximate_ && (anyChoice || (p.retrieveMass > 0 && anyMultipole));
+    byError_ = retrieves_ && p.retrieveError > 0;
     retrieve_.entries = approximate_ ? static_cast<int>(p.retrieve.size()) : 1;
     for (int i = 0; i < retrieve_.entries; i++)
       retrieve_.count[i] = approximate_ ? clamped(p.retrieve[i], -1, INT32_MAX) : -1;
@@ -163,7 +165,8 @@ class MultipoleAttention {
   bool fitsShared() const {
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
       return sizeof(NearShared<NearEngine<dim.value>>) <= sharedLimit_ && sizeof(FarShared<NearEngine<dim.value>>) <= sharedLimit_ &&
-             (!retrieves_ || RetrievedPass<T, dim.value>::sharedBytes(chosenWords()) <= sharedLimit_);
+             (!retrieves_ || RetrievedPass<T, dim.value, 4>::sharedBytes(chosenWords()) <= sharedLimit_) &&
+             (!retrieves_ || chooseSharedBytes(chosenWords()) <= sharedLimit_);
     });
   }
   int chosenWords() const { return 2 * ceilDiv(g_.clusters(), 64); }
@@ -212,15 +215,24 @@ class MultipoleAttention {
     sourceLabels_ = arena.take<uint16_t>(labels);
 
     const size_t summaries = g_.summaries();
-    float* bias = arena.take<float>(summaries);
+    float *bias = arena.take<float>(summaries), *spread = nullptr;
+    if (byError_) {
+      spread = arena.take<float>(summaries);
+      squares_ = arena.take<float>(static_cast<size_t>(heads) * querySet().chunks(Part::sources) * g_.headDim);
+      queryShares_ = arena.take<float>(static_cast<size_t>(heads) * g_.blocks * g_.headDim);
+    }
     if (fast_)
-      summaries_ = {arena.take<T>(summaries * g_.headDim), arena.take<T>(summaries * g_.valueDim), bias};
+      summaries_ = {arena.take<T>(summaries * g_.headDim), arena.take<T>(summaries * g_.valueDim), bias, spread};
     else
-      plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias};
+      plainSummaries_ = {arena.take<float>(summaries * g_.headDim), arena.take<float>(summaries * g_.valueDim), bias, spread};
     if (!retrieves_) return;
     chosen_.words = chosenWords();
     chosen_.bits = arena.take<uint32_t>(static_cast<size_t>(heads) * pools().count() * chosen_.words);
     if (fast_) {
+      if (byError_ && parameters_.selection == Selection::sliding) {
+        crowded_.groups = ceilDiv(pools().count(), ChooseShared::kPools);
+        crowded_.flags = arena.take<uint8_t>(static_cast<size_t>(heads) * crowded_.groups);
+      }
       const size_t tiles = static_cast<size_t>(massHeads_) * g_.rows * massTiles_;
       massMemory_ = {arena.take<uint8_t>(tiles * kColumns), arena.take<float>(tiles),
                      arena.take<float>(static_cast<size_t>(heads) * g_.rows), massTiles_, 0};
@@ -254,6 +266,13 @@ class MultipoleAttention {
     if (rows.problems() == 0) return cudaSuccess;
     CUDA_TRY(lloyd(rows, queries, queryCentroids_, queryLabels_, stream));
     CUDA_TRY(sort(rows, queryLabels_, queryOrder_, stream));
+    if (byError_) {
+      const size_t shared = kShareWarps * g_.headDim * sizeof(float);
+      CUDA_TRY(launch(sumSquares<T>, dim3(rows.chunks(Part::sources), rows.heads()), kShareWarps * 32, shared, stream, rows, queries,
+                      g_.headDim, squares_));
+      CUDA_TRY(launch(shareSquares, dim3(rows.problems(), rows.heads()), kShareWarps * 32, shared, stream, rows, g_.headDim,
+                      squares_, queryShares_));
+    }
     if (!places_) return cudaSuccess;
     return launch(invertOrder, dim3(rows.problems(), rows.heads()), 256, 0, stream, rows, queryOrder_, places_);
   }
@@ -307,6 +326,10 @@ class MultipoleAttention {
 
   cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
     if (g_.blocks == 0) return cudaSuccess;
+    return byError_ ? summarizeFast<true>(tensors, stream) : summarizeFast<false>(tensors, stream);
+  }
+  template <bool Spreads>
+  cudaError_t summarizeFast(const Tensors<T>& tensors, cudaStream_t stream) {
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
       constexpr int kDim = dim.value, kMostKeys = 256, kBlockKeys = 128, kTileKeys = kDim * sizeof(T) <= 256 ? 64 : 32;
       // Small tiles overlap loads and products of more blocks; clusters of a k-means may be as large as the segment.
@@ -315,13 +338,13 @@ class MultipoleAttention {
       const int tileWarps = keys <= kBlockKeys ? kMostSummarizeWarps / 2 : kMostSummarizeWarps;
       const size_t tileBytes = summarizeShared<T, kDim>(keys, 1, tileWarps);
       if (g_.segment <= kMostKeys && tileBytes <= sharedLimit_)
-        return launch(summarizeTile<T, kDim>, dim3(g_.segments * ceilDiv(g_.keyClusters, clusters), queryHeads()),
+        return launch(summarizeTile<T, kDim, Spreads>, dim3(g_.segments * ceilDiv(g_.keyClusters, clusters), queryHeads()),
                       tileWarps * 32, tileBytes, stream, g_, keyClusters(), tensors.key, tensors.value, queryCentroids_,
-                      summaries_, clusters, keys);
+                      queryShares_, summaries_, clusters, keys);
       const int centerTiles = ceilDiv(g_.queryClusters, 16), warps = centerTiles < kClusterWarps ? centerTiles : kClusterWarps;
-      return launch(summarizeCluster<T, kDim>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
+      return launch(summarizeCluster<T, kDim, Spreads>, dim3(g_.clusters(), queryHeads(), g_.blocks), warps * 32,
                     summarizeShared<T, kDim>(kTileKeys, 2, warps), stream, g_, keyClusters(), tensors.key, tensors.value,
-                    queryCentroids_, summaries_, kTileKeys, warps);
+                    queryCentroids_, queryShares_, summaries_, kTileKeys, warps);
     });
   }
 
@@ -361,28 +384,44 @@ class MultipoleAttention {
       const int heads = queryHeads() - first < massHeads_ ? queryHeads() - first : massHeads_;
       Masses masses = massMemory_;
       masses.firstHead = first;
-      CUDA_TRY(attendFarFast<FarPass::masses>(in, maps, masses, heads, out, stream));
+      CUDA_TRY(byError_ ? attendFarFast<FarPass::errors>(in, maps, masses, heads, out, stream)
+                        : attendFarFast<FarPass::masses>(in, maps, masses, heads, out, stream));
+      const float leastError = byError_ ? parameters_.retrieveError : 0;
       if (parameters_.selection == Selection::tile) {
         CUDA_TRY(launch(chooseTiles, dim3(pools().count(), heads), 128, chooseTilesSharedBytes(massTiles_), stream, g_, retrieve_,
-                        pools(), masses, chosen_));
+                        leastError, pools(), masses, chosen_));
         continue;
       }
-      const int poolsPerBlock = ChooseShared::kWarps * ChooseShared::kPools;
-      CUDA_TRY(launch(chooseSliding, dim3(ceilDiv(pools().count(), poolsPerBlock), heads), 128, chooseSharedBytes(chosen_.words),
-                      stream, g_, retrieve_, pools(), masses, chosen_));
+      const dim3 grid(ceilDiv(pools().count(), ChooseShared::kWarps * ChooseShared::kPools), heads);
+      if (byError_)
+        CUDA_TRY(launch(chooseReaching, grid, 128, 0, stream, g_, retrieve_, leastError, pools(), masses, chosen_, crowded_));
+      CUDA_TRY(launch(chooseSliding, grid, 128, chooseSharedBytes(chosen_.words), stream, g_, retrieve_, leastError, crowded_,
+                      pools(), masses, chosen_));
     }
     CUDA_TRY(attendFarFast<FarPass::rest>(in, maps, massMemory_, queryHeads(), out, stream));
     return withHeadSize(g_.headDim > g_.valueDim ? g_.headDim : g_.valueDim, [&](auto dim) {
-      using Pass = RetrievedPass<T, dim.value>;
-      const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, g_.past, Pass::kRows), Pass::kRows);
-      return launch(attendRetrieved<T, dim.value>, dim3(tiles, queryHeads()), Pass::kThreads, Pass::sharedBytes(chosen_.words),
-                    stream, g_, retrieve_, pools(), chosen_, in, out);
+      auto with = [&](auto warps) {
+        using Pass = RetrievedPass<T, dim.value, warps.value>;
+        const int tiles = ceilDiv(g_.rows - nearTilesBegin(g_, g_.past, Pass::kRows), Pass::kRows);
+        return launch(attendRetrieved<T, dim.value, warps.value>, dim3(tiles, queryHeads()), Pass::kThreads,
+                      Pass::sharedBytes(chosen_.words), stream, g_, retrieve_, pools(), chosen_, in, out);
+      };
+      // More rows share what they gather, where shared memory holds the sets of two blocks.
+      if constexpr (dim.value == 64 && !kSingle<T>)
+        if (2 * RetrievedPass<T, dim.value, 8>::sharedBytes(chosen_.words) <= sharedLimit_)
+          return with(std::integral_constant<int, 8>{});
+      return with(std::integral_constant<int, 4>{});
     });
   }
 
   template <class S>
   RowInputs<T, S> rowInputs(const Tensors<T>& tensors, const T* queries, const Summaries<S>& summaries) const {
-    return {queries, tensors.key, tensors.value, tensors.mask, keyClusters(), summaries, queryLabels_};
+    const S* centroids;
+    if constexpr (std::is_same_v<S, T>)
+      centroids = queryCentroids_.rounded;
+    else
+      centroids = queryCentroids_.mean;
+    return {queries, tensors.key, tensors.value, tensors.mask, keyClusters(), summaries, centroids, queryLabels_};
   }
 
   /** Whether the passes for Hopper take these sizes; over the far field they take biases in pieces of 16 bytes. */
@@ -437,7 +476,7 @@ class MultipoleAttention {
   cudaError_t summarizeSlow(const Tensors<T>& tensors, cudaStream_t stream) {
     if (g_.blocks == 0) return cudaSuccess;
     return launch(summarizePlain<T>, dim3(ceilDiv(g_.clusters(), 4), g_.queryClusters, queryHeads() * g_.blocks), 128, 0, stream,
-                  g_, keyClusters(), tensors.key, tensors.value, queryCentroids_.mean, plainSummaries_);
+                  g_, keyClusters(), tensors.key, tensors.value, queryCentroids_.mean, queryShares_, plainSummaries_);
   }
 
   cudaError_t attendSlow(const Tensors<T>& tensors, const T* queries, cudaStream_t stream) {
@@ -447,7 +486,7 @@ class MultipoleAttention {
       CUDA_TRY(launch(normalizePlain<T>, dim3(ceilDiv(g_.rows, 4), queryHeads()), 128, 0, stream, g_, retrieve_, in,
                       partLse_));
       CUDA_TRY(launch(choosePlain<T>, dim3(kChooseBlocks), 128, 0, stream, g_, retrieve_, parameters_.retrieveMass,
-                      pools(), in, partLse_, chosen_, masses_));
+                      byError_ ? parameters_.retrieveError : 0.f, pools(), in, partLse_, chosen_, masses_));
     }
     return launch(attendPlain<T>, dim3(ceilDiv(shape_.queries, 4), queryHeads()), 128, 0, stream, g_, retrieve_,
                   pools(), in, chosen_, places_, out);
@@ -469,6 +508,8 @@ class MultipoleAttention {
   Geometry g_{};
   /** Whether any head is not exact, whether any retrieves, and whether tensor cores do it all. */
   bool approximate_ = false, retrieves_ = false, fast_ = false;
+  /** Whether clusters are chosen by expected error. */
+  bool byError_ = false;
   int tileRows_ = 0;
   size_t bytes_ = 0;
 
@@ -481,7 +522,10 @@ class MultipoleAttention {
   int* counts_ = nullptr;
   Summaries<T> summaries_{};
   Summaries<float> plainSummaries_{};
+  /** Sums of squares of queries by chunk, and the shares of dimensions in them. */
+  float *squares_ = nullptr, *queryShares_ = nullptr;
   ChosenClusters chosen_{};
+  CrowdedPools crowded_{};
   Masses massMemory_{};
   int massTiles_ = 0, massHeads_ = 1;
   float* masses_ = nullptr;

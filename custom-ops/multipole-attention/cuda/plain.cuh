@@ -20,10 +20,10 @@ __global__ void __launch_bounds__(128) normalizePlain(Geometry g, RetrieveCounts
 }
 
 /**
- * The choice of one pool from its mean masses: the `count` largest, ties to the lowest cluster, or with `massLeft`
- * above 0 as many as leave less than that. `mean` is used up. Called by a whole warp.
+ * The choice of one pool from its mean masses or errors: the `count` largest, ties to the lowest cluster, of those that are
+ * at least `least`, or with `massLeft` above 0 as many as leave less than that. `mean` is used up. Called by a whole warp.
  */
-__device__ inline void chooseClusters(float* mean, int clusters, int count, float massLeft, uint32_t* chosen) {
+__device__ inline void chooseClusters(float* mean, int clusters, int count, float massLeft, float least, uint32_t* chosen) {
   const int lane = threadIdx.x % 32;
   float left = 0;
   for (int j = lane; j < clusters; j += 32) left += mean[j];
@@ -37,7 +37,7 @@ __device__ inline void chooseClusters(float* mean, int clusters, int count, floa
         at = j;
       }
     unsigned top = __reduce_max_sync(kWholeWarp, __float_as_uint(best));
-    if (top == 0) break;
+    if (top == 0 || __uint_as_float(top) < least) break;
     at = static_cast<int>(__reduce_min_sync(kWholeWarp, __float_as_uint(best) == top ? static_cast<unsigned>(at) : ~0u));
     if (lane == 0) {
       chosen[at / 32] |= 1u << at % 32;
@@ -51,8 +51,8 @@ __device__ inline void chooseClusters(float* mean, int clusters, int count, floa
 /** Choices of all pools of all heads; each warp works through many with one vector of masses ([warps, clusters]). */
 template <class T>
 __global__ void __launch_bounds__(128)
-    choosePlain(Geometry g, RetrieveCounts retrieve, float massLeft, Pools pools, RowInputs<T, float> in, const float* lse,
-                ChosenClusters chosen, float* masses) {
+    choosePlain(Geometry g, RetrieveCounts retrieve, float massLeft, float leastError, Pools pools, RowInputs<T, float> in,
+                const float* lse, ChosenClusters chosen, float* masses) {
   const int lane = threadIdx.x % 32, clusters = g.clusters();
   const int warp = blockIdx.x * 4 + threadIdx.x / 32, warps = gridDim.x * 4;
   float* mass = masses + static_cast<size_t>(warp) * clusters;
@@ -71,14 +71,17 @@ __global__ void __launch_bounds__(128)
     int members = pools.eachMember(head, pool, [](int) {});
     pools.eachMember(head, pool, [&](int row) {
       PlainRow<T, float> plain(g, in, head, row);
+      if (plain.block < 0) return;
       float norm = lse[static_cast<size_t>(head) * g.rows + row];
+      const float factor = (leastError > 0 ? plain.halfSquare() : 1.f) / static_cast<float>(members);
       plain.eachFarCluster([&](int cluster) {
-        float share = exp2f(plain.estimate(cluster) - norm) / static_cast<float>(members);
+        float share = exp2f(plain.estimate(cluster) - norm) * factor;
+        if (leastError > 0) share *= in.summaries.spread[plain.firstSummary + cluster];
         if (lane == 0) mass[cluster] += share;
       });
     });
     __syncwarp();
-    chooseClusters(mass, clusters, count, massLeft, set);
+    chooseClusters(mass, clusters, count, massLeft, leastError, set);
     __syncwarp();
   }
 }

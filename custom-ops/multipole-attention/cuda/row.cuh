@@ -19,6 +19,8 @@ struct RowInputs {
   const bool* mask;
   KeyClusters clusters;
   Summaries<S> summaries;
+  /** [B*H, blocks, query clusters, dim] */
+  const S* centroids;
   /** [B*H, rows]: query cluster of each row. */
   const uint16_t* labels;
 };
@@ -68,6 +70,17 @@ struct PlainRow {
     for (int cluster = 0; cluster < width; cluster++)
       if ((cluster < near.begin || cluster >= near.end) && in.summaries.bias[firstSummary + cluster] != -INFINITY)
         visit(cluster);
+  }
+  /** s^2 |q - c_i|^2 / 2: what a cluster's mass and spread are multiplied by for its expected error. */
+  __device__ float halfSquare() const {
+    const size_t label = in.labels[static_cast<size_t>(head) * g.rows + row];
+    const S* center = in.centroids + ((static_cast<size_t>(head) * g.blocks + block) * g.queryClusters + label) * g.headDim;
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < g.headDim; d += 32) {
+      const float delta = static_cast<float>(query[d]) - static_cast<float>(center[d]);
+      sum += delta * delta;
+    }
+    return warpSum(sum) * g.scale * g.scale / 2;
   }
   __device__ float estimate(int cluster) const {
     return product(in.summaries.key + (firstSummary + cluster) * g.headDim) + in.summaries.bias[firstSummary + cluster];
