@@ -27,18 +27,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 SELECTIONS = {"tile": 0, "sliding": 1, "cluster": 2}
 ELEMENT_TYPES = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}
 MOST_HEADS = 64
-DEFAULTS = dict(segment=256, window=1, key_clusters=8, key_grouping="contiguous", query_clusters=64, iterations=3,
-                retrieve=16, retrieve_error=0, selection="tile", group=64)
-CAUSAL_DEFAULTS = dict(DEFAULTS, window=0, retrieve=32, selection="sliding", group=16)
+DEFAULTS = dict(segment=128, window=1, key_clusters=4, key_grouping="contiguous", query_clusters=32, iterations=3,
+                retrieve=64, retrieve_error=0.0005, selection="tile", group=64)
+CAUSAL_DEFAULTS = dict(DEFAULTS, selection="sliding", group=16)
 VARIANTS = (
-    "encoder segment=0 window=0 key_clusters=64 key_grouping=kmeans retrieve=0",
-    "encoder segment=128 key_clusters=4 query_clusters=16 retrieve=0",
+    "encoder segment=0 window=0 key_clusters=64 query_clusters=64 key_grouping=kmeans retrieve=0",
     "encoder query_clusters=16 retrieve=0",
+    "encoder segment=256 key_clusters=8 query_clusters=16 retrieve=0",
     "encoder",
     "causal",
-    "causal segment=128 window=1 key_clusters=4 query_clusters=16 retrieve=8",
-    "causal segment=128 window=1 key_clusters=4 query_clusters=16 retrieve=0",
-    "causal window=1 key_clusters=4 query_clusters=16 retrieve=0",
+    "causal query_clusters=16 retrieve_error=0.001",
+    "causal query_clusters=16 retrieve=8 retrieve_error=0",
+    "causal query_clusters=16 retrieve=0",
+    "causal segment=256 query_clusters=16 retrieve=0",
 )
 
 
