@@ -1,25 +1,25 @@
 """Which of all models are fixtures of the repository, and what stock ONNX Runtime cannot do with some."""
 
 KEPT = """
-bert-eager-legacy11 bert-eager-legacy17 bert-sdpa-legacy17 bert-sdpa-legacy17-nomask
+bert-eager-legacy11 bert-eager-legacy17 bert-sdpa-legacy17
 bert-eager-dynamo18 bert-sdpa-dynamo18 bert-sdpa-dynamo23 bert-sdpa-dynamo23-nomask
 bert-half-eager-legacy17 bert-half-sdpa-dynamo18 bert-half-sdpa-dynamo23 bert-sdpa-legacy17-float16 bert-fused-sdpa-dynamo18
 roberta-eager-dynamo18
 distilbert-eager-legacy17 distilbert-sdpa-dynamo18
-gpt2-eager-legacy17 gpt2-sdpa-legacy17
+gpt2-eager-legacy17
 gpt2-sdpa-dynamo18 gpt2-sdpa-dynamo18-nomask gpt2-sdpa-dynamo23
 gpt2-cached-sdpa-legacy17 gpt2-cached-sdpa-dynamo18 gpt2-merged-eager-dynamo18
 llama-sdpa-legacy17 llama-eager-dynamo18 llama-sdpa-dynamo18 llama-sdpa-dynamo18-nomask
 llama-eager-dynamo23 llama-sdpa-dynamo23 llama-half-sdpa-dynamo18 llama-mqa-sdpa-dynamo18 llama-sdpa-dynamo18-float16
-llama-cached-eager-legacy17 llama-cached-sdpa-dynamo18 llama-cached-sdpa-dynamo23 llama-merged-sdpa-dynamo18
+llama-cached-sdpa-dynamo18 llama-cached-sdpa-dynamo23 llama-merged-sdpa-dynamo18
 mistral-eager-dynamo18
 qwen2-eager-dynamo18
 gemma2-eager-dynamo18
-vit-eager-legacy17 vit-sdpa-legacy17 vit-eager-dynamo18 vit-sdpa-dynamo18 vit-sdpa-dynamo23 vit-fused-eager-dynamo18
+vit-sdpa-legacy17 vit-eager-dynamo18 vit-sdpa-dynamo18 vit-sdpa-dynamo23 vit-fused-eager-dynamo18
 clip-text-sdpa-legacy17 clip-text-sdpa-dynamo18-nomask clip-text-sdpa-dynamo23
 clip-vision-sdpa-legacy17 clip-vision-eager-dynamo18
 whisper-encoder-eager-legacy17 whisper-encoder-sdpa-legacy17 whisper-encoder-sdpa-dynamo18 whisper-encoder-fused-sdpa-dynamo18
-whisper-decoder-eager-legacy17 whisper-decoder-sdpa-legacy17 whisper-decoder-sdpa-dynamo23
+whisper-decoder-sdpa-legacy17 whisper-decoder-sdpa-dynamo23
 t5-encoder-sdpa-dynamo23-nomask t5-decoder-eager-dynamo18 t5-decoder-sdpa-dynamo23
 modernbert-eager-dynamo18 modernbert-sdpa-dynamo23-nomask
 deberta-v2-eager-dynamo18
