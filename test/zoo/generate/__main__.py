@@ -5,7 +5,7 @@
   python test/zoo/generate --out DIR --only 'bert-*'
   python test/zoo/generate --out test/zoo --expectations   # only expectations.json, for the models in DIR
 
-expectations.json is then formatted by `npm run format`.
+expectations.json has one model per line.
 
 Deterministic for given versions of torch, transformers, onnx and onnxscript. Models that an exporter refuses
 are listed on stderr with the reason; that is an error only for kept fixtures.
@@ -208,8 +208,8 @@ def main():
         print(fixture.name, model.ByteSize(), flush=True)
     entries = {n: expectation(f) for n, f in sorted(found.items()) if os.path.exists(os.path.join(args.out, n + ".onnx"))}
     with open(os.path.join(args.out, "expectations.json"), "w") as file:
-        json.dump(entries, file, indent=1)
-        file.write("\n")
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
+        file.write(f"{{\n{lines}\n}}\n")
     sys.exit(1 if failed else 0)
 
 
