@@ -96,7 +96,7 @@ describe('the CUDA kernels', () => {
     const build = run(
       process.execPath,
       'custom-ops/native/build-cuda.mjs',
-      ...['--architectures', '80', '--output', library],
+      ...['--architectures', '80', '--all', '--output', library],
       ...fast,
     );
     assert.equal(build.status, 0, build.stdout + build.stderr);
