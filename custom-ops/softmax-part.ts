@@ -8,7 +8,7 @@ import type { GraphBuilder, Value } from './graph-builder.js';
 export const HIDDEN = -1e30;
 export const VISIBLE_ABOVE = -1e29;
 
-/** Softmax attention over some of a row's keys: normalised output [...,E] and log of the denominator [...,1]. */
+/** Softmax attention over some of a row's keys: normalized output [...,E] and log of the denominator [...,1]. */
 export interface SoftmaxPart {
   readonly output: Value;
   readonly lse: Value;

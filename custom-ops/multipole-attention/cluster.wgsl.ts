@@ -152,7 +152,7 @@ ${columns
   });
 });
 
-/** Clusters that are runs of `run` neighbouring rows of a set. One group per (head, chunk). */
+/** Clusters that are runs of `run` neighboring rows of a set. One group per (head, chunk). */
 export const runs = variants((masked: boolean) =>
   kernel({
     label: 'contiguous clusters',

@@ -181,7 +181,7 @@ class FarField {
     }
   }
 
-  // Gives rows of one query cluster neighbouring slots: slots[slot] is the row, slotOf[n] the slot of rows[n].
+  // Gives rows of one query cluster neighboring slots: slots[slot] is the row, slotOf[n] the slot of rows[n].
   void groupRows(Workspace& work) const {
     const size_t count = work.rows.size();
     work.groups.assign(static_cast<size_t>(problem_.parameters.queryClusters) + 1, 0);
@@ -197,7 +197,7 @@ class FarField {
     }
   }
 
-  // Calls step(column, panel, panels) for every run of neighbouring panels.
+  // Calls step(column, panel, panels) for every run of neighboring panels.
   template <class Step>
   static void forPanelRuns(const Workspace& work, const Step& step) {
     for (size_t p = 0; p < work.panels.size();) {

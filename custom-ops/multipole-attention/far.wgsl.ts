@@ -26,7 +26,7 @@ const logitsOf = `fn logits_of(head: u32, slot: u32) -> u32 {
   return (head * (params.block_end - params.block_begin) + slot - 1u - params.block_begin) * logit_quads();
 }`;
 /**
- * The place in a tile of clusters holds another cluster than its number, so that the four of a thread are neighbours,
+ * The place in a tile of clusters holds another cluster than its number, so that the four of a thread are neighbors,
  * from `first_cluster` on, which share a vector of estimates.
  */
 const clusterAt = (place: string, across: number): string =>

@@ -12,7 +12,7 @@ export interface Shape {
   readonly valueDim: number;
 }
 
-/** Keys [start, end): a segment, or 2^level neighbouring segments of a dyadic hierarchy. */
+/** Keys [start, end): a segment, or 2^level neighboring segments of a dyadic hierarchy. */
 export interface Unit {
   readonly index: number;
   readonly level: number;

@@ -15,7 +15,7 @@ export interface Points {
   readonly heads: number;
   readonly rows: number;
   readonly mask: GpuRange | null;
-  /** Neighbouring heads that share a row of the mask. */
+  /** Neighboring heads that share a row of the mask. */
   readonly headsPerMask: number;
 }
 

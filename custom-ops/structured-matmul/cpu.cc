@@ -5,7 +5,7 @@
 namespace onnxrewrite::structured {
 namespace {
 
-// The stages of a butterfly on one row; weights are kept as four planes, so that neighbours share vectors.
+// The stages of a butterfly on one row; weights are kept as four planes, so that neighbors share vectors.
 class Butterfly {
  public:
   Butterfly(Allocator& allocator, size_t size, const TensorView& factors) : size_(size) {

@@ -60,7 +60,7 @@ export interface Sizes {
   readonly local: boolean | Value;
 }
 
-/** How many neighbouring rows share a list of retrieved keys, and the rows that a row segment holds of them. */
+/** How many neighboring rows share a list of retrieved keys, and the rows that a row segment holds of them. */
 export function tileRows(parameters: MultipoleParameters): number {
   const { selection, group, causal } = parameters;
   if (selection === 'tile' || (selection === 'cluster' && !causal)) return group;

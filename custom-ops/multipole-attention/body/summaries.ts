@@ -128,7 +128,7 @@ function clustersAsCells(
 
 /**
  * A cluster is the sum of its cells: the largest logit and the sum of weights are brought together over its
- * cells and back to them, so that the products over cells are normalised and only need adding up.
+ * cells and back to them, so that the products over cells are normalized and only need adding up.
  */
 function clustersOfCells(
   b: GraphBuilder,
