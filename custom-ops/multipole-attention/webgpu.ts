@@ -58,6 +58,9 @@ export interface ChosenPools {
 
 export type GeometryValues = Readonly<Record<keyof typeof geometryParameters, number>>;
 
+/** With the rows of a block, and the clusters that it reaches. */
+type BlockValues = GeometryValues & Readonly<Record<'block_begin' | 'block_end' | 'clusters', number>>;
+
 /** Tensors of one call. */
 interface Tensors {
   readonly query: GpuTensor;
@@ -554,6 +557,7 @@ class MultipoleCall {
     this.#releaseAll(summary_weights, summary_keys, summary_values, summary_spreads);
   }
 
+  /** README, steps 6 to 9: joins the far field of a block's rows into their states. */
   #farPart(
     geometry: GeometryValues,
     heads: HeadChunk,
@@ -629,31 +633,43 @@ class MultipoleCall {
       },
       heads.count * tiles,
     );
-    if (retrieval) {
-      const rowTiles = Math.ceil(size / this.#lowTileRows);
-      recorder.dispatch(
-        retrieved(this.#shape, parameters.selection),
-        {
-          ...values,
-          ...poolValues(retrieval),
-          scale: this.#scale,
-          all_clusters: this.#layout.clusters,
-          tiles: rowTiles,
-        },
-        {
-          query: this.#query,
-          key: this.tensors.key.range,
-          value: this.tensors.value.range,
-          starts: this.#keys!.starts,
-          members: this.#keys!.order,
-          state,
-          chosen: retrieval.chosen,
-          row_pools: retrieval.row_pools,
-        },
-        heads.count * rowTiles,
-      );
-    }
+    if (retrieval) this.#attendRetrieved(values, heads, size, retrieval, state);
     this.#releaseAll(starts, order, far_logits);
+  }
+
+  /** README, step 9: adds the members of the clusters that the `size` rows of a block retrieve to their states. */
+  #attendRetrieved(
+    values: BlockValues,
+    heads: HeadChunk,
+    size: number,
+    retrieval: Retrieval,
+    state: GpuRange,
+  ): void {
+    const { key, value } = this.tensors;
+    const { starts, order } = this.#keys!;
+    const { chosen, row_pools } = retrieval;
+    const tiles = Math.ceil(size / this.#lowTileRows);
+    this.recorder.dispatch(
+      retrieved(this.#shape, this.parameters.selection),
+      {
+        ...values,
+        ...poolValues(retrieval),
+        scale: this.#scale,
+        all_clusters: this.#layout.clusters,
+        tiles,
+      },
+      {
+        query: this.#query,
+        key: key.range,
+        value: value.range,
+        starts,
+        members: order,
+        state,
+        chosen,
+        row_pools,
+      },
+      heads.count * tiles,
+    );
   }
 
   #jointStatistics(byError: boolean): ReturnType<typeof jointStatistics> {
@@ -663,7 +679,7 @@ class MultipoleCall {
 
   /** README, step 8: the clusters that each pool of a block's rows retrieves. */
   #choose(
-    values: GeometryValues & Readonly<Record<'block_begin' | 'block_end' | 'clusters', number>>,
+    values: BlockValues,
     heads: HeadChunk,
     block: RowBlock,
     scores: Pick<Summaries, 'summary_spreads'> &
