@@ -1,16 +1,12 @@
 // Attention over tiles on tensor cores: a tile of rows meets the keys that any of its rows sees.
 #pragma once
 
-#include "../../multipole-attention/cuda/engines.cuh"
+#include "../../native/cuda/engines.cuh"
 #include "../../native/cuda/key-by-key.cuh"
 #include "../../native/cuda/range-logit.cuh"
 #include "geometry.cuh"
 
 namespace onnxrewrite::local::cuda {
-
-using multipole::cuda::Columns;
-using multipole::cuda::MmaEngine;
-using multipole::cuda::WarpgroupEngine;
 
 /** Keys and values for the copy engine: [B*G, S, dim]. */
 struct KeyMaps {

@@ -3,8 +3,8 @@
 // set of summaries); and, by rows in order again, the members of retrieved clusters (attend-retrieved.cuh).
 #pragma once
 
+#include "../../native/cuda/engines.cuh"
 #include "../../native/cuda/range-logit.cuh"
-#include "engines.cuh"
 #include "row.cuh"
 
 namespace onnxrewrite::multipole::cuda {

@@ -3,14 +3,13 @@
 // rows by warp in the same layout, so the passes are written once.
 #pragma once
 
-#include "../../native/cuda/hopper.cuh"
-#include "../../native/cuda/row-tiles.cuh"
-#include "../../native/cuda/softmax-rows.cuh"
-#include "geometry.cuh"
+#include "hopper.cuh"
+#include "row-tiles.cuh"
+#include "softmax-rows.cuh"
 
 #include <type_traits>
 
-namespace onnxrewrite::multipole::cuda {
+namespace onnxrewrite::cuda {
 
 /** Columns [0, count) of one pass of a block; without `value` the pass is after the totals alone. */
 template <class T>
@@ -18,7 +17,7 @@ struct Columns {
   const T* key;
   const T* value;
   int keyDim, valueDim;
-  /** Added to the logits (see Summaries), or null. */
+  /** Added to the logits, in base 2; null for nothing. */
   const float* bias;
   int count;
   /** Where column 0 lies for the copy engine. */
@@ -302,4 +301,4 @@ class WarpgroupEngine {
   Shared& shared_;
 };
 
-}  // namespace onnxrewrite::multipole::cuda
+}  // namespace onnxrewrite::cuda
