@@ -15,8 +15,6 @@ enum LevelInput { kQueryWeight, kKeyWeight, kQueryNorm, kKeyNorm, kLevelInputs }
 
 inline size_t levelInput(size_t level, LevelInput input) { return kLevels + kLevelInputs * level + input; }
 
-using Ports = std::vector<Port>;
-
 inline Ports inputs(ort::ElementType type) {
   Ports ports{{type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional}};
   ports.insert(ports.end(), 2 + kLevelInputs * kMostLevels, {type, ort::kOptional});
@@ -26,16 +24,10 @@ inline Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}}; }
 
 [[noreturn]] inline void refuse(const std::string& message) { onnxrewrite::refuse(kOpType, message); }
 
-inline int64_t dim(size_t n) { return static_cast<int64_t>(n); }
-
-inline size_t positive(const char* name, int64_t value) {
-  if (value < 1 || value > INT32_MAX) refuse(std::string(name) + " holds " + std::to_string(value));
-  return static_cast<size_t>(value);
-}
-
 // operator.ts validates the attributes when a node is made, this checks what a kernel relies on.
 inline Parameters readParameters(const NodeAttributes& attributes) {
   Parameters parameters;
+  const auto positive = [](const char* name, int64_t value) { return sizeAttribute(kOpType, name, value); };
   const std::string kind = attributes.text("kind").value_or("");
   parameters.train = kind == "block-tensor-train";
   if (!parameters.train && kind != "multi-level-low-rank") refuse("unknown kind \"" + kind + "\"");

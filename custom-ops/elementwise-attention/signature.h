@@ -12,8 +12,6 @@ constexpr const char* kOpType = "ElementwiseAttention";
 enum Input { kQuery, kKey, kValue, kKeyMask, kPastState, kPastOffset };
 enum Result { kOutput, kPresentState, kPresentOffset };
 
-using Ports = std::vector<Port>;
-
 inline Ports inputs(ort::ElementType type) {
   return {{type, ort::kRequired},       {type, ort::kRequired},       {type, ort::kRequired},
           {ort::kBool, ort::kOptional}, {ort::kFloat, ort::kOptional}, {ort::kFloat, ort::kOptional}};

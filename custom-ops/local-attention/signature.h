@@ -9,8 +9,6 @@ namespace onnxrewrite::local {
 enum Input { kQuery, kKey, kValue, kKeyMask };
 enum Result { kOutput, kLogSumExp };
 
-using Ports = std::vector<Port>;
-
 inline Ports inputs(ort::ElementType type) {
   return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional}};
 }

@@ -9,8 +9,6 @@ namespace onnxrewrite::multilevel {
 enum Input { kQuery, kKey, kValue, kKeyMask, kPastValue, kPastKey };
 enum Result { kOutput, kLogSumExp, kPresentValue, kPresentKey };
 
-using Ports = std::vector<Port>;
-
 inline Ports inputs(ort::ElementType type) {
   Ports ports{{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired},
                           {ort::kBool, ort::kOptional}, {type, ort::kOptional}};

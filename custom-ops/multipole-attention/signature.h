@@ -9,8 +9,6 @@ namespace onnxrewrite::multipole {
 enum Input { kQuery, kKey, kValue, kKeyMask, kPastQuery };
 enum Result { kOutput, kLogSumExp };
 
-using Ports = std::vector<Port>;
-
 inline Ports inputs(ort::ElementType type) {
   return {{type, ort::kRequired}, {type, ort::kRequired}, {type, ort::kRequired}, {ort::kBool, ort::kOptional},
           {type, ort::kOptional}};

@@ -20,6 +20,15 @@ namespace onnxrewrite {
   throw ort::Error(ort::kInvalidArgument, std::string(op) + ": " + message);
 }
 
+// The value of an attribute that is a size, of at least 1.
+inline size_t sizeAttribute(const char* op, const char* name, int64_t value) {
+  if (value < 1 || value > INT32_MAX) refuse(op, std::string(name) + " holds " + std::to_string(value));
+  return static_cast<size_t>(value);
+}
+
+// A size as ONNX Runtime has it in shapes.
+inline int64_t dim(size_t size) { return static_cast<int64_t>(size); }
+
 struct TensorView {
   ort::ElementType type;
   std::vector<int64_t> dims;
@@ -213,12 +222,13 @@ struct Port {
   ort::ElementType type;
   ort::Characteristic characteristic;
 };
+using Ports = std::vector<Port>;
 
 // An OrtCustomOp whose kernels are objects of class Kernel: Kernel(const ort::Api&, const NodeAttributes&,
 // const Operator&), run(const RunContext&). Static storage only.
 template <class Kernel>
 struct Operator : ort::CustomOp {
-  Operator(const char* name, const char* executionProvider, std::vector<Port> inputs, std::vector<Port> outputs)
+  Operator(const char* name, const char* executionProvider, Ports inputs, Ports outputs)
       : ort::CustomOp{},
         name(name),
         executionProvider(executionProvider),
@@ -252,7 +262,7 @@ struct Operator : ort::CustomOp {
 
   const char* const name;
   const char* const executionProvider;
-  const std::vector<Port> inputs, outputs;
+  const Ports inputs, outputs;
 
  private:
   struct Instance {

@@ -19,6 +19,7 @@ struct Structure {
     const std::string kind = attributes.text("kind").value_or("");
     butterfly = kind == "butterfly";
     tied = kind == "kronecker";
+    const auto positive = [](const char* name, int64_t value) { return sizeAttribute(kOpType, name, value); };
     in = positive("in_features", attributes.integer("in_features").value_or(0));
     out = positive("out_features", attributes.integer("out_features").value_or(0));
     if (butterfly) {
@@ -47,16 +48,9 @@ struct Structure {
   bool butterfly, tied;
   size_t in, out;
   std::vector<Level> levels;
-
- private:
-  static size_t positive(const char* name, int64_t value) {
-    if (value < 1 || value > INT32_MAX) refuse(std::string(name) + " holds " + std::to_string(value));
-    return static_cast<size_t>(value);
-  }
 };
 
 using Dims = std::vector<int64_t>;
-using Ports = std::vector<Port>;
 
 inline Ports inputs(ort::ElementType type) {
   Ports ports{{type, ort::kRequired}, {type, ort::kRequired}};
@@ -64,8 +58,6 @@ inline Ports inputs(ort::ElementType type) {
   return ports;
 }
 inline Ports outputs(ort::ElementType type) { return {{type, ort::kRequired}}; }
-
-inline int64_t dim(size_t n) { return static_cast<int64_t>(n); }
 
 // Shape of the factor of a butterfly.
 inline Dims stageDims(const Structure& structure) {

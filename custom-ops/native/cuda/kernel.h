@@ -62,9 +62,9 @@ class DeviceScratch {
 template <class Kernel>
 class CudaOperator {
  public:
-  using Ports = std::vector<Port> (*)(ort::ElementType);
+  using PortsOf = Ports (*)(ort::ElementType);
 
-  CudaOperator(const char* name, Ports inputs, Ports outputs)
+  CudaOperator(const char* name, PortsOf inputs, PortsOf outputs)
       : operators_{{name, kProvider, inputs(ort::kFloat), outputs(ort::kFloat)},
                    {name, kProvider, inputs(ort::kFloat16), outputs(ort::kFloat16)},
                    {name, kProvider, inputs(ort::kBfloat16), outputs(ort::kBfloat16)}} {}
