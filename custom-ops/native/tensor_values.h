@@ -49,6 +49,7 @@ struct TensorType {
   std::vector<int64_t> dims;
 
   size_t bytes() const { return sizeOf(element, countOf(dims)); }
+  bool operator==(const TensorType& other) const { return element == other.element && dims == other.dims; }
 };
 
 inline TensorType typeOf(const ort::Value* value) {
