@@ -108,7 +108,7 @@ export function plotImage(drawn: Plot): string {
 <rect class="sheet" x="-4" width="${WIDTH + 8}" height="${height}"/>
 <text class="heading" x="2" y="16">${title}</text>
 <g transform="translate(0,${TITLE})">
-${new Markup(drawing(drawn).text.replace(/<title>[^<]*<\/title>/g, ''))}
+${new Markup(drawing(drawn).text.replace(/><title>[^<]*<\/title><\/path>/g, '/>'))}
 </g>
 ${series.map(
   ({ name, mark, look }, i) =>
