@@ -4,17 +4,25 @@ import type { AttributeDefinition, Attributes, AttributeValue, OperatorDefinitio
 
 export type Settings = Readonly<Record<string, AttributeValue>>;
 /** Attributes that mean the same in every attention operator that has them. */
+export const SCALE: AttributeDefinition = {
+  name: 'scale',
+  type: 'float',
+  description: 'factor on query . key; absent: 1 / sqrt(head size)',
+  fromSite: true,
+};
 export const CAUSAL: AttributeDefinition = {
   name: 'causal',
   type: 'int',
   least: 0,
   most: 1,
   description: '1: a row sees the keys up to its position',
+  fromSite: true,
 };
 export const CAUSAL_OFFSET: AttributeDefinition = {
   name: 'causal_offset',
   type: 'int',
   description: 'position of row 0; absent: number of keys less number of queries',
+  fromSite: true,
 };
 
 type Described = Pick<OperatorDefinition, 'id' | 'attributes'>;

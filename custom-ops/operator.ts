@@ -30,6 +30,8 @@ export interface AttributeDefinition {
   /** Inclusive bounds of a number, or of each one. */
   readonly least?: number;
   readonly most?: number;
+  /** Whether it follows from what is replaced, not from a default of the operator, where settings do not say it. */
+  readonly fromSite?: boolean;
 }
 
 /** Complete attributes of one node, every name of the definition present. */

@@ -137,7 +137,7 @@ function ceilingOf(plan: PlanEstimate, { model, data }: TuningContext): number |
 function describePlan({ context, chosen, times }: Findings, forecast: ModelForecast): Tuning['plan'] {
   return {
     version: PLAN_VERSION,
-    sites: [...formsIn(chosen.plan)].map(([id, form]) => ({ id, ...form })),
+    sites: [...context.model.spelledOut(formsIn(chosen.plan))].map(([id, form]) => ({ id, ...form })),
     tuning: {
       predicted: {
         ...forecast.outcome(chosen.expected.mean, forecast.ms(chosen.plan)),

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { ModelSession } from '../runtime/session.js';
 import type { Observation } from './forecast.js';
-import { formKey, type SiteForm } from './site-form.js';
-import { type Choices, modelBytes } from './tunable-model.js';
+import { formKey } from './site-form.js';
+import { type Choices, modelBytes, type TunableModel } from './tunable-model.js';
 import type { TuningContext } from './tuning-context.js';
 import type { DataWindow } from './tuning-data.js';
 import type { ShareOfProgress } from './workload.js';
@@ -19,7 +19,7 @@ export async function measurePlan(
   progress: ShareOfProgress,
 ): Promise<Observation[]> {
   const { cache, engine, metric, model, exactRuns } = context;
-  const plan = planHash(forms);
+  const plan = planHash(model, forms);
   const keyOf = (window: DataWindow) => `plan ${plan}: ${window.name}`;
   let session: ModelSession | null = null;
   try {
@@ -41,8 +41,8 @@ export async function measurePlan(
 }
 
 /** A short name of a plan, for keys. */
-export function planHash(forms: ReadonlyMap<string, SiteForm>): string {
-  const text = [...forms]
+export function planHash(model: TunableModel, forms: Choices): string {
+  const text = [...model.spelledOut(forms)]
     .map(([id, form]) => `${id}: ${formKey(form)}\n`)
     .sort()
     .join('');

@@ -8,7 +8,7 @@ import type { GraphPart } from './graph-part.js';
 import { headErrors, withHeads } from './heads.js';
 import type { Score, Tensors } from './metric.js';
 import { pick, type Recording } from './recording.js';
-import { describeForm, formKey, type SiteForm } from './site-form.js';
+import { describeForm, formKey, type SiteForm, spelledOut } from './site-form.js';
 import type { TunableSite } from './tunable-model.js';
 import { exactForm, type TuningContext } from './tuning-context.js';
 import type { DataWindow } from './tuning-data.js';
@@ -57,7 +57,7 @@ export class SiteBench {
   /** Runs each form once on each window, for its errors and a rough time. */
   async screen(forms: readonly SiteForm[], progress: ShareOfProgress): Promise<Screening[]> {
     const { cache } = this.context;
-    const keyOf = (form: SiteForm) => `${this.id}: ${formKey(form)}`;
+    const keyOf = (form: SiteForm) => `${this.id}: ${this.keyOfForm(form)}`;
     const missing = forms.filter(form => !cache.has(keyOf(form)));
     for (let start = 0; start < missing.length; start += FORMS_AT_A_TIME) {
       const batch = missing.slice(start, start + FORMS_AT_A_TIME);
@@ -72,7 +72,7 @@ export class SiteBench {
   /** Times forms in turns with the exact one: their time in proportion to its. */
   async time(forms: readonly SiteForm[], progress: ShareOfProgress): Promise<number[]> {
     const { cache } = this.context;
-    const keyOf = (form: SiteForm) => `${this.id} in turns: ${formKey(form)}`;
+    const keyOf = (form: SiteForm) => `${this.id} in turns: ${this.keyOfForm(form)}`;
     const missing = forms.filter(form => !cache.has(keyOf(form)));
     if (missing.length > 0) {
       const [window] = this.context.searched as [DataWindow];
@@ -109,7 +109,7 @@ export class SiteBench {
   ): Promise<Observation[][]> {
     const { cache, metric, exactRuns } = this.context;
     const keyOf = (heads: readonly number[] | null, window: DataWindow) =>
-      `metric with ${this.id}${heads === null ? '' : ` heads ${heads}`}: ${formKey(form)}: ${window.name}`;
+      `metric with ${this.id}${heads === null ? '' : ` heads ${heads}`}: ${this.keyOfForm(form)}: ${window.name}`;
     const missing = windows.filter(window => subsets.some(heads => !cache.has(keyOf(heads, window))));
     if (missing.length > 0) {
       const recorded = await this.recording().ofExact();
@@ -137,6 +137,11 @@ export class SiteBench {
         return { change: value - before.get(window)!, divergence };
       }),
     );
+  }
+
+  /** What keys of the cache call a form. */
+  private keyOfForm(form: SiteForm): string {
+    return formKey(spelledOut(this.site, form));
   }
 
   private get exact(): SiteForm {

@@ -1,7 +1,8 @@
 import type { TuningSpace } from '../../custom-ops/tuning-space.js';
 import type { Settings } from '../../rewriter/plan.js';
+import type { TunableSite } from './tunable-model.js';
 
-/** One way to compute an attention site, as a plan describes it. */
+/** One way to compute an attention site. Settings that are left out are the operator's defaults. */
 export interface SiteForm {
   /** Null keeps what the model has. */
   readonly operator: string | null;
@@ -26,6 +27,22 @@ export function formOf({ operator }: TuningSpace, settings: Settings, length: nu
     operator: operator.id,
     attributes: threshold ? { ...settings, [EXACT_BELOW]: below } : settings,
   };
+}
+
+/**
+ * A form of a site with all its settings, those that follow from the site apart: what is kept in files has to mean
+ * the same where defaults are others.
+ */
+export function spelledOut({ site, spaces }: TunableSite, form: SiteForm): SiteForm {
+  const operator = spaces.find(space => space.operator.id === form.operator)?.operator;
+  if (operator === undefined) return form;
+  const implied = new Set(
+    operator.attributes
+      .filter(({ name, fromSite }) => fromSite && form.attributes[name] === undefined)
+      .map(({ name }) => name),
+  );
+  const attributes = Object.entries(operator.resolve(site, form.attributes));
+  return { ...form, attributes: Object.fromEntries(attributes.filter(([name]) => !implied.has(name))) };
 }
 
 /** What tells a form from others of its operator: its attributes without those that all have. */

@@ -41,7 +41,7 @@ export function timeAgainstExact(
   progress: ShareOfProgress,
 ): Promise<number> {
   const { model, data, cache } = context;
-  return cache.get(`time of plan ${planHash(forms)} against exact attention`, () =>
+  return cache.get(`time of plan ${planHash(model, forms)} against exact attention`, () =>
     withContenders(async contenders => {
       for (const choices of [context.exact, forms]) {
         contenders.push(await wholeModel(context, modelBytes(model.variant(choices)), data.calibration[0]!));
@@ -64,7 +64,7 @@ export function timePlan(
   progress: ShareOfProgress,
 ): Promise<ModelTimes> {
   const { model, data, cache } = context;
-  return cache.get(`times of plan ${planHash(forms)}`, () =>
+  return cache.get(`times of plan ${planHash(model, forms)}`, () =>
     withContenders(async contenders => {
       const window = data.heldOut[0]!;
       await addExactSites(context, window, contenders);

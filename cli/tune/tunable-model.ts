@@ -19,7 +19,7 @@ import type { TensorValue } from '../data/tensor.js';
 import { findReplacements } from '../validation/replacement.js';
 import { sliceModel } from '../validation/slice-model.js';
 import { partOf } from './graph-part.js';
-import { formKey, formOf, KEPT, type SiteForm } from './site-form.js';
+import { formKey, formOf, KEPT, type SiteForm, spelledOut } from './site-form.js';
 
 /** A site that may be computed otherwise. */
 export interface TunableSite {
@@ -91,6 +91,11 @@ export class TunableModel {
         return [site.id, space === undefined ? KEPT : formOf(space, space.exact!, length)];
       }),
     );
+  }
+
+  /** The same forms of all sites to tune, with all their settings. */
+  spelledOut(choices: Choices): Choices {
+    return new Map(this.sites.map(one => [one.site.id, spelledOut(one, choices.get(one.site.id) ?? KEPT)]));
   }
 
   /** The model with its sites computed as chosen. */

@@ -59,7 +59,7 @@ export interface Budget {
   readonly limit: number;
 }
 
-/** A plan for `rewrite --plan`, which reads over `tuning`. */
+/** A plan for `rewrite --plan`, which reads over `tuning`. It says all settings of its sites, defaults included. */
 export interface TunedPlan extends Plan {
   readonly tuning: {
     /** By the windows to calibrate on. */

@@ -1,5 +1,5 @@
 import { type AttentionSite, isAttention, type Site } from '../../rewriter/site.js';
-import { CAUSAL_OFFSET, fusionAttributes, type Settings } from '../attributes.js';
+import { CAUSAL_OFFSET, fusionAttributes, SCALE, type Settings } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import {
   type Acceptance,
@@ -13,18 +13,20 @@ import { INPUT_NAMES, localFunctionBody, OP_TYPE } from './function-body.js';
 import { attributesOf, parametersOf } from './parameters.js';
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
-  { name: 'scale', type: 'float', description: 'factor on query . key; absent: 1 / sqrt(head size)' },
+  SCALE,
   {
     name: 'window_left',
     type: 'int',
     least: -1,
     description: 'how many keys before its position a row sees; -1: all',
+    fromSite: true,
   },
   {
     name: 'window_right',
     type: 'int',
     least: -1,
     description: 'how many keys after its position a row sees; -1: all',
+    fromSite: true,
   },
   CAUSAL_OFFSET,
 ];

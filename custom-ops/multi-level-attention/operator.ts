@@ -1,7 +1,14 @@
 import { InputError } from '../../rewriter/errors.js';
 import { DataType } from '../../rewriter/onnx/spec.js';
 import { type AttentionSite, type FusionSite, isAttention, type Site } from '../../rewriter/site.js';
-import { CAUSAL, CAUSAL_OFFSET, checkSettings, fusionAttributes, type Settings } from '../attributes.js';
+import {
+  CAUSAL,
+  CAUSAL_OFFSET,
+  checkSettings,
+  fusionAttributes,
+  SCALE,
+  type Settings,
+} from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import {
   type Acceptance,
@@ -25,7 +32,7 @@ import {
 const ROTATABLE: ReadonlySet<DataType> = new Set([DataType.FLOAT, DataType.FLOAT16]);
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
-  { name: 'scale', type: 'float', description: 'factor on every score; absent: 1 / sqrt(head size)' },
+  SCALE,
   CAUSAL,
   CAUSAL_OFFSET,
   {

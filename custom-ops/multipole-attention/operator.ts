@@ -1,6 +1,6 @@
 import { InputError } from '../../rewriter/errors.js';
 import type { AttentionSite, Site } from '../../rewriter/site.js';
-import { CAUSAL, CAUSAL_OFFSET, checkSettings } from '../attributes.js';
+import { CAUSAL, CAUSAL_OFFSET, checkSettings, SCALE } from '../attributes.js';
 import { OLDEST_OPSET } from '../graph-builder.js';
 import type {
   Acceptance,
@@ -21,7 +21,7 @@ import {
 } from './parameters.js';
 
 const ATTRIBUTES: readonly AttributeDefinition[] = [
-  { name: 'scale', type: 'float', description: 'factor on query . key; absent: 1 / sqrt(head size)' },
+  SCALE,
   CAUSAL,
   CAUSAL_OFFSET,
   {

@@ -4,12 +4,15 @@ import { join } from 'node:path';
 import { encodeNpz } from '../../cli/data/npz.js';
 import { tensorFrom } from '../../cli/data/tensor.js';
 import type { TuningReport } from '../../cli/tune/tuning.js';
+import { multipoleAttention } from '../../custom-ops/multipole-attention/operator.js';
 import { SeededRandom } from '../../custom-ops/seeded-random.js';
 import { temporaryFolder } from '../temporary-folder.js';
 import { onnxRewrite } from './command-line.js';
 import { tinyTransformer } from './tiny-transformer.js';
 
 const LENGTH = 160;
+/** Attributes that are no settings of a plan. */
+const FROM_SITE = ['scale', 'causal', 'causal_offset'];
 
 describe('onnx-rewrite tune', function () {
   // Tuning runs a model hundreds of times, each tiny; on a busy machine each waits its turn.
@@ -45,6 +48,12 @@ describe('onnx-rewrite tune', function () {
     assert.equal(exitCode, 2);
     assert.equal(stdout, '');
   }
+
+  const measurements = () => {
+    const document = JSON.parse(readFileSync(path('cache.json'), 'utf8'));
+    const [measured] = Object.values(document.tunings) as [Record<string, unknown>];
+    return measured;
+  };
 
   it('finds a plan that keeps the budget and that rewrite takes; a cache gives the same plan again', async () => {
     const args = ['causal.onnx', '--max-loss-increase', '2%', '--cache', 'cache.json', '-o', 'plan.json'];
@@ -85,11 +94,18 @@ describe('onnx-rewrite tune', function () {
     assert.equal(rewritten.exitCode, 0, rewritten.stderr);
     const [decision] = JSON.parse(rewritten.stdout).sites;
     assert.equal(decision.operator, plan.sites[0]!.operator);
-    for (const [name, value] of Object.entries(plan.sites[0]!.attributes)) {
-      assert.deepEqual([decision.attributes[name]].flat(), [value].flat(), name);
-    }
+    // The plan says all that does not follow from the site.
+    const settings = Object.entries(decision.attributes ?? {}).filter(([name]) => !FROM_SITE.includes(name));
+    assert.deepEqual(plan.sites[0]!.attributes, Object.fromEntries(settings));
 
     const cache = readFileSync(path('cache.json'), 'utf8');
+    // As do the keys of the cache.
+    const keys = Object.keys(measurements()).filter(key => key.includes(multipoleAttention.id));
+    assert.ok(keys.length > 10);
+    for (const { name } of multipoleAttention.attributes) {
+      const said = !FROM_SITE.includes(name);
+      for (const key of keys) assert.equal(key.includes(`"${name}":`), said, `${key}: ${name}`);
+    }
     const again = await tuneJson(...args);
     assert.equal(readFileSync(path('cache.json'), 'utf8'), cache);
     assert.deepEqual(again.plan, plan);
@@ -98,11 +114,6 @@ describe('onnx-rewrite tune', function () {
 
   it('goes on where it was interrupted', async () => {
     const args = ['causal.onnx', '--max-loss-increase', '2%', '--cache', 'cache.json', '-o', 'plan.json'];
-    const measurements = () => {
-      const document = JSON.parse(readFileSync(path('cache.json'), 'utf8'));
-      const [measured] = Object.values(document.tunings) as [Record<string, unknown>];
-      return measured;
-    };
     const { exitCode } = await onnxRewrite(
       ['tune', ...args, '--data', 'text.txt', '--length', `${LENGTH}`, '--windows', '1'],
       {
