@@ -50,15 +50,11 @@ void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
   Device<T> output(shape.batch * shape.heads * shape.tokens * shape.valueDim);
   Device<char> memory(BilinearAttention<T>(shape, parameters, nullptr, hopper).bytes());
   const BilinearAttention<T> attention(shape, parameters, memory.get(), hopper);
-  Repeated repeated(record.name);
-  for (int repeat = 0; repeat < 2; repeat++) {
-    output.poison();
+  const auto run = [&] {
     memory.poison();
-    check(attention.run(operands, output.get(), nullptr), "run");
-    check(cudaDeviceSynchronize(), "synchronize");
-    repeated.add(output);
-    repeated.compare();
-  }
+    return attention.run(operands, output.get(), nullptr);
+  };
+  runTwice(record.name, run, output);
   result.tensors["output"] = floatsOf(output.read());
 }
 

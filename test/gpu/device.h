@@ -81,6 +81,19 @@ class Repeated {
   int runs_ = 0;
 };
 
+/** Runs kernels twice on poisoned `outputs`, which have to get the same bytes both times; `run` gives a cudaError_t. */
+template <class Run, class... Outputs>
+void runTwice(const std::string& name, const Run& run, Outputs&... outputs) {
+  Repeated repeated(name);
+  for (int repeat = 0; repeat < 2; repeat++) {
+    (outputs.poison(), ...);
+    check(run(), "run");
+    check(cudaDeviceSynchronize(), "synchronize");
+    (repeated.add(outputs), ...);
+    repeated.compare();
+  }
+}
+
 /** Dimension of a tensor of the case; 0 when it has none of that name, or an empty one. */
 inline size_t dimensionOf(const CaseRecord& record, const char* name, size_t axis) {
   const auto found = record.tensors.find(name);

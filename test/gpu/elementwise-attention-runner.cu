@@ -26,22 +26,13 @@ void runCase(CaseRecord& record, CaseRecord& result) {
   Device<float> offsets(series ? shape.batch * shape.channels : 0);
   Device<char> memory(ElementwiseAttention<T>(shape, parameters, nullptr).bytes());
   const ElementwiseAttention<T> attention(shape, parameters, memory.get());
-  Repeated repeated(record.name);
-  for (int repeat = 0; repeat < 2; repeat++) {
-    output.poison();
-    sums.poison();
-    offsets.poison();
+  const auto run = [&] {
     memory.poison();
-    check(attention.run({query.get(), key.get(), value.get(), mask.getIfAny(), output.get(), pastSums.getIfAny(),
-                         pastOffsets.getIfAny(), sums.getIfAny(), offsets.getIfAny()},
-                        nullptr),
-          "run");
-    check(cudaDeviceSynchronize(), "synchronize");
-    repeated.add(output);
-    repeated.add(sums);
-    repeated.add(offsets);
-    repeated.compare();
-  }
+    return attention.run({query.get(), key.get(), value.get(), mask.getIfAny(), output.get(), pastSums.getIfAny(),
+                          pastOffsets.getIfAny(), sums.getIfAny(), offsets.getIfAny()},
+                         nullptr);
+  };
+  runTwice(record.name, run, output, sums, offsets);
   result.tensors["output"] = floatsOf(output.read());
   if (!series) return;
   result.tensors["present_state"] = floatsOf(sums.read());

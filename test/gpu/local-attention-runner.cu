@@ -38,16 +38,8 @@ void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
   const size_t rows = shape.batch * shape.heads * shape.queries;
   Device<T> output(rows * shape.valueDim), lse(rows);
   const cuda::LocalAttention<T> attention(cuda::geometryOf(shape, parametersOf(record)), hopper);
-  Repeated repeated(record.name);
-  for (int repeat = 0; repeat < 2; repeat++) {
-    output.poison();
-    lse.poison();
-    check(attention.run({query.get(), key.get(), value.get(), mask.getIfAny(), output.get(), lse.get()}, nullptr), "run");
-    check(cudaDeviceSynchronize(), "synchronize");
-    repeated.add(output);
-    repeated.add(lse);
-    repeated.compare();
-  }
+  const cuda::Tensors<T> tensors{query.get(), key.get(), value.get(), mask.getIfAny(), output.get(), lse.get()};
+  runTwice(record.name, [&] { return attention.run(tensors, nullptr); }, output, lse);
   result.tensors["output"] = floatsOf(output.read());
   result.tensors["lse"] = floatsOf(lse.read());
 }

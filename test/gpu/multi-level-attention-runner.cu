@@ -51,19 +51,12 @@ void runCase(CaseRecord& record, bool hopper, CaseRecord& result) {
   }
   Device<char> memory(MultiLevelAttention<T>(shape, parameters, nullptr, hopper).bytes());
   const MultiLevelAttention<T> attention(shape, parameters, memory.get(), hopper);
-  Repeated repeated(record.name);
-  for (int repeat = 0; repeat < 2; repeat++) {
-    output.poison();
-    lse.poison();
+  const auto run = [&] {
     memory.poison();
-    presentValue.poison();
     for (const auto& keys : presentKeys) keys->poison();
-    check(attention.run(operands, {output.get(), lse.get()}, present, nullptr), "run");
-    check(cudaDeviceSynchronize(), "synchronize");
-    repeated.add(output);
-    repeated.add(lse);
-    repeated.compare();
-  }
+    return attention.run(operands, {output.get(), lse.get()}, present, nullptr);
+  };
+  runTwice(record.name, run, output, lse, presentValue);
   result.tensors["output"] = floatsOf(output.read());
   result.tensors["lse"] = floatsOf(lse.read());
   result.tensors["present_value"] = floatsOf(presentValue.read());

@@ -16,14 +16,10 @@ void runCase(CaseRecord& record, CaseRecord& result) {
   const int stages = static_cast<int>(dimensionOf(record, "left_1", 0));
   const size_t count = x.read().size();
   Device<T> output(count);
-  Repeated repeated(record.name);
-  for (int repeat = 0; repeat < 2; repeat++) {
-    output.poison();
-    check(cuda::launchButterfly<T>({x.get(), factors.get(), output.get(), count >> stages, stages}, nullptr), "run");
-    check(cudaDeviceSynchronize(), "synchronize");
-    repeated.add(output);
-    repeated.compare();
-  }
+  runTwice(
+      record.name,
+      [&] { return cuda::launchButterfly<T>({x.get(), factors.get(), output.get(), count >> stages, stages}, nullptr); },
+      output);
   result.tensors["output"] = floatsOf(output.read());
 }
 
