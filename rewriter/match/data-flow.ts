@@ -28,6 +28,11 @@ export function isProjection({ type }: Node): boolean {
 /** Operators that put new keys or values behind, or among, those of earlier steps. */
 const JOINS: ReadonlySet<string> = new Set(['Concat', 'ScatterND', 'ScatterElements', 'TensorScatter']);
 
+/** A Concat of one input is what tracing leaves of a cache that was empty. */
+function isJoin({ type, inputs }: Node): boolean {
+  return JOINS.has(type) && inputs.length > 1;
+}
+
 /** Values that an operand is made from since its projections, nearest first, ending at their outputs. */
 function sinceProjection(operand: Value): Set<Value> {
   return ancestors(
@@ -45,14 +50,43 @@ function lendsElements({ type }: Node): boolean {
   return type !== 'Shape' && type !== 'Size';
 }
 
-/** Whether keys or values join a floating graph input, unprojected: what earlier steps left behind. */
+/**
+ * Whether keys or values join a floating graph input, rearranged at most, that the rest is not made from: what earlier
+ * steps left behind.
+ */
 export function joinsCache(operand: Value): boolean {
-  const near = sinceProjection(operand);
-  return [...near].some(
-    value =>
-      isFloatingInput(value) &&
-      value.uses.some(({ node }) => JOINS.has(node.type) && near.has(node.outputs[0]!)),
+  const joins = [...sinceProjection(operand)].map(({ producer }) => producer).filter(node => node !== null);
+  return joins.filter(isJoin).some(({ inputs }) =>
+    inputs.some((input, i) => {
+      const source = input && rearranged(input);
+      if (source == null || !isFloatingInput(source)) return false;
+      return inputs.every((other, k) => k === i || other == null || !sinceProjection(other).has(source));
+    }),
   );
+}
+
+/** Operators whose output holds elements of their first input and nothing else. */
+const REARRANGING: ReadonlySet<string> = new Set([
+  'Cast',
+  'Gather',
+  'Identity',
+  'Reshape',
+  'Slice',
+  'Split',
+  'Squeeze',
+  'Transpose',
+  'Unsqueeze',
+]);
+
+/** What a value holds elements of, furthest upstream. */
+function rearranged(value: Value): Value {
+  let source = value;
+  for (;;) {
+    const { producer } = source;
+    const input = producer?.inputs[0];
+    if (producer === null || input == null || !REARRANGING.has(producer.type)) return source;
+    source = input;
+  }
 }
 
 /** Whether an operand is a graph input, rearranged at most: computed outside, as by an encoder. */

@@ -134,7 +134,8 @@ const MOVES: ReadonlySet<string> = new Set([
 function stepThrough(node: Node, laboratory: Laboratory): { value: Value; factor: number } | null {
   const [first, second] = node.inputs;
   if (first == null) return null;
-  if (MOVES.has(node.type)) return { value: first, factor: 1 };
+  const alone = node.type === 'Concat' && node.inputs.length === 1;
+  if (alone || MOVES.has(node.type)) return { value: first, factor: 1 };
   if (node.type === 'Cast') return isFloating(node.int('to', 0)) ? { value: first, factor: 1 } : null;
   if (second == null || (node.type !== 'Mul' && node.type !== 'Div')) return null;
   const divisor = laboratory.scalar(second);

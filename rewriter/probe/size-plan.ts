@@ -21,8 +21,9 @@ export function planSizes(graph: Graph, plan: SizePlan): Sizes {
   const leading = new Set<string>();
   const inner = new Set<string>();
   for (const input of graph.inputs) {
+    const batchAxis = isStackedCache(input) ? 1 : 0;
     for (const [axis, symbol] of symbolsOf(input).entries()) {
-      if (typeof symbol === 'string') (axis === 0 ? leading : inner).add(symbol);
+      if (typeof symbol === 'string') (axis === batchAxis ? leading : inner).add(symbol);
     }
   }
   const sizes = new Map<string, number>();
@@ -47,7 +48,7 @@ function fillCaches(graph: Graph, plan: SizePlan, sizes: Map<string, number>): v
     const dim = input === undefined ? 0 : (symbolsOf(input).at(axis) ?? 0);
     return typeof dim === 'number' ? dim : (sizes.get(dim) ?? 0);
   };
-  const caches = graph.inputs.filter(input => isFloatingOfRank(input, 4));
+  const caches = graph.inputs.filter(input => isFloatingOfRank(input, 4) || isStackedCache(input));
   if (plan.cache === 'empty') {
     for (const cache of caches) {
       const length = symbolsOf(cache).at(-2);
@@ -76,6 +77,11 @@ function isSequence(input: Value): boolean {
   if (isFloatingOfRank(input, 3)) return true;
   const ids = /ids|tokens/.test(input.name) && !/position|type|mask/.test(input.name);
   return ids && input.declared?.dims?.length === 2;
+}
+
+/** Keys and values of earlier steps in one input [2,B,G,P,D]. */
+function isStackedCache(input: Value): boolean {
+  return isFloatingOfRank(input, 5) && symbolsOf(input)[0] === 2;
 }
 
 function isFloatingOfRank(input: Value, rank: number): boolean {

@@ -46,6 +46,18 @@ function assertPlain(site: AttentionSite, expected: Partial<AttentionSite> = {})
   assert.deepEqual(found, claims);
 }
 
+/** Puts what `make` writes to a name in place of a plain layer's own keys and values [B,H,N,SIZE]. */
+function withKeys(net: Net, make: (own: string, name: 'keys' | 'values') => void): void {
+  const nodeOf = (value: string) => net.nodes.find(({ outputs }) => outputs[0] === value)!;
+  for (const [name, consumer, slot] of [
+    ['keys', nodeOf(nodeOf('scores').inputs[1]!), 0],
+    ['values', nodeOf('sum'), 1],
+  ] as const) {
+    make(consumer.inputs[slot]!, name);
+    Object.assign(consumer, { inputs: consumer.inputs.map((input, i) => (i === slot ? name : input)) });
+  }
+}
+
 /** Sites of attention over the pixels of a feature map, as autoencoders of images write it, with this weighted sum. */
 function channelsFirst(
   sum: (net: Net, channels: string, weights: string) => string,
@@ -290,6 +302,26 @@ describe('softmax attention', () => {
     assertPlain(siteOf({ memory: true }), { kind: 'cross' });
   });
 
+  it('tells a cache that holds keys and values in one input', () => {
+    const net = attentionNet();
+    net.input('past', [2, 'batch', HEADS, 'past', SIZE]);
+    withKeys(net, (own, name) => {
+      const part = net.op('Gather', ['past', net.int(name === 'keys' ? 0 : 1)], { axis: 0 });
+      net.op('Concat', [part, own], { axis: 2 }, [name]);
+    });
+    const [site] = inspectNet(net).sites;
+    assert.deepEqual([site!.kind, site!.past, site!.key.value], ['cached', true, 'keys']);
+  });
+
+  it('takes keys that were cached whole for those of other data', () => {
+    const net = attentionNet();
+    withKeys(net, (_, name) => {
+      const cached = net.input(`encoder_${name}`, ['batch', HEADS, 'encoder_sequence', SIZE]);
+      net.op('Concat', [cached], { axis: 2 }, [name]);
+    });
+    assertPlain(inspectNet(net).sites[0]!, { kind: 'cross' });
+  });
+
   it('lists the nodes that serve nothing else', () => {
     const net = attentionNet();
     const { sites, graph } = inspectNet(net);
@@ -373,16 +405,7 @@ describe('softmax attention', () => {
         const net = attentionNet();
         Object.assign(net.inputs[0]!, { dims: ['batch', sequence, WIDTH] });
         net.input('past', ['batch', HEADS, 'past', SIZE]);
-        const split = net.nodes.findIndex(({ outputs }) => outputs[0] === 'scores');
-        const turned = net.nodes.find(({ outputs }) => outputs[0] === net.nodes[split]!.inputs[1])!;
-        const value = net.nodes.find(({ outputs }) => outputs[0] === 'sum')!;
-        for (const [name, consumer, slot] of [
-          ['keys', turned, 0],
-          ['values', value, 1],
-        ] as const) {
-          net.op('Concat', ['past', consumer.inputs[slot]!], { axis: 2 }, [name]);
-          Object.assign(consumer, { inputs: consumer.inputs.map((input, i) => (i === slot ? name : input)) });
-        }
+        withKeys(net, (own, name) => net.op('Concat', ['past', own], { axis: 2 }, [name]));
         const [site] = inspectNet(net).sites;
         assert.deepEqual([site!.kind, site!.past, site!.replaceable], ['cached', true, false]);
         assert.equal(site!.key.value, 'keys');

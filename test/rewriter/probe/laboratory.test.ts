@@ -84,26 +84,32 @@ describe('Laboratory', () => {
     for (const [, length] of shapes(net, 'z')) assert.equal(length, 9);
   });
 
-  it('lets an attention mask cover the cache and the new tokens', () => {
-    const net = new Net();
-    net.input('input_ids', ['b0', 'n'], INT64);
-    net.input('attention_mask', ['b1', 'total'], INT64);
-    net.input('past_key', ['b2', 4, 'past', 8]);
-    net.op('Identity', ['attention_mask'], {}, ['y']);
-    net.output('y', undefined, INT64);
-    const total = (cache: 'filled' | 'empty') => {
-      const graph = net.load();
-      const [trial] = new Laboratory(graph, cache).trials;
-      const dims = (name: string) => trial!.probe(PLAIN).sample(graph.main.resolve(name)!).dims;
-      return { mask: dims('y')[1], tokens: dims('input_ids')[1]!, past: dims('past_key')[2]! };
-    };
-    const filled = total('filled');
-    assert.ok(filled.past > 0);
-    assert.equal(filled.mask, filled.tokens + filled.past);
-    const empty = total('empty');
-    assert.equal(empty.past, 0);
-    assert.equal(empty.mask, empty.tokens);
-  });
+  for (const [cache, shape] of [
+    ['the cache', ['b2', 4, 'past', 8]],
+    ['keys and values of a cache', [2, 'b2', 4, 'past', 8]],
+  ] as const) {
+    it(`lets an attention mask cover ${cache} and the new tokens`, () => {
+      const net = new Net();
+      net.input('input_ids', ['b0', 'n'], INT64);
+      net.input('attention_mask', ['b1', 'total'], INT64);
+      net.input('past', shape);
+      net.op('Identity', ['attention_mask'], {}, ['y']);
+      net.output('y', undefined, INT64);
+      const sizes = (filling: 'filled' | 'empty') => {
+        const graph = net.load();
+        const [trial] = new Laboratory(graph, filling).trials;
+        const dims = (name: string) => trial!.probe(PLAIN).sample(graph.main.resolve(name)!).dims;
+        const [batch, , past] = dims('past').slice(-4);
+        return { batch: batch!, past: past!, mask: dims('y'), tokens: dims('input_ids')[1]! };
+      };
+      const filled = sizes('filled');
+      assert.ok(filled.past > 0);
+      assert.deepEqual(filled.mask, [filled.batch, filled.tokens + filled.past]);
+      const empty = sizes('empty');
+      assert.equal(empty.past, 0);
+      assert.equal(empty.mask[1], empty.tokens);
+    });
+  }
 
   it('reads sums of symbols', () => {
     const net = new Net();
