@@ -7,7 +7,13 @@ import {
   withFourKeys,
 } from '../runtime/web/attention-tile.wgsl.js';
 import { kernel, optional, quads, storage, THREADS, tensorRows, variants } from '../runtime/web/wgsl.js';
-import { blockParameters, geometry, geometryParameters, logitQuads } from './geometry.wgsl.js';
+import {
+  blockParameters,
+  centroidParameters,
+  geometry,
+  geometryParameters,
+  logitQuads,
+} from './geometry.wgsl.js';
 import { stateOf } from './near.wgsl.js';
 import type { Selection } from './parameters.js';
 import { chosenBindings, isRetrieved, poolParameters } from './select.wgsl.js';
@@ -60,9 +66,7 @@ export const estimates = variants((shape: HeadShape) => {
     parameters: {
       ...geometryParameters,
       ...blockParameters,
-      scale: 'f32',
-      sets: 'u32',
-      centroid_set: 'u32',
+      ...centroidParameters,
       /** Tiles and panels by head. */
       tiles: 'u32',
       panels: 'u32',
@@ -156,9 +160,7 @@ export const jointStatistics = variants((valueDim: number, shape: QueryShape | n
     parameters: {
       ...geometryParameters,
       ...blockParameters,
-      scale: 'f32',
-      sets: 'u32',
-      centroid_set: 'u32',
+      ...centroidParameters,
       panels: 'u32',
       threads: 'u32',
     },

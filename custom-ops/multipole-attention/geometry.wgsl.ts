@@ -30,6 +30,14 @@ export const geometryParameters = {
   pool_size: 'u32',
 } as const satisfies Readonly<Record<string, ParameterType>>;
 
+/** The factor on products, and which of the query centroids in memory count. */
+export const centroidParameters = {
+  scale: 'f32',
+  /** Sets of centroids by head, and the one to use. */
+  sets: 'u32',
+  centroid_set: 'u32',
+} as const;
+
 /** A block of rows whose estimates are in memory together. */
 export const blockParameters = {
   /** Rows [block_begin, block_end). */

@@ -1,6 +1,6 @@
 import { AttentionTile, HIDDEN, type TileShape } from '../runtime/web/attention-tile.wgsl.js';
 import { type FloatType, kernel, quads, storage, tensorRows, variants } from '../runtime/web/wgsl.js';
-import { clusterMembers, geometry, geometryParameters } from './geometry.wgsl.js';
+import { centroidParameters, clusterMembers, geometry, geometryParameters } from './geometry.wgsl.js';
 
 /** Element type and columns of the rows of queries, which are padded and float32 when past_query was put in front. */
 export interface QueryShape {
@@ -21,12 +21,10 @@ export interface HeadShape extends QueryShape {
   readonly lowTile: TileShape;
 }
 
+/** Of kernels that summarize the clusters that a block reaches. */
 export const summaryParameters = {
   ...geometryParameters,
-  scale: 'f32',
-  /** Sets of centroids by head, and the one to use. */
-  sets: 'u32',
-  centroid_set: 'u32',
+  ...centroidParameters,
   /** Clusters of a head, of which the first `clusters` are summarized. */
   all_clusters: 'u32',
   clusters: 'u32',
