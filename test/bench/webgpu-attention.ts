@@ -52,7 +52,6 @@ const { values: options } = parseArgs({
     length: { type: 'string', multiple: true, default: ['8192', '32768'] },
     windows: { type: 'string', default: '2' },
     site: { type: 'string', default: '1' },
-    segment: { type: 'string', default: '128' },
     dawn: { type: 'string', multiple: true, default: [] },
     models: { type: 'boolean', default: false },
   },
