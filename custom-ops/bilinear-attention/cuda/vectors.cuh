@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../native/cuda/strided-product.cuh"
+#include "../../native/cuda/warp.cuh"
 #include "../parameters.h"
 
 namespace onnxrewrite::bilinear::cuda {
@@ -27,12 +28,6 @@ struct Images {
   int padded;
 };
 
-__device__ inline float warpTotal(float value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance);
-  return value;
-}
-
 /** A warp to each vector. */
 template <class T>
 __global__ void __launch_bounds__(128) normalizeImages(const __grid_constant__ Images<T> images) {
@@ -48,12 +43,12 @@ __global__ void __launch_bounds__(128) normalizeImages(const __grid_constant__ I
     float mean = 0, factor = images.factors[level];
     if (images.centered) {
       for (int d = begin + lane; d < end; d += 32) mean += image[d];
-      mean = warpTotal(mean) / static_cast<float>(end - begin);
+      mean = warpSum(mean) / static_cast<float>(end - begin);
     }
     if (images.normalized) {
       float squares = 0;
       for (int d = begin + lane; d < end; d += 32) squares += (image[d] - mean) * (image[d] - mean);
-      factor /= sqrtf(warpTotal(squares) / static_cast<float>(end - begin) + images.epsilon);
+      factor /= sqrtf(warpSum(squares) / static_cast<float>(end - begin) + images.epsilon);
     }
     const T* const gains = images.gains[level];
     for (int d = begin + lane; d < end; d += 32)

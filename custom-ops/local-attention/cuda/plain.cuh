@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../native/cuda/mma.cuh"
+#include "../../native/cuda/warp.cuh"
 #include "geometry.cuh"
 
 namespace onnxrewrite::local::cuda {
@@ -81,8 +82,7 @@ struct PlainRows {
         whole = whole && shown;
         top = fmaxf(top, logit[r][i]);
       }
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, distance));
+      top = warpMax(top);
       const float base = top == -INFINITY ? 0 : top, shrink = exp2Fast(peak[r] - base);
       peak[r] = top;
       total[r] *= shrink;
@@ -120,8 +120,7 @@ struct PlainRows {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < kWarpRows; r++) {
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) total[r] += __shfl_xor_sync(kWholeWarp, total[r], distance);
+      total[r] = warpSum(total[r]);
       if (firstRow + r >= g.queries) continue;
       const size_t row = static_cast<size_t>(head) * g.queries + firstRow + r;
 #pragma unroll

@@ -2,6 +2,7 @@
 // form of decoding steps, of float32, and of sizes that tiles.cuh does not take.
 #pragma once
 
+#include "../../native/cuda/warp.cuh"
 #include "geometry.cuh"
 
 namespace onnxrewrite::multilevel::cuda {
@@ -108,10 +109,7 @@ __global__ void __launch_bounds__(kRowWarps * 32)
 #pragma unroll
     for (int r = 0; r < Rows; r++) {
       logit[r] = shared[r] > 0 ? logit[r] * g.factors[shared[r] - 1] : -INFINITY;
-      float top = logit[r];
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, distance));
-      top = fmaxf(top, peak[r]);
+      const float top = fmaxf(warpMax(logit[r]), peak[r]);
       const float base = top == -INFINITY ? 0 : top, shrink = exp2Fast(peak[r] - base), weight = exp2Fast(logit[r] - base);
       peak[r] = top;
       total[r] = total[r] * shrink + weight;
@@ -149,8 +147,7 @@ __global__ void __launch_bounds__(kRowWarps * 32)
   __syncwarp();
 #pragma unroll
   for (int r = 0; r < Rows; r++) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) total[r] += __shfl_xor_sync(kWholeWarp, total[r], distance);
+    total[r] = warpSum(total[r]);
     float* const part = own + r * (g.valueDim + 2);
 #pragma unroll
     for (int i = 0; i < ValuesPerLane; i++)

@@ -2,14 +2,10 @@
 #pragma once
 
 #include "../../native/cuda/operands.cuh"
+#include "../../native/cuda/warp.cuh"
 #include "point-set.cuh"
 
 namespace onnxrewrite::multipole::cuda {
-
-__device__ inline float warpSum(float value) {
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance);
-  return value;
-}
 
 /** Over the four lanes that share rows of a product. */
 template <class V>

@@ -4,6 +4,7 @@
 
 #include "mma.cuh"
 #include "range.cuh"
+#include "warp.cuh"
 
 namespace onnxrewrite::cuda {
 
@@ -21,8 +22,7 @@ __device__ __noinline__ void attendKeyByKey(Range keys, const T* values, int val
   float sum[kValuesPerLane] = {}, peak = -INFINITY, total = 0;
   for (int first = keys.begin; first < keys.end; first += 32) {
     const float own = first + lane < keys.end ? logit(first + lane) : -INFINITY;
-    float top = fmaxf(peak, own);
-    for (int distance = 16; distance > 0; distance /= 2) top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, distance));
+    const float top = warpMax(fmaxf(peak, own));
     const float base = top == -INFINITY ? 0 : top, shrink = exp2Fast(peak - base), weight = exp2Fast(own - base);
     peak = top;
     total = total * shrink + weight;
@@ -36,7 +36,7 @@ __device__ __noinline__ void attendKeyByKey(Range keys, const T* values, int val
         if (lane + 32 * i < valueDim) sum[i] += other * static_cast<float>(numbers[lane + 32 * i]);
     }
   }
-  for (int distance = 16; distance > 0; distance /= 2) total += __shfl_xor_sync(kWholeWarp, total, distance);
+  total = warpSum(total);
   for (int i = 0; i < kValuesPerLane; i++)
     if (lane + 32 * i < valueDim) output[lane + 32 * i] = static_cast<T>(total == 0 ? 0.f : sum[i] / total);
 }
