@@ -6,6 +6,7 @@ import { drawn, type Feed } from '../probe/feed.js';
 import { type Laboratory, PLAIN, type Trial } from '../probe/laboratory.js';
 import { sizeOf, UnknownSample } from '../probe/sample.js';
 import type { AttentionSite } from '../site.js';
+import { equalRowOf } from './softmax.js';
 
 /** What becomes of rows without a visible key: of logits that are all minus infinity, and all the same number. */
 export type EmptyRows = Readonly<Record<'infinite' | 'equal', AttentionSite['emptyRow']>>;
@@ -48,7 +49,7 @@ export function mendingOf(found: Match, laboratory: Laboratory): EmptyRows | str
     if (effects.some(({ changes }) => changes)) return 'the probabilities of visible keys are changed';
     return {
       infinite: effects.every(({ clearsNaN }) => clearsNaN) ? 'zeros' : 'nan',
-      equal: effects.every(({ clearsHidden }) => clearsHidden) ? 'zeros' : 'mean',
+      equal: effects.every(({ clearsHidden }) => clearsHidden) ? 'zeros' : equalRowOf(found),
     };
   } catch (error) {
     if (!(error instanceof UnknownSample)) throw error;

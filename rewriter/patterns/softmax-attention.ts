@@ -10,7 +10,7 @@ import { PRODUCTS, productOf } from '../match/product.js';
 import type { Laboratory } from '../probe/laboratory.js';
 import { sinkOf } from './attention-sink.js';
 import { mendingOf } from './mended-probabilities.js';
-import { LOGITS, softmaxOf } from './softmax.js';
+import { equalRowOf, LOGITS, softmaxOf } from './softmax.js';
 import type { Attention, FormContext, Miss, SourceForm } from './source-form.js';
 import { guardsRows, noProduct, weightedSumOf, weightedValues } from './weighted-sum.js';
 
@@ -109,7 +109,7 @@ function recognize(anchor: Node, context: FormContext): Attention | Miss {
     emptyRow:
       sink !== null
         ? { infinite: 'zeros', equal: 'zeros' }
-        : (mending ?? { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: 'mean' }),
+        : (mending ?? { infinite: guardsRows(found) ? 'zeros' : 'nan', equal: equalRowOf(found) }),
     rotary: null,
     cache: null,
     sink,

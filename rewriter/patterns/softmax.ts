@@ -7,9 +7,9 @@ import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 export const LOGITS = 'a product of query and key, scaled or masked';
 
 /**
- * The softmax of `logits` over the last axis; the node that gives the probabilities is 'softmax'. It is one operator, or
- * written out as exponentials over their sum, and the largest logit of a row may be subtracted first. What is
- * subtracted and divided by has to be confirmed by {@link softmaxProblem}.
+ * The softmax of `logits` over the last axis; the node that gives the probabilities is 'softmax'. It is one operator,
+ * or written out: exponentials over their sum, or of logits less the logarithm of that sum. The largest logit of a row may
+ * be subtracted first. What is subtracted and divided by has to be confirmed by {@link softmaxProblem}.
  */
 export function softmaxOf(logits: Pattern): Pattern {
   const largest = through(node('ReduceMax', [any('unshifted')], { more: true }), 'the largest logit');
@@ -19,9 +19,25 @@ export function softmaxOf(logits: Pattern): Pattern {
     LOGITS,
   );
   const sums = through(node('ReduceSum', [any('exponentials')], { more: true }), 'a sum of exponentials');
+  const logarithms = oneOf(
+    'logarithm',
+    {
+      operator: node('LogSoftmax', [shifted], { unfit: unfitAxis }),
+      written: node(
+        'Sub',
+        [
+          bound('exponents', shifted),
+          through(node('ReduceLogSumExp', [any('exponents')], { more: true }), 'a logarithm of a sum'),
+        ],
+        { name: 'normalized' },
+      ),
+    },
+    LOGITS,
+  );
   return oneOf('softmax', {
     operator: node('Softmax', [shifted], { name: 'softmax', unfit: unfitAxis }),
     written: node('Div', [bound('exponentials', node('Exp', [shifted])), sums], { name: 'softmax' }),
+    ofLogarithms: node('Exp', [through(logarithms, 'logarithms of probabilities')], { name: 'softmax' }),
   });
 }
 
@@ -37,7 +53,11 @@ function unfitAxis(softmax: Node, rankOf: RankOf): string | null {
 /** Why what {@link softmaxOf} matched is no softmax over the last axis; null where it is one. */
 export function softmaxProblem({ nodes }: Match, { trials }: Laboratory): string | null {
   const softmax = nodes.get('softmax')!;
-  const reduced = [nodes.get('shifted'), softmax.type === 'Div' ? softmax : undefined];
+  const reduced = [
+    nodes.get('shifted'),
+    nodes.get('normalized'),
+    softmax.type === 'Div' ? softmax : undefined,
+  ];
   const overLastAxis = trials.every(trial =>
     reduced.every(step => {
       if (step === undefined) return true;
@@ -46,4 +66,12 @@ export function softmaxProblem({ nodes }: Match, { trials }: Laboratory): string
     }),
   );
   return overLastAxis ? null : 'its softmax does not run along the last axis';
+}
+
+/**
+ * What the probabilities of a row whose logits are all the same large negative number make of the values: the logarithm of
+ * a sum of n exponentials has lost the logarithm of n there.
+ */
+export function equalRowOf({ nodes }: Match): 'mean' | 'unknown' {
+  return nodes.has('normalized') ? 'unknown' : 'mean';
 }

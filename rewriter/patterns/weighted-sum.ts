@@ -11,7 +11,7 @@ import { type Laboratory, PLAIN } from '../probe/laboratory.js';
 import type { FusionSite } from '../site.js';
 import { softmaxWithSink } from './attention-sink.js';
 import { mended } from './mended-probabilities.js';
-import { softmaxOf, softmaxProblem } from './softmax.js';
+import { equalRowOf, softmaxOf, softmaxProblem } from './softmax.js';
 import type { FormContext } from './source-form.js';
 
 /**
@@ -94,7 +94,7 @@ export function sumLayout(sum: Product, rank: number): SumLayout | null {
 /** What a row becomes that sees no key: logits that are all minus infinity, or all the same, give it away. */
 export function emptyRowOf({ emptyRow }: MaskFacts, found: Match): FusionSite['emptyRow'] {
   if (emptyRow === 'infinite') return guardsRows(found) ? 'zeros' : 'nan';
-  return emptyRow === 'equal' ? 'mean' : emptyRow;
+  return emptyRow === 'equal' ? equalRowOf(found) : emptyRow;
 }
 
 /** Whether rows without a visible key are made zeros. */

@@ -7,7 +7,7 @@ import { decideUniformly } from '../../../rewriter/plan.js';
 import { rewriteModel } from '../../../rewriter/rewrite-model.js';
 import { FixtureSession } from '../../zoo/run-model.js';
 import type { Net } from '../net.js';
-import { attentionNet, HEADS, inspectNet, WIDTH } from './attention-net.js';
+import { attentionNet, HEADS, inspectNet, SIZE, WIDTH } from './attention-net.js';
 
 type Probabilities = (net: Net, scores: string) => string;
 
@@ -27,6 +27,10 @@ const writtenOut: Probabilities = (net, scores) => {
   const exponentials = net.op('Exp', [shifted(net, scores)]);
   return net.op('Div', [exponentials, reduced(net, 'ReduceSum', exponentials)]);
 };
+
+/** exp(x - log sum exp x) */
+const normalized: Probabilities = (net, scores) =>
+  net.op('Exp', [net.op('Sub', [scores, reduced(net, 'ReduceLogSumExp', scores)])]);
 
 /** Numbers [1,H,1,1], or what has their axes, as one more column of the scores. */
 function repeated(net: Net, sinks: string, scores: string): string {
@@ -56,6 +60,10 @@ describe('softmax', () => {
   const forms: Readonly<Record<string, Probabilities>> = {
     'of logits less the largest one': (net, scores) => softmax(net, shifted(net, scores)),
     'written out': writtenOut,
+    'by its logarithm': (net, scores) => net.op('Exp', [net.op('LogSoftmax', [scores], { axis: -1 })]),
+    // The subtraction rounds to the digits that the logarithm has: logits of ordinary size keep theirs.
+    'of logits less the logarithm of their sum': (net, scores) =>
+      normalized(net, net.op('Div', [scores, net.scalar(Math.sqrt(SIZE))])),
     'with sinks behind the keys': withSinks('last', (net, joined) => softmax(net, shifted(net, joined))),
     'with a sink of zero': (net, scores) => {
       const pads = net.ints(0, 0, 0, 0, 0, 0, 0, 1);
@@ -142,6 +150,17 @@ describe('softmax', () => {
     });
   });
 
+  it('does not claim a mean where the logarithm of a sum is lost', () => {
+    const net = attentionNet({
+      mask: (net, scores) => {
+        const hidden = net.input('hidden', ['batch', 'sequence'], DataType.BOOL);
+        return net.op('Where', [net.op('Unsqueeze', [hidden, net.ints(1, 2)]), net.scalar(-1e9), scores]);
+      },
+      probabilities: normalized,
+    });
+    assert.equal(inspectNet(net).sites[0]?.emptyRow, 'unknown');
+  });
+
   it('tells its sinks', () => {
     const sinkOf = (probabilities: Probabilities) =>
       inspectNet(attentionNet({ probabilities })).sites[0]!.sink;
@@ -152,6 +171,10 @@ describe('softmax', () => {
   const kept: Readonly<Record<string, readonly [Probabilities, RegExp]>> = {
     'whose largest logit is that of a column': [
       (net, scores) => softmax(net, shifted(net, scores, -2)),
+      /does not run along the last axis/,
+    ],
+    'less the logarithm of the sum of a column': [
+      (net, scores) => net.op('Exp', [net.op('Sub', [scores, reduced(net, 'ReduceLogSumExp', scores, -2)])]),
       /does not run along the last axis/,
     ],
     'that drops a key with the sink': [
