@@ -69,8 +69,8 @@ export function softmaxProblem({ nodes }: Match, { trials }: Laboratory): string
 }
 
 /**
- * What the probabilities of a row whose logits are all the same large negative number make of the values: the logarithm of
- * a sum of n exponentials has lost the logarithm of n there.
+ * What a row becomes whose logits are all the same large negative number: a mean of the values, but unknown where the
+ * logarithm of a sum is subtracted, as rounding takes the number of keys out of it.
  */
 export function equalRowOf({ nodes }: Match): 'mean' | 'unknown' {
   return nodes.has('normalized') ? 'unknown' : 'mean';
