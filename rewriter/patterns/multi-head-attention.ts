@@ -1,9 +1,9 @@
 import type { Node } from '../graph/node.js';
 import type { Value } from '../graph/value.js';
-import { contribMasks } from '../masks/contrib-masks.js';
-import { FusedLogits } from '../masks/fused-logits.js';
+import { contribLogits } from '../masks/contrib-logits.js';
 import { headOperand } from '../match/operands.js';
 import { type Laboratory, PLAIN } from '../probe/laboratory.js';
+import type { Probe } from '../probe/probe.js';
 import {
   type Attention,
   cacheOf,
@@ -33,9 +33,10 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     return miss('query, key and value are packed into one tensor: optimize the model without packing them');
   if (bias != null && keyRank !== 3) return miss('it adds a bias to keys that come with their heads apart');
   const heads = node.int('num_heads', 1);
-  const masks = contribMasks(node, paddingMask ?? null, attentionBias ?? null, laboratory);
-  if (typeof masks === 'string') return miss(masks);
-  const scale = node.float('scale', 0);
+  const headDim = (probe: Probe) => probe.sample(query).dims.at(-1)! / heads;
+  const scores = { mask: paddingMask ?? null, bias: attentionBias ?? null, headDim };
+  const logits = contribLogits(node, scores, laboratory);
+  if (typeof logits === 'string') return miss(logits);
   const cache = cacheOf(node, [pastKey, pastValue]);
   const queries = { value: query, heads };
   const read = {
@@ -50,15 +51,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     output,
     result: { heads },
     productFactor: 1,
-    logits: new FusedLogits(node, {
-      scale: scale === 0 ? null : scale,
-      headDim: probe => probe.sample(query).dims.at(-1)! / heads,
-      softcap: 0,
-      causal: node.int('unidirectional', 0) === 1,
-      window: { left: null, right: null },
-      offset: (_, extent) => extent.columns - extent.rows,
-      masks,
-    }),
+    logits,
     emptyRow: { infinite: 'nan', equal: 'mean' },
     rotary: null,
     cache,

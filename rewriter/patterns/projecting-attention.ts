@@ -1,6 +1,5 @@
 import type { Node } from '../graph/node.js';
-import { contribMasks } from '../masks/contrib-masks.js';
-import { FusedLogits } from '../masks/fused-logits.js';
+import { contribLogits } from '../masks/contrib-logits.js';
 import { PLAIN } from '../probe/laboratory.js';
 import type { Attention, FormCache, FormContext, Miss, SourceForm } from './source-form.js';
 import { takenOperands } from './taken-operands.js';
@@ -17,13 +16,13 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
   const output = node.outputs[0];
   const miss = (reason: string): Miss => ({ node, reason, near: true, nodes: [node] });
   if (input == null || weights == null || output == null) return miss('it lacks an input or its output');
-  const masks = contribMasks(node, mask ?? null, attentionBias ?? null, laboratory);
-  if (typeof masks === 'string') return miss(masks);
   const heads = node.int('num_heads', 1);
   const width = laboratory.trials[0]!.probe(PLAIN).sample(weights).dims[1]! / 3;
   const [queryWidth = width, , valueWidth = width] = node.ints('qkv_hidden_sizes') ?? [];
   const headDim = queryWidth / heads;
-  const scale = node.float('scale', 0);
+  const scores = { mask: mask ?? null, bias: attentionBias ?? null, headDim: () => headDim };
+  const logits = contribLogits(node, scores, laboratory);
+  if (typeof logits === 'string') return miss(logits);
   const operand = (start: number, size: number) => ({
     value: input,
     projection: { weights: weights.name, bias: bias?.name ?? null, columns: [start, start + size] as const },
@@ -41,15 +40,7 @@ function recognize(node: Node, { laboratory }: FormContext): Attention | Miss {
     output,
     result: { heads },
     productFactor: 1,
-    logits: new FusedLogits(node, {
-      scale: scale === 0 ? null : scale,
-      headDim: () => headDim,
-      softcap: 0,
-      causal: node.int('unidirectional', 0) === 1,
-      window: { left: null, right: null },
-      offset: (_, extent) => extent.columns - extent.rows,
-      masks,
-    }),
+    logits,
     emptyRow: { infinite: 'nan', equal: 'mean' },
     rotary: null,
     cache: stackedCache(node),
